@@ -1,0 +1,60 @@
+"""What a user can cause: one family of exceptions, each a line or two on what was found, where, and what to do."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+
+class ChexjaxError(Exception):
+    """Something the user can mend. The message stands alone: no traceback is needed to act on it."""
+
+
+class ConfigError(ChexjaxError):
+    """A flag or a config field has a value that cannot be used."""
+
+
+class DataError(ChexjaxError):
+    """A film, a table or a prepared record set is missing, broken or contradicts another."""
+
+
+class CheckpointError(ChexjaxError):
+    """A workdir or a checkpoint is missing, broken, or was made by another configuration."""
+
+
+class TrainingError(ChexjaxError):
+    """Training cannot go on, most often because a loss is no longer finite."""
+
+
+def first_ten(names: Sequence[str]) -> str:
+    """Counts the names and shows the first ten: ``"12: a.png, b.png, ... (2 more)"``."""
+    shown = ", ".join(names[:10])
+    more = f", ... ({len(names) - 10} more)" if len(names) > 10 else ""
+    return f"{len(names)}: {shown}{more}"
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on a `ChexjaxError`."""
+    try:
+        yield
+    except ChexjaxError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted", status=130)
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Prints ``error: message`` on stderr and exits with `status`."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Decorates the `main` of a command line: its `ChexjaxError` is told plainly."""
+
+    def wrapped() -> None:
+        with told_plainly():
+            main()
+
+    return wrapped
