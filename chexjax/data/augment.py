@@ -1,0 +1,66 @@
+"""From stored films to network input, on the device, inside the compiled step.
+
+Films arrive as uint8 (batch, height, width, 1). What a film goes through depends on the run's seed, the step, and the
+film's own record number, and on nothing else: not on its place in the batch, nor on how many devices share the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from ml_collections import ConfigDict
+
+
+def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
+    """uint8 (batch, height, width, 1) -> float32, the same shape, (grey / 255 - mean) / std."""
+    return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def augment(images: jax.Array, films: jax.Array, step: jax.Array, seed: int, config: ConfigDict) -> jax.Array:
+    """Draws a crop, a mirror, a rotation and a brightness for each film, in one resampling.
+
+    Args:
+      images: uint8 (batch, height, width, 1).
+      films: int32 (batch,), record numbers.
+      step: int32 scalar.
+      seed: the run's.
+      config: `crop` (least share of the side that is kept, 1: no crop), `flip` (probability of a mirror image),
+        `rotation` (degrees to either side), `brightness` and `contrast` (relative, to either side).
+
+    Returns:
+      float32 (batch, height, width, 1), grey levels in [0, 255].
+    """
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    keys = jax.vmap(lambda film: jax.random.fold_in(step_key, film))(films)
+    return jax.vmap(lambda image, key: _augment_one(image, key, config))(images, keys)
+
+
+def _augment_one(image: jax.Array, key: jax.Array, config: ConfigDict) -> jax.Array:
+    """One film, (height, width, 1)."""
+    draw = jax.random.uniform(key, (7,), minval=-1.0, maxval=1.0)
+    grey = image[..., 0].astype(jnp.float32)
+    if config.crop < 1.0 or config.flip or config.rotation:
+        side = 1.0 - (1.0 - config.crop) * (draw[0] + 1.0) / 2.0
+        turn = jnp.deg2rad(config.rotation) * draw[1]
+        mirror = jnp.where((draw[2] + 1.0) / 2.0 < config.flip, -1.0, 1.0)
+        shift = (1.0 - side) / 2.0 * draw[3:5]
+        grey = _resample(grey, side, turn, mirror, shift)
+    if config.contrast:
+        centre = grey.mean()
+        grey = centre + (grey - centre) * (1.0 + config.contrast * draw[5])
+    if config.brightness:
+        grey = grey * (1.0 + config.brightness * draw[6])
+    return jnp.clip(grey, 0.0, 255.0)[..., None]
+
+
+def _resample(grey: jax.Array, side: jax.Array, turn: jax.Array, mirror: jax.Array, shift: jax.Array) -> jax.Array:
+    """Reads `grey` (height, width) bilinearly on a grid that is scaled by `side`, turned, mirrored and moved.
+
+    `shift` (2,) is in shares of the film's extent. Beyond the border the film's edge goes on.
+    """
+    extent = jnp.array(grey.shape, jnp.float32)
+    grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, grey.shape), indexing="ij")).astype(jnp.float32)
+    y, x = (grid - (extent[:, None, None] - 1.0) / 2.0) * side
+    x = x * mirror
+    turned = jnp.stack([y * jnp.cos(turn) - x * jnp.sin(turn), y * jnp.sin(turn) + x * jnp.cos(turn)])
+    source = turned + ((extent - 1.0) / 2.0 + shift * extent)[:, None, None]
+    return map_coordinates(grey, list(source), order=1, mode="nearest")

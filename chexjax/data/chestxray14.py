@@ -1,0 +1,415 @@
+"""ChestX-ray14, prepared once: an NIH folder is read, checked, cleaned, shrunk and written as ArrayRecord by TFDS.
+
+Simulated films (`phantom`) come in the same layout and through the same door.
+
+    python -m chexjax.data.chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from absl import app, flags
+from PIL import Image
+
+from chexjax.data.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
+from chexjax.errors import DataError, first_ten, told_plainly
+from chexjax.findings import FINDINGS
+from chexjax.progress import progress_bar
+from chexjax.scanline import remove_artifacts
+
+VERSION: Final = "1.0.0"
+TABLE: Final = "films.csv"  # beside the records, in their order
+SKIPPED: Final = "skipped.csv"
+_CHUNK: Final = 32  # films that are read, cleaned and shrunk together
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How films become records. All of it, and what lies in the folder, decides which prepared set is found again.
+
+    `size` is the side of the square films in the records; `clean` removes bright artefacts at native resolution, by
+    `threshold` and `max_width` as `scanline.remove_artifacts` has them; for the rest see `nih.read_splits`.
+    """
+
+    size: int = 256
+    clean: bool = False
+    threshold: int = 50
+    max_width: int = 40
+    split: str = "official"
+    lists: str = ""
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    skip_unreadable: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the split, in the order of its records. `labels` is uint8 (films, 14)."""
+
+    names: tuple[str, ...]
+    patients: tuple[str, ...]
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared record set: where it lies, by which digest it is known, and what it holds."""
+
+    path: Path
+    digest: str
+    size: int
+    parts: dict[str, Part]
+
+    def source(self, split: str) -> Any:
+        """A random-access source of the split's records, as TFDS gives them; the film still as PNG bytes."""
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(self.path))
+        return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+
+    def summary(self) -> str:
+        """A line a part: films, patients, films without a finding, and the rarest finding."""
+        lines = []
+        for name, part in self.parts.items():
+            positives = part.labels.sum(axis=0)
+            rarest = int(positives.argmin())
+            lines.append(
+                f"{name:>5}: {len(part.names):6d} films, {len(set(part.patients)):5d} patients, "
+                f"{int((part.labels.sum(axis=1) == 0).sum()):6d} without a finding, "
+                f"rarest {FINDINGS[rarest]} ({positives[rarest]})"
+            )
+        return "\n".join(lines)
+
+
+def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
+    """Finds the prepared set of `folder` and `recipe` below `out`, or makes it.
+
+    The set appears under its name only when it is whole: it is written beside, verified, then renamed.
+
+    Raises:
+      DataError: whatever is wrong with the folder (see `nih`), a film that is missing or does not decode (all are
+        counted, the first ten named), or a disk that cannot take the records.
+    """
+    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    entries = read_entries(folder)
+    lists = Path(recipe.lists).expanduser() if recipe.lists else folder
+    splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed)
+    found, missing = find_films(folder, (name for names in splits.values() for name in names))
+    if missing and not recipe.skip_unreadable:
+        raise DataError(
+            f"films are listed but missing in {folder}, {first_ten(missing)}\n"
+            "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
+        )
+    skipped = dict.fromkeys(missing, "missing")
+    digest = _digest(folder, recipe, lists, splits, found)
+    final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
+    if not final.exists():
+        try:
+            _write(final, entries, splits, found, skipped, recipe, progress)
+        except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
+            raise DataError(f"the prepared films cannot be written to {out}: {error}") from error
+    return load(final)
+
+
+def load(path: str | Path) -> Prepared:
+    """Opens a prepared set by its folder.
+
+    Raises:
+      DataError: the folder holds none.
+    """
+    path = Path(path)
+    try:
+        names = json.loads((path / "features.json").read_text())["featuresDict"]["features"]
+        size = int(names["image"]["image"]["shape"]["dimensions"][0])
+        columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
+        with (path / TABLE).open(newline="") as file:
+            for row in csv.DictReader(file):
+                columns[row["split"]].append((row["Image Index"], row["Patient ID"], [int(row[f]) for f in FINDINGS]))
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(f"{path} holds no prepared films ({type(error).__name__}: {error})") from None
+    parts = {
+        split: Part(
+            tuple(name for name, _, _ in rows),
+            tuple(patient for _, patient, _ in rows),
+            np.array([labels for _, _, labels in rows], np.uint8).reshape(-1, len(FINDINGS)),
+        )
+        for split, rows in columns.items()
+    }
+    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """A film as uint8 (height, width). Colour films (7 of the 170 sample films are RGBA) become grey.
+
+    Raises:
+      DataError: the file does not decode, or holds more than 8 bits a pixel.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("I", "F") or image.mode.startswith("I;"):
+                raise DataError(f"{path} has mode {image.mode}: films of 8 bits a pixel are expected")
+            return np.asarray(image.convert("L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} does not decode: {error}") from None
+
+
+def shrink(film: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (height, width) -> uint8 (size, size), by averaging areas, so that nothing aliases."""
+    if film.shape == (size, size):
+        return film
+    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BOX))
+
+
+def clean_films(films: list[np.ndarray], recipe: Recipe) -> list[np.ndarray]:
+    """Removes bright artefacts from films of any shapes, those of one shape in one call."""
+    cleaned: dict[int, np.ndarray] = {}
+    for shape in {film.shape for film in films}:
+        places = [place for place, film in enumerate(films) if film.shape == shape]
+        # A full batch each time: the kernel is then compiled once a shape.
+        batch = np.zeros((_CHUNK, *shape), np.uint8)
+        batch[: len(places)] = [films[place] for place in places]
+        done = np.asarray(remove_artifacts(batch, recipe.threshold, recipe.max_width))
+        cleaned |= dict(zip(places, done, strict=False))
+    return [cleaned[place] for place in range(len(films))]
+
+
+def _digest(
+    folder: Path, recipe: Recipe, lists: Path, splits: dict[str, list[str]], found: dict[str, Path]
+) -> str:  # fmt: skip
+    """A hash of what goes in: the recipe, the tables' text, the split, and each film's name and size in bytes.
+
+    Films are known by their size, not their content: hashing 45 GB would take as long as preparing them.
+    """
+    digest = hashlib.sha256()
+    # Where the lists lie is no matter, what they say is in `splits`.
+    digest.update(json.dumps({**asdict(recipe), "lists": "", "version": VERSION}, sort_keys=True).encode())
+    for name in (*ENTRY_FILES, BOX_FILE):
+        digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
+    sizes = {name: found[name].stat().st_size for name in sorted(found)}
+    digest.update(json.dumps([splits, sizes], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _write(
+    final: Path, entries: dict[str, Entry], splits: dict[str, list[str]], found: dict[str, Path],
+    skipped: dict[str, str], recipe: Recipe, progress: bool,
+) -> None:  # fmt: skip
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final.parent)
+    work = final.parent / f"preparing-{socket.gethostname()}-{os.getpid()}"
+    try:
+        names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
+        total = sum(map(len, names.values()))
+        with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
+            films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
+            built = _build(work, {split: _records(entries, pairs) for split, pairs in films.items()}, recipe.size)
+        broken = [f"{name} ({reason})" for name, reason in skipped.items() if name in found]
+        if broken and not recipe.skip_unreadable:
+            raise DataError(
+                f"films do not decode, {first_ten(broken)}\n"
+                "replace them, or go on without them with --skip-unreadable (data.skip_unreadable)"
+            )
+        written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
+        _write_tables(built, entries, written, skipped)
+        _verify(built, written)
+        built.rename(final)
+    except OSError:
+        if not final.exists():  # else another process was quicker, with the same films
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes of this machine left half-made."""
+    for path in folder.glob(f"preparing-{socket.gethostname()}-*"):
+        try:
+            os.kill(int(path.name.rsplit("-", 1)[-1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (PermissionError, ValueError):
+            continue
+
+
+def _read_films(
+    names: list[str], found: dict[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
+) -> Iterator[tuple[str, bytes]]:
+    """Film names with their prepared PNG bytes, in order; a film that does not decode goes to `skipped` instead."""
+
+    def read(name: str) -> np.ndarray | DataError:
+        try:
+            return read_grey(found[name])
+        except DataError as error:
+            return error
+
+    def finish(film: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(shrink(film, recipe.size)).save(buffer, "png")
+        return buffer.getvalue()
+
+    chunks = [names[start : start + _CHUNK] for start in range(0, len(names), _CHUNK)]
+    # Pillow lets go of the interpreter lock while it decodes and encodes, so threads are as good as processes here.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
+        for turn in range(len(chunks) + 1):
+            if turn < len(chunks):
+                waiting.append([pool.submit(read, name) for name in chunks[turn]])
+            if turn == 0:
+                continue  # the next chunk is always being read while this one is cleaned and written
+            films = dict(zip(chunks[turn - 1], (future.result() for future in waiting.popleft()), strict=True))
+            good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
+            skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
+            if recipe.clean and good:
+                good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
+            yield from zip(good, pool.map(finish, good.values()), strict=True)
+            done(len(films))
+
+
+def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Keyed examples, as `_build` wants them."""
+    import tensorflow_datasets as tfds
+
+    for key, (name, png) in enumerate(films):
+        entry = entries[name]
+        yield (
+            key,
+            {
+                # Bytes in a file object: TFDS would need TensorFlow to encode an array.
+                "image": io.BytesIO(png),
+                "label": entry.labels,
+                "id": name,
+                "patient": entry.patient,
+                "age": entry.age,
+                "sex": entry.sex,
+                "view": entry.view,
+                "bboxes": [
+                    {
+                        "bbox": tfds.features.BBox(
+                            *np.clip([b.top, b.left, b.top + b.height, b.left + b.width], 0.0, 1.0).tolist()
+                        ),
+                        "label": b.finding,
+                    }
+                    for b in entry.boxes
+                ],
+            },
+        )
+
+
+def _build(folder: Path, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int) -> Path:
+    """Runs the TFDS builder in `folder`; returns where the records lie."""
+    import tensorflow_datasets as tfds
+
+    class ChestXRay14(tfds.core.GeneratorBasedBuilder):
+        """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017)."""
+
+        name = "chest_xray14"
+        VERSION = tfds.core.Version(VERSION)
+
+        def _info(self) -> Any:
+            box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
+            features = {
+                "image": tfds.features.Image(shape=(size, size, 1), dtype=np.uint8, encoding_format="png"),
+                "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
+                "id": tfds.features.Text(),
+                "patient": tfds.features.Text(),
+                "age": np.int32,
+                "sex": tfds.features.Text(),
+                "view": tfds.features.Text(),
+                "bboxes": tfds.features.Sequence(box),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+            )
+
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return records
+
+        def _generate_examples(self) -> Any:
+            raise NotImplementedError("the records are given")
+
+    tfds.disable_progress_bar()  # ours counts films over all parts
+    with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
+        builder = ChestXRay14(data_dir=str(folder), file_format="array_record")
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
+    return Path(builder.data_dir)
+
+
+def _write_tables(
+    folder: Path, entries: dict[str, Entry], written: dict[str, list[str]], skipped: dict[str, str]
+) -> None:
+    """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
+    with (folder / TABLE).open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["split", "Image Index", "Patient ID", "age", "sex", "view", *FINDINGS])
+        for split, names in written.items():
+            for entry in map(entries.__getitem__, names):
+                described = [split, entry.name, entry.patient, entry.age, entry.sex, entry.view]
+                table.writerow([*described, *entry.labels.tolist()])
+    if skipped:
+        with (folder / SKIPPED).open("w", newline="") as file:
+            csv.writer(file).writerows([("Image Index", "reason"), *sorted(skipped.items())])
+
+
+def _verify(folder: Path, written: dict[str, list[str]]) -> None:
+    """Reads every record's name back: a file cut short by a full disk must not be taken for whole."""
+    prepared = load(folder)
+    for split, names in written.items():
+        source = prepared.source(split)
+        if len(source) != len(names) or any(source[k]["id"].decode() != name for k, name in enumerate(names)):
+            raise OSError(f"the {split} records read back differ from what was written")
+
+
+def define_flags() -> None:
+    """The command line's flags. Not at import: the commands of this package have flags of the same names."""
+    flags.DEFINE_string("dir", None, "The unpacked ChestX-ray14 folder.")
+    flags.DEFINE_string("out", None, "Where prepared sets are kept.")
+    flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16)
+    flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.")
+    flags.DEFINE_string("split", "official", "official, arnoweng or folds.")
+    flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.")
+    flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out (official split).", 0.0, 1.0)
+    flags.DEFINE_integer("seed", 0, "Which patients are held out (official split).")
+    flags.DEFINE_bool("skip_unreadable", False, "Go on without films that are missing or do not decode; list them.")
+    flags.DEFINE_alias("skip-unreadable", "skip_unreadable")
+    flags.mark_flags_as_required(["dir", "out"])
+
+
+def main(argv: list[str]) -> None:
+    """The command line: prepares a set, and says where it lies and what it holds."""
+    given = flags.FLAGS
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
+    recipe = Recipe(
+        size=given.size,
+        clean=given.clean,
+        split=given.split,
+        lists=given.lists,
+        val_fraction=given.val_fraction,
+        split_seed=given.seed,
+        skip_unreadable=given.skip_unreadable,
+    )
+    with told_plainly():
+        prepared = prepare(given.dir, given.out, recipe)
+        print(prepared.summary())
+        if (prepared.path / SKIPPED).exists():
+            print(f"left out: see {prepared.path / SKIPPED}")
+        print(f"prepared films: {prepared.path}")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

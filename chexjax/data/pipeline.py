@@ -1,0 +1,95 @@
+"""Prepared records to batches on the devices: shuffled, shared among processes, threaded, resumable.
+
+A batch is a dict of arrays with a leading axis of local devices: `image` uint8 (devices, films, height, width, 1),
+`label` uint8 (devices, films, 14), `film` int32 (devices, films), the record numbers; in evaluation also `mask` bool
+(devices, films), False where a film only fills the last batch up.
+"""
+
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from PIL import Image
+
+from chexjax.errors import ConfigError
+
+Batch = dict[str, np.ndarray]
+
+
+class Records:
+    """A prepared split as a random-access source of decoded films; `len(records)`, `records[k]`."""
+
+    def __init__(self, source: Any):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, film: Any) -> dict[str, np.ndarray]:
+        record = self._source[int(film)]
+        with Image.open(io.BytesIO(record["image"])) as image:
+            pixels = np.asarray(image)
+        return {"image": pixels[..., None], "label": record["label"], "film": np.int32(film)}
+
+    def __repr__(self) -> str:
+        """grain compares this when it restores an iterator; the address of an object would never be equal."""
+        return f"Records({len(self)})"
+
+
+def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) -> grain.DatasetIterator:
+    """An endless iterator over shuffled batches of `batch_size` films, this process's share of each.
+
+    Every epoch has an order of its own, drawn from `seed`. Epochs follow each other without a seam: a film that does
+    not fit an epoch's last full batch opens the next one, so every batch is full and no film is dropped. The n-th
+    global batch holds the same films however many processes share it.
+
+    `get_state()` is the iterator's place (a small dict), `set_state()` goes there.
+
+    Args:
+      source: random access to records, as `Prepared.source("train")` gives it.
+      batch_size: films in a global batch; a multiple of the number of devices of all processes.
+
+    Raises:
+      ConfigError: `batch_size` is no such multiple.
+    """
+    if batch_size < 1 or batch_size % jax.device_count():
+        raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
+    films = grain.MapDataset.source(Records(source)).seed(seed).shuffle().repeat(None)
+    share = films[jax.process_index() :: jax.process_count()]
+    batches = share.batch(batch_size // jax.process_count(), drop_remainder=True).map(by_device)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
+
+
+def evaluation_batches(source: Any, batch_size: int, threads: int = 2) -> Iterator[Batch]:
+    """Batches over this process's share of the films (every n-th of n processes), in order, each film once.
+
+    All batches of all processes have one shape; where films run out, empty ones with `mask` False fill up.
+    """
+    records = Records(source)
+    processes, process = jax.process_count(), jax.process_index()
+    batch_size = -(-batch_size // jax.device_count()) * jax.local_device_count()
+    share = grain.MapDataset.source(records)[process::processes]
+    batches = share.batch(batch_size, drop_remainder=False)
+    count = -(-len(records) // (processes * batch_size))
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
+    # A process that has no film left still takes part in every step, with an empty batch.
+    empty = {key: np.zeros((0, *np.shape(value)), np.asarray(value).dtype) for key, value in records[0].items()}
+    for batch in itertools.chain(batches.to_iter_dataset(options), itertools.repeat(empty, count - len(batches))):
+        yield by_device(pad(batch, batch_size))
+
+
+def pad(batch: Batch, size: int) -> Batch:
+    """The batch, filled up with zeros to `size` films, with the `mask` of the real ones."""
+    count = len(batch["label"])
+    padded = {key: np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)]) for key, x in batch.items()}
+    return padded | {"mask": np.arange(size) < count}
+
+
+def by_device(batch: Batch) -> Batch:
+    """(films, ...) -> (local devices, films a device, ...)."""
+    devices = jax.local_device_count()
+    return {key: x.reshape(devices, len(x) // devices, *x.shape[1:]) for key, x in batch.items()}

@@ -1,0 +1,82 @@
+"""Networks over a split: variables and batches in, logits of every film out."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from chexjax.data.augment import normalize
+from chexjax.data.chestxray14 import Part
+from chexjax.evaluation import metrics
+
+PyTree = Any
+Apply = Callable[..., jax.Array]
+# Replicated variables per network, and images by device -> logits per network, by device.
+Predictor = Callable[[dict[str, PyTree], jax.Array], dict[str, jax.Array]]
+
+ENSEMBLE = "ensemble"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the networks say of a split's films.
+
+    `probabilities` holds float64 (films, 14) per network and, of several, for their "ensemble", the mean of their
+    probabilities. `losses` is the mean binary cross-entropy of each network.
+    """
+
+    films: Part
+    probabilities: dict[str, np.ndarray]
+    losses: dict[str, float]
+
+    @property
+    def aurocs(self) -> dict[str, np.ndarray]:
+        """Per network and for the ensemble, float64 (14,); NaN for a finding without positives (or negatives)."""
+        return {name: metrics.auroc(self.films.labels, p) for name, p in self.probabilities.items()}
+
+
+def create_predictor(networks: Mapping[str, Apply], mean: float, std: float) -> Predictor:
+    """A function over all local devices that applies every network to a batch, by running statistics."""
+
+    def predict(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
+        x = normalize(images, mean, std)
+        return {name: apply(variables[name], x, train=False) for name, apply in networks.items()}
+
+    return jax.pmap(predict)
+
+
+def predict_split(
+    predictor: Predictor, variables: dict[str, PyTree], batches: Iterable[dict[str, Any]], films: Part
+) -> Predictions:
+    """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated."""
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in variables}
+    order: list[np.ndarray] = []
+    for batch in batches:
+        output = predictor(variables, batch["image"])
+        gathered = gather({"film": batch["film"], "mask": batch["mask"], **output})
+        real = gathered.pop("mask").reshape(-1)
+        order.append(gathered.pop("film").reshape(-1)[real])
+        for name, values in gathered.items():
+            logits[name].append(values.reshape(-1, values.shape[-1])[real])
+    rows = np.argsort(np.concatenate(order))
+    return summarize(films, {name: np.concatenate(parts)[rows] for name, parts in logits.items()})
+
+
+def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The batch on the host; of several processes, all their shares."""
+    if jax.process_count() == 1:
+        return {key: np.asarray(value) for key, value in batch.items()}
+    return multihost_utils.process_allgather({key: np.asarray(value) for key, value in batch.items()})
+
+
+def summarize(films: Part, logits: dict[str, np.ndarray]) -> Predictions:
+    """Probabilities, the ensemble and the losses out of logits (films, 14)."""
+    wide = {name: np.asarray(values, np.float64) for name, values in logits.items()}
+    probabilities = {name: 1.0 / (1.0 + np.exp(-values)) for name, values in wide.items()}
+    if len(probabilities) > 1:
+        probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
+    losses = {name: float(metrics.cross_entropy(films.labels, values).mean()) for name, values in wide.items()}
+    return Predictions(films, probabilities, losses)

@@ -1,0 +1,49 @@
+"""The training entry: a config in, two trained networks (or one, or more) and their table out.
+
+python -m chexjax.main --config=configs/dml.py --workdir=DIR
+python -m chexjax.main --config=configs/dml.py --workdir=DIR --mode=evaluate
+"""
+
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from chexjax.errors import fail, told_plainly
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, then evaluate; or evaluate alone.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the flags ask for."""
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}; config fields are set as --config.FIELD=VALUE", status=2)
+    # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
+    from chexjax.training import loop
+
+    with told_plainly():
+        workdir = Path(WORKDIR.value).expanduser()
+        if MODE.value == "train":
+            loop.train(CONFIG.value, workdir)
+        loop.evaluate(CONFIG.value, workdir)
+
+
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser, but what a user can get wrong is told in one line."""
+    try:
+        remaining = flags.FLAGS(argv)
+        if not isinstance(CONFIG.value, ConfigDict):
+            raise flags.Error("no config is given; add --config=configs/dml.py")
+        if not WORKDIR.value:
+            raise flags.Error("no workdir is given; add --workdir=DIR")
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fail(str(error).strip().splitlines()[-1], status=2)
+    return remaining
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
+    app.run(main, flags_parser=parse)

@@ -1,0 +1,69 @@
+"""DenseNet-121 and 169 as torchvision defines them.
+
+Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, Table 1 (the "BC" form: bottlenecks of
+four times the growth rate, and transitions that halve the channels).
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from chexjax.models.layers import BatchNorm, Conv, Dtype, max_pool, scaled
+
+# torchvision's choice: He et al. 2015, equation 10, counted over the incoming connections.
+KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+BOTTLENECK = 4
+
+
+class DenseLayer(nn.Module):
+    """Norm, 1x1, norm, 3x3: `growth` new channels out of all earlier ones (Huang et al. 2017, section 3)."""
+
+    growth: int
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        y = nn.relu(norm(name="norm1")(x, train))
+        y = conv(BOTTLENECK * self.growth, 1, name="conv1")(y)
+        y = nn.relu(norm(name="norm2")(y, train))
+        y = conv(self.growth, 3, name="conv2")(y)
+        return jnp.concatenate([x, y], axis=-1)
+
+
+class DenseNet(nn.Module):
+    """A dense trunk: films in, the last feature map (normalised and rectified) out.
+
+    `blocks` counts the layers of each dense block; `width` multiplies the growth rate of 32 and the stem's 64
+    channels (1.0: as published).
+    """
+
+    blocks: tuple[int, ...]
+    width: float = 1.0
+    axis_name: str | None = None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
+        conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        x = conv(scaled(64, self.width), 7, 2, name="conv0")(x)
+        x = max_pool(nn.relu(norm(name="norm0")(x, train)))
+        for block, layers in enumerate(self.blocks, start=1):
+            for layer in range(1, layers + 1):
+                x = DenseLayer(
+                    growth=scaled(32, self.width),
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    name=f"denseblock{block}_denselayer{layer}",
+                )(x, train)
+            if block < len(self.blocks):
+                x = nn.relu(norm(name=f"transition{block}_norm")(x, train))
+                x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
+                x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        return nn.relu(norm(name="norm5")(x, train))

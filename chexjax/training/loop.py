@@ -1,0 +1,262 @@
+"""The loop that every regime shares: read it from `train` downwards."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import flax.jax_utils
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexjax.data import open_films
+from chexjax.data.chestxray14 import Prepared
+from chexjax.data.pipeline import evaluation_batches, training_batches
+from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_ten
+from chexjax.evaluation import report
+from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
+from chexjax.evaluation.metrics import mean_over_findings
+from chexjax.findings import FINDINGS
+from chexjax.progress import progress_bar
+from chexjax.training.checkpoints import Checkpoints, Metadata, claim_workdir
+from chexjax.training.logging import Scalars, say
+from chexjax.training.objectives import DIVERGENCES
+from chexjax.training.state import TrainState, create_network, create_state
+from chexjax.training.steps import AXIS, STEPS, Batch, Measured, create_step
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains the networks of `config`, from where `workdir` stands, to the last step.
+
+    The order in which a state is found: the workdir's latest checkpoint, else new weights. The same command therefore
+    goes on where it was stopped, and ends with the same weights as if it never had been.
+
+    Raises:
+      ChexjaxError: of the kind that tells what is wrong; see `errors`.
+    """
+    check(config)
+    claim_workdir(workdir, config)
+    films = open_films(config.data)
+    say(films.summary())
+
+    train_films = films.parts["train"].names
+    batches = training_batches(films.source("train"), config.batch_size, config.seed, config.data.threads)
+    epoch_steps = max(len(train_films) // config.batch_size, 1)
+    last_step = math.ceil(config.epochs * epoch_steps)
+    last_step = min(last_step, config.max_steps) if config.max_steps else last_step
+    eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
+
+    models = {name: create_network(config, name, len(FINDINGS), AXIS) for name in config.networks}
+    shape = (films.size, films.size, 1)
+    states = {name: create_state(config, name, model, shape, last_step) for name, model in models.items()}
+    describe(config, states, last_step, eval_steps)
+
+    with Checkpoints(workdir) as checkpoints:
+        step, history = 0, []
+        if checkpoints.latest is not None:
+            step = checkpoints.latest
+            states, metadata = checkpoints.restore(step, states)
+            history = check_metadata(metadata, films, workdir)
+            say(f"going on from step {step} of {last_step}")
+        batches.set_state({"next_index": step})
+        if step >= last_step:
+            return
+
+        train_step = create_step(config)
+        predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
+        replicated = flax.jax_utils.replicate(tuple(states.values()))
+        scalars, window = Scalars(workdir, step), Window(tuple(states), train_films)
+        size = config.batch_size
+        bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
+        for batch in flax.jax_utils.prefetch_to_device(batches, 2):
+            replicated, measured = train_step(replicated, batch)
+            window.add(step, batch, measured)
+            step += 1
+            bar.update(config.batch_size)
+            if step % config.log_every == 0:
+                scalars.write(step, window.means("train"))
+            if step % eval_steps == 0 or step == last_step:
+                window.close()
+                states = dict(zip(states, flax.jax_utils.unreplicate(replicated), strict=True))
+                variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
+                predictions = predict(films, "val", predictor, variables, config)
+                figures = validation_figures(predictions)
+                scalars.write(step, figures)
+                history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
+                say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
+                metadata = {"seed": config.seed, "data": films.digest, "next_batch": step, "history": history}
+                checkpoints.save(step, states, selection_figure(figures, tuple(states)), metadata)
+                window = Window(tuple(states), train_films)
+            if step == last_step:
+                break
+        bar.close()
+        scalars.close()
+
+
+def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:
+    """Restores the best checkpoint of `workdir`, evaluates it on a split, and writes and prints the results.
+
+    Raises:
+      ChexjaxError: of the kind that tells what is wrong; see `errors`.
+    """
+    check(config)
+    claim_workdir(workdir, config)
+    films = open_films(config.data)
+    models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
+    shape = (films.size, films.size, 1)
+    shapes = jax.eval_shape(
+        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
+    )
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.best
+        variables = flax.jax_utils.replicate(checkpoints.restore_networks(step, shapes))
+        history = check_metadata(checkpoints.metadata(checkpoints.latest or step), films, workdir)
+    predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
+    predictions = predict(films, split, predictor, variables, config)
+    if jax.process_index() == 0:
+        results = report.results(predictions, history, config, step, split)
+        report.write(workdir, results, predictions, history)
+        print(report.format_table(results))
+    return predictions
+
+
+def predict(
+    films: Prepared, split: str, predictor: Any, variables: dict[str, Any], config: ConfigDict
+) -> Predictions:  # fmt: skip
+    """The networks' predictions for a split; `variables` are replicated."""
+    batches = evaluation_batches(films.source(split), config.batch_size, config.data.threads)
+    return predict_split(predictor, variables, batches, films.parts[split])
+
+
+def validation_figures(predictions: Predictions) -> dict[str, float]:
+    """Loss per network; mean AUROC per network and of the ensemble."""
+    losses = {f"val/{name}/loss": loss for name, loss in predictions.losses.items()}
+    return losses | {f"val/{name}/auroc": mean_over_findings(a) for name, a in predictions.aurocs.items()}
+
+
+def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> float:
+    """By what the best checkpoint is chosen: the networks' mean validation AUROC, averaged over the networks."""
+    figure = float(np.mean([figures[f"val/{name}/auroc"] for name in networks]))
+    return figure if math.isfinite(figure) else 0.0
+
+
+class Window:
+    """The measurements since the last validation, read one step behind so that the device is never waited for.
+
+    A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
+    """
+
+    def __init__(self, networks: tuple[str, ...], films: tuple[str, ...]):
+        self._networks, self._films = networks, films
+        self._pending: tuple[int, jax.Array, Measured] | None = None
+        self._sums: dict[str, np.ndarray] = {}
+        self._count = 0
+
+    def add(self, step: int, batch: Batch, measured: Measured) -> None:
+        """Takes what `step` measured, and reads what the step before it did."""
+        self.close()
+        self._pending = (step, batch["film"], measured)
+
+    def close(self) -> None:
+        """Reads what is still waiting.
+
+        Raises:
+          TrainingError: a loss or a gradient is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, films, measured), self._pending = self._pending, None
+        values = {key: np.asarray(value, np.float64) for key, value in jax.device_get(measured).items()}
+        if not all(np.isfinite(value).all() for value in values.values()):
+            raise TrainingError(self._trouble(step, np.asarray(films).reshape(-1), values))
+        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
+        self._count += 1
+
+    def means(self, prefix: str) -> dict[str, float]:
+        """`prefix/network/measurement` -> its mean; over findings too."""
+        return {
+            f"{prefix}/{name}/{key}": float(np.mean(total[k]) / self._count)
+            for key, total in self._sums.items()
+            for k, name in enumerate(self._networks)
+        }
+
+    def _trouble(self, step: int, films: np.ndarray, values: dict[str, np.ndarray]) -> str:
+        findings = [
+            f"{name} on {finding}"
+            for k, name in enumerate(self._networks)
+            for finding, loss in zip(FINDINGS, values["cross_entropy"][k], strict=True)
+            if not math.isfinite(loss)
+        ]
+        others = [
+            f"{name}'s {key.replace('_', ' ')}"
+            for key in ("divergence", "gradient_norm")
+            for k, name in enumerate(self._networks)
+            if not math.isfinite(values[key][k])
+        ]
+        what = f"the loss is not finite for {first_ten(findings)}" if findings else f"not finite: {first_ten(others)}"
+        return (
+            f"step {step + 1}: {what}; the last good checkpoint is kept\n"
+            f"films of the batch, {first_ten([self._films[film] for film in films])}; "
+            "a lower learning_rate or clip_norm=1 is what helps most often"
+        )
+
+
+def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:
+    """The history in a checkpoint's metadata, after making sure that the films are still those it was trained on.
+
+    Raises:
+      CheckpointError: they are not.
+    """
+    if metadata["data"] != films.digest:
+        raise CheckpointError(
+            f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
+            "the folder, a list or an option of the preparation has changed\n"
+            "bring the old films back, or train anew in another --workdir"
+        )
+    return list(metadata["history"])
+
+
+def describe(config: ConfigDict, states: dict[str, TrainState], steps: int, eval_steps: int) -> None:
+    """Says what is about to be trained, where, and how long."""
+    for name, state in states.items():
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        say(f"{name}: {config.networks[name].model}, {count:,} parameters")
+    device = jax.devices()[0]
+    say(
+        f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
+        f"{device.device_kind}, validated every {eval_steps}"
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses values that no run can use, before anything is read or written.
+
+    Raises:
+      ConfigError: names the field, what it holds and what it may hold.
+    """
+    choices = {
+        "regime": (config.regime, tuple(STEPS)),
+        "mutual.updates": (config.mutual.updates, ("alternating", "simultaneous")),
+        "mutual.kl": (config.mutual.kl, tuple(DIVERGENCES)),
+        "dtype": (config.dtype, ("float32", "bfloat16")),
+    }
+    for field_name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ConfigError(f"config.{field_name} is {value!r}; it may be {', '.join(allowed)}")
+    positive = {
+        "batch_size": config.batch_size,
+        "epochs": config.epochs,
+        "eval_epochs": config.eval_epochs,
+        "log_every": config.log_every,
+        "mutual.temperature": config.mutual.temperature,
+        "data.threads": config.data.threads,
+        "data.size": config.data.size,
+        "data.std": config.data.std,
+    }
+    for field_name, value in positive.items():
+        if not value > 0:
+            raise ConfigError(f"config.{field_name} is {value!r}; it must be above 0")
+    if config.batch_size % jax.device_count():
+        raise ConfigError(f"config.batch_size is {config.batch_size}, no multiple of the {jax.device_count()} devices")
+    if config.regime == "mutual" and len(config.networks) < 2:
+        raise ConfigError("config.regime is mutual, which takes at least two networks; config.networks has one")

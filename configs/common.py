@@ -1,0 +1,87 @@
+"""What the configs share: every field a run reads, with its default."""
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+    """A supervised run of one ResNet-18; the config files change what they are about."""
+    config = ConfigDict()
+    config.regime = "supervised"  # a key of training.steps.STEPS
+    config.seed = 0  # of the data's order, the augmentation and, with each network's own, the first weights
+    config.networks = ConfigDict({"net1": network("resnet18", seed=1)})
+    config.mutual = ConfigDict(
+        {
+            "updates": "alternating",  # or "simultaneous" (a field "update" would hide a method of ConfigDict)
+            "kl": "bernoulli",  # or "softmax", the report's literal form
+            "weight": 1.0,
+            "temperature": 1.0,
+        }
+    )
+
+    config.batch_size = 32  # over all devices
+    config.epochs = 10
+    config.max_steps = 0  # stop here, whatever the epochs; 0: no such limit
+    config.eval_epochs = 1.0  # validate and save every so many epochs
+    config.convergence_tolerance = 0.001  # nats of validation loss, for the epoch of convergence
+    config.dtype = "float32"  # or "bfloat16"; parameters and statistics stay float32
+    config.sync_batch_norm = True  # statistics over all devices: the result does not depend on their number
+    config.log_every = 20  # steps between TensorBoard points
+
+    config.data = ConfigDict()
+    config.data.source = "phantom"  # simulated films, or "chestxray14": an NIH folder
+    config.data.dir = ""  # the NIH folder
+    config.data.cache = ""  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
+    config.data.size = 64  # side of the films in pixels
+    config.data.clean = False  # remove bright artefacts by scan line first
+    config.data.split = "official"  # or "arnoweng", "folds": see data.nih.read_splits
+    config.data.lists = ""  # the folder of the split's lists; "": data.dir
+    config.data.val_fraction = 0.1
+    config.data.split_seed = 0
+    config.data.skip_unreadable = False
+    config.data.mean = 0.5  # of grey / 255, as the network sees films: (grey / 255 - mean) / std
+    config.data.std = 0.25
+    config.data.threads = 2
+    config.data.phantom = ConfigDict({"count": 2500, "size": 64, "seed": 0, "artifact_share": 0.2})
+
+    config.augment = ConfigDict(
+        {
+            "crop": 0.85,  # least side that is kept; 1: all of it
+            "flip": 0.5,  # probability of a mirror image
+            "rotation": 7.0,  # degrees to either side
+            "brightness": 0.1,  # relative, to either side
+            "contrast": 0.1,
+        }
+    )
+    return config
+
+
+def network(model: str, seed: int) -> ConfigDict:
+    """One network: its architecture, its first weights, its optimiser."""
+    return ConfigDict(
+        {
+            "model": model,  # a key of models.TRUNKS
+            "width": 1.0,  # multiplies every channel count
+            "seed": seed,
+            "optimizer": "adamw",  # or "adam", "sgd"
+            "learning_rate": 1e-3,
+            "schedule": "cosine",  # or "linear", "constant"
+            "warmup_steps": 0,
+            "weight_decay": 1e-4,
+            "momentum": 0.9,  # sgd
+            "clip_norm": 0.0,  # of the gradient over all parameters; 0: none
+            "average_decay": 0.0,  # of the moving average that evaluation then uses; 0: none
+        }
+    )
+
+
+def chestxray14(config: ConfigDict) -> ConfigDict:
+    """The real set: 224 px, the CheXNet recipe's sizes."""
+    config.data.source = "chestxray14"
+    config.data.size = 224
+    config.batch_size = 32
+    config.epochs = 30
+    config.dtype = "bfloat16"
+    for name in config.networks:
+        config.networks[name].learning_rate = 1e-4
+        config.networks[name].warmup_steps = 500
+    return config
