@@ -6,7 +6,6 @@ python -m chexjax.main --config=configs/dml.py --workdir=DIR --mode=evaluate
 
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> None:
     from chexjax.training import loop
 
     with told_plainly():
-        workdir = Path(WORKDIR.value).expanduser()
+        workdir = Path(WORKDIR.value or "").expanduser()
         if MODE.value == "train":
             loop.train(CONFIG.value, workdir)
         loop.evaluate(CONFIG.value, workdir)

@@ -41,7 +41,7 @@ def base() -> ConfigDict:
     config.data.mean = 0.5  # of grey / 255, as the network sees films: (grey / 255 - mean) / std
     config.data.std = 0.25
     config.data.threads = 2
-    config.data.phantom = ConfigDict({"count": 2500, "size": 64, "seed": 0, "artifact_share": 0.2})
+    config.data.phantom = ConfigDict({"count": 2400, "size": 64, "seed": 0, "rare_share": 0.07, "artifact_share": 0.2})
 
     config.augment = ConfigDict(
         {

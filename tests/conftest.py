@@ -1,11 +1,28 @@
-"""Fixtures that every test folder shares."""
+"""Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case."""
 
 import os
+import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "chexjax-tests-xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+import jax
 import pytest
+from ml_collections import ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))  # for configs/, which is no part of the installed package
+
+from chexjax.models import TRUNKS
+from chexjax.models.resnet import BasicBlock, ResNet
+from configs import common, dml
+
+# A trunk that compiles in a second: the real five are met once, in tests/models.
+TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +32,41 @@ def real_data() -> Path:
     if not (folder / "nih-128").is_dir():
         pytest.skip(f"no real films: {folder}/nih-128 is absent (set CHEXJAX_REAL_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An NIH-layout folder of 96 simulated films of 64 px. Not to be written to."""
+    from chexjax.data.phantom import write_films
+
+    folder = tmp_path_factory.mktemp("phantom") / "nih"
+    write_films(folder, count=96, size=64, seed=5, progress=False)
+    return folder
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """A config of networks a few channels wide, that learn by SGD (Adam hides wrongly scaled gradients)."""
+    for name in config.networks:
+        config.networks[name].update({"model": "tiny", "width": 0.125, "optimizer": "sgd"})
+        config.networks[name].update({"learning_rate": 0.05, "clip_norm": 1.0})
+    config.batch_size = 8
+    config.data.size = 32
+    return config
+
+
+@pytest.fixture
+def small_dml() -> ConfigDict:
+    """`configs/dml.py` with small networks on 32 px films, batches of 8."""
+    return shrink(dml.get_config())
+
+
+@pytest.fixture
+def small_baseline() -> ConfigDict:
+    """A supervised run of one small ResNet-18 on 32 px films, batches of 8."""
+    return shrink(common.base())
+
+
+@pytest.fixture(scope="session")
+def one_device() -> list[jax.Device]:
+    """The first device alone, for pmapped functions whose batch is small."""
+    return jax.devices()[:1]

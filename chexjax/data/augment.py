@@ -15,7 +15,7 @@ def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def augment(images: jax.Array, films: jax.Array, step: jax.Array, seed: int, config: ConfigDict) -> jax.Array:
+def augment(images: jax.Array, films: jax.Array, step: jax.Array | int, seed: int, config: ConfigDict) -> jax.Array:
     """Draws a crop, a mirror, a rotation and a brightness for each film, in one resampling.
 
     Args:

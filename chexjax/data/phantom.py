@@ -20,12 +20,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from absl import flags
 from PIL import Image
-from tqdm import tqdm
 
 from chexjax.data.phantom_anatomy import (
     FILM,
@@ -39,6 +38,7 @@ from chexjax.data.phantom_anatomy import (
 from chexjax.data.phantom_findings import ARTIFACT_DRAWERS, CHRONIC, DRAWERS, SHAPES
 from chexjax.errors import ConfigError, DataError, command, fail
 from chexjax.findings import FINDINGS, NO_FINDING
+from chexjax.progress import progress_bar
 
 ENTRY_HEADER: Final = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -327,7 +327,8 @@ def write_films(
 ) -> None:
     """Writes a folder of simulated films in the layout of ChestX-ray14; `plan_films` gives its table.
 
-    The folder appears whole or not at all: it is written beside `out` under a hidden name and renamed at the end.
+    The folder appears whole or not at all: it is written beside `out` under a hidden name and renamed at the end. Only
+    a run that is killed outright leaves that hidden folder behind.
 
     Args:
       out: the folder; it must not exist, or be empty.
@@ -373,7 +374,9 @@ def write_films(
     except OSError as error:
         raise DataError(f"cannot write the films to {out}: {error.strerror or error}") from error
     except BrokenProcessPool as error:
-        raise DataError("a process that drew films was ended from outside; try fewer workers") from error
+        raise DataError(
+            "a process that drew films ended early, most often for want of memory: use fewer workers"
+        ) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -382,9 +385,8 @@ def write_films(
 def _write_folder(folder: Path, films: Sequence[Film], size: int, workers: int, progress: bool) -> None:
     (folder / "images").mkdir()
     write = partial(_write_film, folder / "images", size)
-    bar = tqdm(total=len(films), desc="simulated films", unit="film", disable=not progress)
     boxes: list[str] = []
-    with bar:
+    with progress_bar(len(films), "simulated films", shown=progress) as bar:
         for film, found in zip(films, _map(write, films, workers), strict=True):
             boxes += [_box_row(film, box) for box in found]
             bar.update()
@@ -480,7 +482,7 @@ def main() -> None:
         return
     if not values.out:
         fail("--out=DIR is needed: the folder to write")
-    plan = {
+    plan: dict[str, Any] = {
         name: values[name].value
         for name in ("count", "seed", "rare_share", "artifact_share", "artifact_kinds", "cue_finding", "cue_share")
     }

@@ -198,17 +198,19 @@ def draw_nodule(scene: Scene, severity: float, rng: np.random.Generator) -> list
 
 
 def _draw_ball(scene: Scene, rng: np.random.Generator, x: float, y: float, diameter_cm: float, lobes: float) -> Box:
-    """A ball of tissue: as dense as it is thick, its border crisp against the lung."""
+    """A ball of tissue, round on the film, as dense as it is thick, its border crisp against the lung."""
     radius = diameter_cm / CM_PER_UNIT / 2
-    here = scene.window(x, y, radius + 8.0)
-    dx, dy = scene.x[here] - x, scene.y[here] - y
+    across, down = scene.anatomy.scale
+    here = scene.window(x, y, radius / across + 8.0, radius / down + 8.0)
+    dx, dy = (scene.x[here] - x) * across, (scene.y[here] - y) * down
     turn = np.arctan2(dy, dx)
     bumps, start = rng.integers(3, 7), rng.uniform(0, 2 * np.pi)
     edge = radius * (1.0 - lobes + lobes * np.sin(bumps * turn + start))
     chord = np.sqrt(np.maximum(1.0 - (dx**2 + dy**2) / edge**2, 0.0))
     scene.markings[here] *= 1.0 - 0.7 * np.minimum(chord * 2, 1.0)
     scene.solid[here] += (0.2 + 0.03 * diameter_cm) * chord
-    return scene.box(x - radius, y - radius, x + radius, y + radius)
+    centre_x, centre_y = map(float, scene.to_film(x, y))
+    return centre_x - radius, centre_y - radius, 2 * radius, 2 * radius
 
 
 def draw_pneumonia(scene: Scene, severity: float, rng: np.random.Generator) -> list[Box]:
@@ -296,9 +298,9 @@ def draw_edema(scene: Scene, severity: float, rng: np.random.Generator) -> list[
         -(((scene.distance - 110.0) / (80.0 + 45.0 * severity)) ** 2)
         - ((scene.y - root_y - 30.0) / (120.0 + 60.0 * severity)) ** 2
     )
-    haze = 0.08 + 0.2 * severity
+    haze = 0.05 + 0.2 * severity
     grain = np.clip(1.0 + 0.2 * scene.texture(rng, 40), 0.4, 1.6)
-    scene.fill(np.minimum((0.15 + 0.36 * severity) * wings * grain + 0.35 * haze, 0.85))
+    scene.fill(np.minimum((0.11 + 0.37 * severity) * wings * grain + 0.35 * haze, 0.85))
     lines = []
     for side in (-1, 1):
         for y in a.base(side) - 60.0 - np.arange(7) * 15.0 - rng.uniform(0, 8, 7):

@@ -13,7 +13,7 @@ from chexjax.data.chestxray14 import Part
 from chexjax.evaluation import metrics
 
 PyTree = Any
-Apply = Callable[..., jax.Array]
+Apply = Callable[..., Any]
 # Replicated variables per network, and images by device -> logits per network, by device.
 Predictor = Callable[[dict[str, PyTree], jax.Array], dict[str, jax.Array]]
 
@@ -35,7 +35,7 @@ class Predictions:
     @property
     def aurocs(self) -> dict[str, np.ndarray]:
         """Per network and for the ensemble, float64 (14,); NaN for a finding without positives (or negatives)."""
-        return {name: metrics.auroc(self.films.labels, p) for name, p in self.probabilities.items()}
+        return {name: np.asarray(metrics.auroc(self.films.labels, p)) for name, p in self.probabilities.items()}
 
 
 def create_predictor(networks: Mapping[str, Apply], mean: float, std: float) -> Predictor:

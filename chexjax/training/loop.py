@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.data import open_films
 from chexjax.data.chestxray14 import Prepared
+from chexjax.data.films import open_films
 from chexjax.data.pipeline import evaluation_batches, training_batches
 from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_ten
 from chexjax.evaluation import report

@@ -73,10 +73,13 @@ STEPS: Final[dict[str, Callable[..., tuple[States, Measured]]]] = {
 }
 
 
-def create_step(config: ConfigDict) -> Step:
-    """The compiled step of `config.regime`: states and batch have a leading axis of devices, states are donated."""
+def create_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Step:
+    """The compiled step of `config.regime` over `devices`, by default all.
+
+    States and batch have a leading axis of local devices; the states given are consumed (donated).
+    """
     step = partial(STEPS[config.regime], config=config)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None))
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
 
 
 class Run(NamedTuple):
@@ -87,7 +90,7 @@ class Run(NamedTuple):
     batch_stats: PyTree
 
 
-def prepare(batch: Batch, step: jax.Array, config: ConfigDict) -> jax.Array:
+def prepare(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Array:
     """The step's network input out of its stored films."""
     images = augment(batch["image"], batch["film"], step, config.seed, config.augment)
     return normalize(images, config.data.mean, config.data.std)
@@ -137,4 +140,4 @@ def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -
     if state.average is not None:
         now = {"params": state.params, "batch_stats": batch_stats}
         state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
-    return state, measured | {"gradient_norm": optax.global_norm(gradients)}
+    return state, measured | {"gradient_norm": optax.tree.norm(gradients)}

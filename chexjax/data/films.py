@@ -1,0 +1,61 @@
+"""Opens the films a config asks for: simulated, prepared, or merely found again."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from chexjax.data.chestxray14 import Prepared, Recipe, prepare
+from chexjax.data.phantom import write_films
+from chexjax.errors import ConfigError
+
+
+def open_films(config: ConfigDict) -> Prepared:
+    """The prepared films that `config.data` asks for; simulated, prepared, or merely found again.
+
+    Of several processes the first prepares while the others wait. They need to see the same `data.cache`.
+
+    Raises:
+      ConfigError: no such source, or no folder is named.
+      DataError: whatever is wrong with the folder.
+    """
+    if jax.process_index() != 0:
+        multihost_utils.sync_global_devices("the first process prepares films")
+    films = _open_films(config)
+    if jax.process_index() == 0 and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the first process prepares films")
+    return films
+
+
+def _open_films(config: ConfigDict) -> Prepared:
+    cache = Path(config.cache or os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax").expanduser()
+    if config.source == "phantom":
+        folder = cache / "phantom" / _name(config.phantom)
+        if not folder.is_dir():
+            write_films(folder, **config.phantom, workers=config.threads)
+    elif config.source == "chestxray14":
+        if not config.dir:
+            raise ConfigError("data.source is chestxray14 but no folder is given; add --config.data.dir=NIH_FOLDER")
+        folder = Path(config.dir).expanduser()
+    else:
+        raise ConfigError(f"no data source is called {config.source!r}; there are phantom, chestxray14")
+    recipe = Recipe(
+        size=config.size,
+        clean=config.clean,
+        split=config.split,
+        lists=config.lists,
+        val_fraction=config.val_fraction,
+        split_seed=config.split_seed,
+        skip_unreadable=config.skip_unreadable,
+    )
+    return prepare(folder, cache / "prepared", recipe)
+
+
+def _name(phantom: ConfigDict) -> str:
+    """A folder name for simulated films, by all that decides what they show."""
+    described = json.dumps(phantom.to_dict(), sort_keys=True)
+    return f"{phantom.count}-{phantom.size}px-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
