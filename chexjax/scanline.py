@@ -52,7 +52,7 @@ ROWS: Final = -1  # the axis that a scan along rows runs over
 COLUMNS: Final = -2
 WHITE: Final = 255
 OCTET: Final = 8  # rows that share a byte
-CHUNK: Final = 2**20  # bytes of film that the CPU form takes at once: with what it makes of them, a core's cache full
+CHUNK: Final = 2**19  # bytes of film that the CPU form takes at once: with what it makes of them, a core's cache full
 WORD: Final = 32  # pixels that share a word
 NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
 
@@ -477,8 +477,19 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
     """
     jobs = _plan(source, out)
     broken: dict[Path, str] = {}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _clean_jobs(jobs, out, options, compare, broken)
+    except OSError as error:
+        raise DataError(f"cannot write to --out={out}: {error}") from error
+    if broken and not source.is_dir():
+        raise DataError(broken[source])
+    return broken
+
+
+def _clean_jobs(jobs: list[Job], out: Path, options: Options, compare: bool, broken: dict[Path, str]) -> None:
+    """Reading and writing run in threads, beside the device; memory holds a few batches, whatever the folder's size."""
     rows: dict[Path, tuple[int, int]] = {}
-    out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
         for batch in _batches(jobs, pool, broken, bar):
             films = np.stack([film for _, film in batch])
@@ -493,7 +504,6 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
                 rows[job.name] = (int(mask[index].sum()), film.size)
             bar.update(len(batch))
     _write_table(out / "changed.csv", [(job.name, *rows[job.name]) for job in jobs if job.name in rows])
-    return broken
 
 
 def _plan(source: Path, out: Path) -> list[Job]:
@@ -521,14 +531,15 @@ def _plan(source: Path, out: Path) -> list[Job]:
 
 
 def _check_outputs(jobs: Sequence[Job]) -> None:
-    """No two files may be written to one place, and none onto a film that is to be read."""
-    taken = {str(job.source.resolve()).casefold(): job.source for job in jobs}
+    """No two films may be written to one place, and none over a film that is to be read."""
+    sources = {job.source.resolve() for job in jobs}
+    taken: dict[Path, Path] = {}
     for job in jobs:
         for path in (job.cleaned, job.sheet):
-            other = taken.setdefault(str(path.resolve()).casefold(), job.source)
-            if other is not job.source or path.resolve() == job.source.resolve():
-                raise DataError(f"{path} would be written for {job.source}, but it is taken by {other}: rename one")
-        taken[str(job.cleaned.resolve()).casefold()] = job.cleaned
+            if path.resolve() in sources:
+                raise DataError(f"{path}: this film would be overwritten; choose another --out")
+            if taken.setdefault(path.resolve(), job.source) != job.source:
+                raise DataError(f"{taken[path.resolve()]} and {job.source} would both become {path}; rename one")
 
 
 def _batches(
@@ -667,7 +678,7 @@ def main() -> None:
     if broken:
         for reason in broken.values():
             print(reason, file=sys.stderr)
-        fail(f"not cleaned, {first_ten([str(path) for path in broken])}")
+        fail(f"not cleaned: {first_ten([str(path) for path in broken])}")
     print(f"cleaned films and changed.csv are in {out}")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import tensorflow_datasets as tfds
 from absl import app, flags
 from PIL import Image
 
@@ -75,8 +76,6 @@ class Prepared:
 
     def source(self, split: str) -> Any:
         """A random-access source of the split's records, as TFDS gives them; the film still as PNG bytes."""
-        import tensorflow_datasets as tfds
-
         builder = tfds.builder_from_directory(str(self.path))
         return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
 
@@ -281,8 +280,6 @@ def _read_films(
 
 def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    import tensorflow_datasets as tfds
-
     for key, (name, png) in enumerate(films):
         entry = entries[name]
         yield (
@@ -309,41 +306,50 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
         )
 
 
+class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017).
+
+    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there
+    is to build depends on a folder, so `prepare` is the way in.
+    """
+
+    name = "chest_xray14"
+    VERSION = tfds.core.Version(VERSION)
+
+    def __init__(self, *, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int, **kwargs: Any):
+        self._records, self._size = records, size
+        super().__init__(**kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
+        shape = (self._size, self._size, 1)
+        features = {
+            "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
+            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
+            "id": tfds.features.Text(),
+            "patient": tfds.features.Text(),
+            "age": np.int32,
+            "sex": tfds.features.Text(),
+            "view": tfds.features.Text(),
+            "bboxes": tfds.features.Sequence(box),
+        }
+        # In the order of the split: `films.csv` then has a row a record.
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        return self._records
+
+    def _generate_examples(self) -> Any:
+        raise NotImplementedError("the records are given")
+
+
 def _build(folder: Path, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
-    import tensorflow_datasets as tfds
-
-    class ChestXRay14(tfds.core.GeneratorBasedBuilder):
-        """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017)."""
-
-        name = "chest_xray14"
-        VERSION = tfds.core.Version(VERSION)
-
-        def _info(self) -> Any:
-            box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
-            features = {
-                "image": tfds.features.Image(shape=(size, size, 1), dtype=np.uint8, encoding_format="png"),
-                "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
-                "id": tfds.features.Text(),
-                "patient": tfds.features.Text(),
-                "age": np.int32,
-                "sex": tfds.features.Text(),
-                "view": tfds.features.Text(),
-                "bboxes": tfds.features.Sequence(box),
-            }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
-            )
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return records
-
-        def _generate_examples(self) -> Any:
-            raise NotImplementedError("the records are given")
-
     tfds.disable_progress_bar()  # ours counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
-        builder = ChestXRay14(data_dir=str(folder), file_format="array_record")
+        builder = ChestXRay14(records=records, size=size, data_dir=str(folder), file_format="array_record")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 

@@ -1,0 +1,193 @@
+"""Preparing: what comes out equals what went in, once; and nothing half-made is ever taken for whole."""
+
+import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexjax.data import chestxray14
+from chexjax.data.chestxray14 import Recipe, prepare, read_grey, shrink
+from chexjax.data.nih import read_entries
+from chexjax.errors import DataError
+from chexjax.scanline import remove_artifacts
+
+RECIPE = Recipe(size=32)
+
+
+@pytest.fixture(scope="module")
+def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> chestxray14.Prepared:
+    return prepare(phantom_folder, tmp_path_factory.mktemp("prepared"), RECIPE, progress=False)
+
+
+@pytest.fixture
+def folder(phantom_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the simulated folder that a test may spoil."""
+    return Path(shutil.copytree(phantom_folder, tmp_path / "nih"))
+
+
+def pixels(record: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(record["image"])))
+
+
+def test_records_hold_the_shrunk_films_with_their_labels_and_boxes(prepared, phantom_folder: Path) -> None:
+    entries = read_entries(phantom_folder)
+    total = boxes = 0
+    for split, part in prepared.parts.items():
+        source = prepared.source(split)
+        assert len(source) == len(part.names)
+        for name, labels, record in zip(part.names, part.labels, (source[k] for k in range(len(source))), strict=True):
+            assert record["id"].decode() == name
+            np.testing.assert_array_equal(record["label"], entries[name].labels)
+            np.testing.assert_array_equal(labels, entries[name].labels)
+            film = np.asarray(Image.open(phantom_folder / "images" / name))
+            np.testing.assert_array_equal(pixels(record), shrink(film, 32))
+            assert record["age"] == entries[name].age
+            for found, box in zip(record["bboxes"]["bbox"], entries[name].boxes, strict=True):
+                expected = [box.top, box.left, box.top + box.height, box.left + box.width]
+                np.testing.assert_allclose(found, np.clip(expected, 0, 1), atol=1e-6)
+                boxes += 1
+            total += 1
+    assert total == len(entries)
+    assert boxes > 0
+
+
+def test_shrink_averages_areas() -> None:
+    film = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    np.testing.assert_array_equal(shrink(film, 2), [[3, 5], [11, 13]])  # 2.5, 4.5, 10.5, 12.5, rounded up
+    assert shrink(film, 4) is film
+
+
+def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(chestxray14, "_write", lambda *args: pytest.fail("prepared anew"))
+    again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
+    assert again.path == prepared.path
+    assert again.digest == prepared.digest
+
+
+def test_other_recipes_and_other_films_have_other_digests(prepared, folder: Path, tmp_path: Path) -> None:
+    digests = {prepared.digest, prepare(folder, tmp_path, Recipe(size=16), progress=False).digest}
+    digests.add(prepare(folder, tmp_path, Recipe(size=32, clean=True), progress=False).digest)
+    digests.add(prepare(folder, tmp_path, Recipe(size=32, val_fraction=0.4), progress=False).digest)
+    assert prepare(folder, tmp_path, RECIPE, progress=False).digest == prepared.digest  # a copy is the same
+    film = next((folder / "images").iterdir())
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(film)
+    digests.add(prepare(folder, tmp_path, RECIPE, progress=False).digest)
+    assert len(digests) == 5
+
+
+def test_cleaning_happens_at_native_resolution(phantom_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(size=32, clean=True, max_width=4)
+    cleaned = prepare(phantom_folder, tmp_path, recipe, progress=False)
+    changed = 0
+    for split, part in cleaned.parts.items():
+        source = cleaned.source(split)
+        for k, name in enumerate(part.names):
+            film = np.asarray(Image.open(phantom_folder / "images" / name))
+            expected = np.asarray(remove_artifacts(film, 50, 4))
+            np.testing.assert_array_equal(pixels(source[k]), shrink(expected, 32))
+            changed += (expected != film).any()
+    assert changed > 3  # a fifth of the films bear artefacts
+
+
+def test_colour_and_palette_films_become_grey(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    for mode in ("RGBA", "RGB", "P", "LA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / f"{mode}.png")
+        np.testing.assert_array_equal(read_grey(tmp_path / f"{mode}.png"), grey)
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png has mode I;16"):
+        read_grey(tmp_path / "deep.png")
+
+
+def test_missing_films_are_counted_and_named(folder: Path, tmp_path: Path) -> None:
+    gone = sorted((folder / "images").iterdir())[:12]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(DataError, match=rf"12: {gone[0].name}, .*\(2 more\)") as caught:
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert str(caught.value).count(".png") == 10
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path, tmp_path: Path) -> None:
+    first, second, third = sorted((folder / "images").iterdir())[:3]
+    first.write_bytes(first.read_bytes()[:200])  # cut short
+    second.write_bytes(b"")
+    third.unlink()
+    with pytest.raises(DataError, match="missing"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    names = [line for line in (folder / "train_val_list.txt").read_text().split() if line != third.name]
+    kept_test = [line for line in (folder / "test_list.txt").read_text().split() if line != third.name]
+    (folder / "train_val_list.txt").write_text("\n".join(names))
+    (folder / "test_list.txt").write_text("\n".join(kept_test))
+    with pytest.raises(DataError, match=rf"2: {first.name} .*{second.name}") as caught:
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert "--skip-unreadable" in str(caught.value)
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+    skipping = prepare(folder, tmp_path / "out", Recipe(size=32, skip_unreadable=True), progress=False)
+    held = {name for part in skipping.parts.values() for name in part.names}
+    assert len(held) == 93
+    assert not held & {first.name, second.name, third.name}
+    listed = (skipping.path / chestxray14.SKIPPED).read_text()
+    assert first.name in listed
+    assert second.name in listed
+
+
+def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: Path, tmp_path: Path) -> None:
+    made = prepare(folder, tmp_path, RECIPE, progress=False)
+    left = made.path.parent / f"preparing-{chestxray14.socket.gethostname()}-999999999"
+    made.path.rename(left)  # as if killed just before the last step
+    again = prepare(folder, tmp_path, RECIPE, progress=False)
+    assert again.path == made.path
+    assert not left.exists()
+
+
+def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    write_tables = chestxray14._write_tables
+
+    def one_too_many(built, entries, written, skipped):
+        write_tables(built, entries, written, skipped)
+        written["train"].append("one.png")
+
+    monkeypatch.setattr(chestxray14, "_write_tables", one_too_many)
+    with pytest.raises(DataError, match="differ from what was written"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_full_disk(folder: Path, tmp_path: Path) -> None:
+    """On a real full file system, where this machine lets us mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(DataError, match=r"cannot be written to .*small.*[Nn]o space left"):
+            prepare(folder, small, Recipe(size=64), progress=False)
+        assert not list(small.rglob("*.array_record*"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chexjax.data.chestxray14", f"--out={tmp_path}", "--size=32"]
+    done = subprocess.run([*command, f"--dir={phantom_folder}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test:" in done.stdout
+    assert "prepared films:" in done.stdout
+    failed = subprocess.run(
+        [*command, f"--dir={tmp_path / 'nowhere'}", "--skip-unreadable"], capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "is no folder" in failed.stderr
+    assert "Traceback" not in failed.stderr
