@@ -34,8 +34,10 @@ def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what a user can get wrong is told in one line."""
     try:
         remaining = flags.FLAGS(argv)
-        if not isinstance(CONFIG.value, ConfigDict):
+        if not flags.FLAGS["config"].present:
             raise flags.Error("no config is given; add --config=configs/dml.py")
+        if not isinstance(CONFIG.value, ConfigDict):
+            raise flags.Error(f"the config file {config_flags.get_config_filename(flags.FLAGS['config'])} does not exist")
         if not WORKDIR.value:
             raise flags.Error("no workdir is given; add --workdir=DIR")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

@@ -19,7 +19,7 @@ def base() -> ConfigDict:
     )
 
     config.batch_size = 32  # over all devices
-    config.epochs = 10
+    config.epochs = 4
     config.max_steps = 0  # stop here, whatever the epochs; 0: no such limit
     config.eval_epochs = 1.0  # validate and save every so many epochs
     config.convergence_tolerance = 0.001  # nats of validation loss, for the epoch of convergence

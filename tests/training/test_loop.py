@@ -1,0 +1,265 @@
+"""The loop on simulated films: trains, evaluates, goes on where it was stopped, refuses what does not fit."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from sklearn.metrics import roc_auc_score
+
+from chexjax.data import pipeline
+from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
+from chexjax.findings import FINDINGS
+from chexjax.training import loop
+from chexjax.training.checkpoints import Checkpoints
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Prepared films, shared by this module's runs."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def on(config: ConfigDict, folder: Path, cache: str) -> ConfigDict:
+    """A run of six steps with three validations on the simulated folder, through the door of the real one."""
+    config.data.update({"source": "chestxray14", "dir": str(folder), "cache": cache, "val_fraction": 0.3})
+    config.max_steps = 6
+    config.eval_epochs = 0.5  # an epoch is four steps: 33 films in batches of 8
+    return config
+
+
+@pytest.fixture
+def dml(small_dml: ConfigDict, phantom_folder: Path, cache: str) -> ConfigDict:
+    return on(small_dml, phantom_folder, cache)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the run that is never stopped goes; `run_through` fills it once."""
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def run_through(dml: ConfigDict, finished: Path) -> Path:
+    if not finished.exists():
+        loop.train(dml, finished)
+        loop.evaluate(dml, finished)
+    return finished
+
+
+def weights(workdir: Path, step: int, config: ConfigDict) -> list[np.ndarray]:
+    """Every array of a checkpoint: weights, statistics and the optimiser's memory."""
+    with Checkpoints(workdir) as checkpoints:
+        return jax.tree.leaves(checkpoints._load(step, ("networks", "training")))
+
+
+def steps_kept(workdir: Path) -> set[int]:
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit()}
+
+
+def test_results_are_written_and_agree_with_each_other(run_through: Path) -> None:
+    found = json.loads((run_through / "metrics.json").read_text())
+    assert set(found["networks"]) == {"net1", "net2", "ensemble"}
+    labels = np.array([[found["positives"][finding] for finding in FINDINGS]])
+    assert labels.sum() > 0
+    probabilities = {}
+    for name in found["networks"]:
+        with (run_through / f"predictions_{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == ["Image Index", *FINDINGS]
+        assert len(rows) == found["films"]
+        probabilities[name] = np.array([[float(row[finding]) for finding in FINDINGS] for row in rows])
+        assert ((probabilities[name] > 0) & (probabilities[name] < 1)).all()
+        present = [figure for figure in found["networks"][name]["auroc"].values() if figure is not None]
+        assert found["networks"][name]["mean_auroc"] == pytest.approx(np.mean(present))
+    np.testing.assert_allclose(
+        probabilities["ensemble"], (probabilities["net1"] + probabilities["net2"]) / 2, atol=1e-7
+    )
+    assert (run_through / "curves.png").stat().st_size > 5_000
+    assert list((run_through / "tensorboard").iterdir())
+    assert [entry["step"] for entry in found["history"]] == [2, 4, 6]
+
+
+def test_auroc_in_the_results_is_that_of_the_prediction_csv(run_through: Path, phantom_folder: Path) -> None:
+    found = json.loads((run_through / "metrics.json").read_text())
+    with (phantom_folder / "Data_Entry_2017_v2020.csv").open(newline="") as file:
+        truth = {row["Image Index"]: row["Finding Labels"].split("|") for row in csv.DictReader(file)}
+    with (run_through / "predictions_net2.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for finding, figure in found["networks"]["net2"]["auroc"].items():
+        labels = [finding in truth[row["Image Index"]] for row in rows]
+        if figure is not None:
+            assert figure == pytest.approx(roc_auc_score(labels, [float(row[finding]) for row in rows]), abs=1e-6)
+        else:
+            assert len(set(labels)) == 1
+            assert any("n/a" in note and finding in note for note in found["notes"])
+
+
+def test_latest_and_best_checkpoints_are_kept(run_through: Path) -> None:
+    found = json.loads((run_through / "metrics.json").read_text())
+    means = {e["step"]: (e["val/net1/auroc"] + e["val/net2/auroc"]) / 2 for e in found["history"]}
+    best = max(means, key=lambda step: (round(means[step], 12), -step))
+    assert steps_kept(run_through) == {6, best}
+    assert found["step"] == best
+
+
+@pytest.mark.parametrize("stopped_at", [3, 5])
+def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, monkeypatch, stopped_at: int
+) -> None:
+    add = loop.Window.add
+
+    def stop(self, step, *args):
+        if step == stopped_at:
+            raise KeyboardInterrupt
+        add(self, step, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Window, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(dml, tmp_path)
+    assert max(steps_kept(tmp_path)) == stopped_at - stopped_at % 2
+    loop.train(dml, tmp_path)
+    for found, expected in zip(weights(tmp_path, 6, dml), weights(run_through, 6, dml), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with Checkpoints(tmp_path) as resumed, Checkpoints(run_through) as through:
+        assert resumed.metadata(6) == through.metadata(6)
+
+
+def test_a_finished_run_trains_no_further(dml: ConfigDict, run_through: Path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "create_step", lambda config: pytest.fail("trains on"))
+    loop.train(dml, run_through)
+
+
+def test_evaluation_on_one_device_gives_the_same_figures(dml: ConfigDict, run_through: Path, monkeypatch) -> None:
+    """A checkpoint of four devices, restored on one, in batches of another size, the last one padded."""
+    before = json.loads((run_through / "metrics.json").read_text())
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    pmap, replicate = jax.pmap, loop.flax.jax_utils.replicate
+    monkeypatch.setattr(jax, "pmap", lambda f, **kwargs: pmap(f, **{**kwargs, "devices": devices}))
+    monkeypatch.setattr(loop.flax.jax_utils, "replicate", lambda tree: replicate(tree, devices))
+    dml.batch_size = 5
+    monkeypatch.setattr(loop, "claim_workdir", lambda *args: None)
+    predictions = loop.evaluate(dml, run_through)
+    for name, aurocs in predictions.aurocs.items():
+        told = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])
+        np.testing.assert_allclose(aurocs, told, atol=1e-9)
+
+
+def test_another_config_is_refused_with_the_fields_named(dml: ConfigDict, run_through: Path) -> None:
+    dml.mutual.weight = 0.5
+    dml.networks.net2.learning_rate = 0.2
+    dml.log_every = 1  # may change
+    with pytest.raises(CheckpointError, match=r"2: mutual\.weight: 1\.0 then, 0\.5 now, networks\.net2\.learning_rate"):
+        loop.train(dml, run_through)
+
+
+def test_films_that_changed_are_refused(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, phantom_folder: Path
+) -> None:
+    dml.data.dir = str(shutil.copytree(phantom_folder, tmp_path / "nih"))
+    with (tmp_path / "nih" / "BBox_List_2017.csv").open("a") as file:
+        file.write("00000001_000.png,Mass,1,2,3,4,,,\n")
+    with pytest.raises(CheckpointError, match="the data are now"):
+        loop.train(dml, run_through)
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
+    dml: ConfigDict, tmp_path: Path, monkeypatch
+) -> None:
+    create = loop.create_step
+
+    def poisoned(config):
+        step = create(config)
+        calls = iter(range(100))
+
+        def run(states, batch):
+            if next(calls) == 4:
+                params = jax.tree.map(lambda x: x, states[1].params)
+                params["head"]["bias"] = params["head"]["bias"].at[..., 7].set(np.nan)
+                states = (states[0], states[1].replace(params=params))
+            return step(states, batch)
+
+        return run
+
+    monkeypatch.setattr(loop, "create_step", poisoned)
+    with pytest.raises(TrainingError, match=r"step 5: .*net2 on Pneumothorax") as caught:
+        loop.train(dml, tmp_path)
+    assert "films of the batch, 8: 0000" in str(caught.value)
+    assert max(steps_kept(tmp_path)) == 4
+
+
+def test_a_checkpoint_of_other_networks_is_refused_with_its_keys(
+    dml: ConfigDict, run_through: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(loop, "claim_workdir", lambda *args: None)
+    dml.networks.net2.width = 0.25
+    with pytest.raises(CheckpointError, match=r"misshaped .*networks/net2/"):
+        loop.train(dml, run_through)
+    dml.networks.net2.update({"width": 0.125, "model": "densenet121"})
+    with pytest.raises(CheckpointError, match=r"missing .*denseblock1.*unexpected .*layer1_0"):
+        loop.train(dml, run_through)
+
+
+def test_evaluating_before_training(dml: ConfigDict, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        loop.evaluate(dml, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("regime", "mutal", "supervised, mutual"),
+        ("mutual.updates", "both", "alternating, simultaneous"),
+        ("mutual.kl", "gauss", "bernoulli, softmax"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("batch_size", 0, "above 0"),
+        ("batch_size", 6, "no multiple of the 4 devices"),
+        ("data.source", "cifar", "phantom, chestxray14"),
+        ("networks.net1.model", "resnet19", "resnet18"),
+        ("networks.net1.schedule", "stairs", "cosine"),
+        ("networks.net1.optimizer", "lion", "adamw"),
+        ("data.dir", "", "--config.data.dir"),
+    ],
+)
+def test_values_that_no_run_can_use(dml: ConfigDict, tmp_path: Path, field: str, value: object, told: str) -> None:
+    dml.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=told):
+        loop.train(dml, tmp_path)
+
+
+def test_mutual_learning_takes_two(dml: ConfigDict, tmp_path: Path) -> None:
+    del dml.networks.net2
+    with pytest.raises(ConfigError, match="at least two"):
+        loop.train(dml, tmp_path)
+
+
+def test_a_workdir_that_cannot_be(dml: ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((CheckpointError, DataError), match="cannot be"):
+        loop.train(dml, tmp_path / "file" / "run")
+
+
+def test_baseline_on_simulated_films_made_by_the_run_itself(
+    small_baseline: ConfigDict, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("CHEXJAX_CACHE", str(tmp_path / "cache"))
+    small_baseline.data.phantom.update({"count": 60, "size": 32})
+    small_baseline.data.val_fraction = 0.3
+    small_baseline.max_steps = 2
+    small_baseline.networks.net1.average_decay = 0.9
+    loop.train(small_baseline, tmp_path / "run")
+    loop.evaluate(small_baseline, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "net1 (tiny)" in printed
+    assert "ensemble" not in printed
+    rows = [line.split()[0] for line in printed.splitlines()]
+    assert [row for row in rows if row in FINDINGS] == list(FINDINGS)
+    assert pipeline.evaluation_batches  # the same batches serve both
