@@ -37,7 +37,8 @@ def parse(argv: list[str]) -> list[str]:
         if not flags.FLAGS["config"].present:
             raise flags.Error("no config is given; add --config=configs/dml.py")
         if not isinstance(CONFIG.value, ConfigDict):
-            raise flags.Error(f"the config file {config_flags.get_config_filename(flags.FLAGS['config'])} does not exist")
+            path = config_flags.get_config_filename(flags.FLAGS["config"])
+            raise flags.Error(f"the config file {path} does not exist")
         if not WORKDIR.value:
             raise flags.Error("no workdir is given; add --workdir=DIR")
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

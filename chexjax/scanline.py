@@ -43,6 +43,7 @@ from absl import flags
 from jax import Array, lax
 from PIL import Image, ImageDraw, ImageFont
 
+from chexjax.commands import parse
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten
 from chexjax.progress import progress_bar
 
@@ -53,7 +54,8 @@ COLUMNS: Final = -2
 WHITE: Final = 255
 OCTET: Final = 8  # rows that share a byte
 CHUNK: Final = 2**19  # bytes of film that the CPU form takes at once: with what it makes of them, a core's cache full
-WORD: Final = 32  # pixels that share a word
+WORD_LOG2: Final = 5
+WORD: Final = 2**WORD_LOG2  # pixels that share a word
 NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
 
 BATCH: Final = 16  # films cleaned at once by the command line
@@ -124,7 +126,7 @@ def remove_artifacts_reference(
     threshold, max_width = _checked(images, threshold, max_width, edge_span, axes)
     images = np.asarray(images)
     cleaned = images
-    for axis in axes:
+    for axis in axes if images.size else ():
         lines = np.moveaxis(cleaned, axis, -1)
         rows = [
             _clean_line(row, threshold, max_width, edge_span, spare_wide)
@@ -176,7 +178,7 @@ def _checked(images: Any, threshold: Any, max_width: Any, edge_span: Any, axes: 
 
 
 def _whole_number(name: str, value: Any, largest: int | None, meaning: str) -> Any:
-    if np.ndim(value) != 0 or not jnp.issubdtype(jnp.result_type(value), jnp.integer):
+    if not isinstance(value, int) and (np.ndim(value) or not jnp.issubdtype(jnp.result_type(value), jnp.integer)):
         raise ValueError(f"{name} must be a whole number of {meaning}; got {value!r}")
     if isinstance(value, jax.core.Tracer):
         return value
@@ -203,11 +205,9 @@ def _remove(
     """`steps`: the number of bits of `max_width`; None where it is traced, and may be as wide as the film."""
     threshold = jnp.clip(threshold, 1, WHITE).astype(jnp.uint8)
     cleaned = images
-    for axis in axes:
+    for axis in axes if images.size else ():
         lines = jnp.moveaxis(cleaned, axis, -1)
         length = lines.shape[-1]
-        if lines.size == 0:
-            break
         clean = _for_any_batch(
             steps=min(length.bit_length(), steps or length), edge_span=edge_span, spare_wide=spare_wide
         )
@@ -301,15 +301,14 @@ def _clean_octets(
         inside = _inside_pairs(_pack(ups), _pack(downs), max_width, steps, spare_wide)  # (chunk, W)
         unseen = first + jnp.arange(chunk) >= index * chunk
         busy = (inside.max(axis=-1) > 0) & unseen
-        order = jnp.nonzero(busy, size=chunk, fill_value=0)[0]
 
         def fill_next(state: tuple[Array, Array]) -> tuple[Array, Array]:
-            done, octets = state
-            one = order[done]
+            busy, octets = state
+            one = jnp.argmax(busy)
             filled = _fill(octets[first + one], _unpack(inside[one]), steps)
-            return done + 1, octets.at[first + one].set(filled)
+            return busy.at[one].set(False), octets.at[first + one].set(filled)
 
-        return lax.while_loop(lambda state: state[0] < busy.sum(), fill_next, (jnp.int32(0), octets))[1]
+        return lax.while_loop(lambda state: state[0].any(), fill_next, (busy, octets))[1]
 
     cleaned = lax.fori_loop(0, -(-len(octets) // chunk), clean_chunk, octets)
     return cleaned.reshape(-1, width)[:count]
@@ -417,7 +416,7 @@ def _to_words(bits: Array) -> Array:
 
 def _first_from(words: Array, columns: Array) -> Array:
     """The first set column at or after each of `columns` (N, W), each 0 ... W; NOWHERE where there is none."""
-    here = _word_at(words, columns) >> (columns % WORD).astype(jnp.uint32)
+    here = _word_at(words, columns) >> (columns & (WORD - 1)).astype(jnp.uint32)
     firsts = jnp.where(words != 0, _word_starts(words) + _trailing_zeros(words), NOWHERE)
     later = _shift(lax.cummin(firsts, axis=1, reverse=True), -1, NOWHERE)
     return jnp.where(here != 0, columns + _trailing_zeros(here), _word_at(later, columns))
@@ -425,14 +424,14 @@ def _first_from(words: Array, columns: Array) -> Array:
 
 def _last_until(words: Array, columns: Array) -> Array:
     """The last set column at or before each of `columns` (N, W), each 0 ... W; 0 where there is none."""
-    here = _word_at(words, columns) << (WORD - 1 - columns % WORD).astype(jnp.uint32)
+    here = _word_at(words, columns) << (WORD - 1 - (columns & (WORD - 1))).astype(jnp.uint32)
     lasts = jnp.where(words != 0, _word_starts(words) + WORD - 1 - lax.clz(words).astype(jnp.int32), 0)
     earlier = _shift(lax.cummax(lasts, axis=1), 1, 0)
     return jnp.where(here != 0, columns - lax.clz(here).astype(jnp.int32), _word_at(earlier, columns))
 
 
 def _word_at(words: Array, columns: Array) -> Array:
-    return jnp.take_along_axis(words, columns // WORD, axis=1, mode="clip")
+    return jnp.take_along_axis(words, columns >> WORD_LOG2, axis=1, mode="clip")
 
 
 def _word_starts(words: Array) -> Array:
@@ -631,7 +630,6 @@ AXES: Final = {"rows": ROWS, "columns": COLUMNS}
 
 
 def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
-    """Flags of their own, not absl's global ones: modules with commands are imported together."""
     values = flags.FlagValues()
     flags.DEFINE_string("out", None, "The folder for cleaned films, sheets, changed.csv.", flag_values=values)
     flags.DEFINE_boolean("compare", False, "Also draws before, after, difference.", flag_values=values)
@@ -640,12 +638,7 @@ def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
     flags.DEFINE_integer("edge_span", 1, "Pixels over which a jump may ramp.", flag_values=values)
     flags.DEFINE_list("axes", ["rows"], "rows, columns, or rows,columns.", flag_values=values)
     flags.DEFINE_boolean("spare_wide", False, "Leaves too wide objects wholly alone.", flag_values=values)
-    flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
-    try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise ConfigError(str(error)) from error
-    return values, rest
+    return values, parse(argv, values, __doc__)
 
 
 def _options(values: flags.FlagValues) -> Options:
@@ -668,9 +661,6 @@ def _options(values: flags.FlagValues) -> Options:
 @command
 def main() -> None:
     values, rest = _parse(sys.argv)
-    if values.help:
-        print(f"{__doc__}\n{values.get_help()}")
-        return
     if len(rest) != 1 or not values.out:
         raise ConfigError("usage: python -m chexjax.scanline FILE_OR_FOLDER --out=DIR [--compare]; --help says more")
     out = Path(values.out)

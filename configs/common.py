@@ -18,8 +18,8 @@ def base() -> ConfigDict:
         }
     )
 
-    config.batch_size = 32  # over all devices
-    config.epochs = 4
+    config.batch_size = 16  # over all devices
+    config.epochs = 3
     config.max_steps = 0  # stop here, whatever the epochs; 0: no such limit
     config.eval_epochs = 1.0  # validate and save every so many epochs
     config.convergence_tolerance = 0.001  # nats of validation loss, for the epoch of convergence
@@ -45,9 +45,9 @@ def base() -> ConfigDict:
 
     config.augment = ConfigDict(
         {
-            "crop": 0.85,  # least side that is kept; 1: all of it
-            "flip": 0.5,  # probability of a mirror image
-            "rotation": 7.0,  # degrees to either side
+            "crop": 0.92,  # least side that is kept; 1: all of it
+            "flip": 0.0,  # probability of a mirror image
+            "rotation": 4.0,  # degrees to either side
             "brightness": 0.1,  # relative, to either side
             "contrast": 0.1,
         }
@@ -63,7 +63,7 @@ def network(model: str, seed: int) -> ConfigDict:
             "width": 1.0,  # multiplies every channel count
             "seed": seed,
             "optimizer": "adamw",  # or "adam", "sgd"
-            "learning_rate": 1e-3,
+            "learning_rate": 5e-4,
             "schedule": "cosine",  # or "linear", "constant"
             "warmup_steps": 0,
             "weight_decay": 1e-4,
@@ -80,6 +80,7 @@ def chestxray14(config: ConfigDict) -> ConfigDict:
     config.data.size = 224
     config.batch_size = 32
     config.epochs = 30
+    config.augment.update({"crop": 0.8, "flip": 0.5, "rotation": 7.0})
     config.dtype = "bfloat16"
     for name in config.networks:
         config.networks[name].learning_rate = 1e-4

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,14 +23,15 @@ from typing import Any, Final
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags
+from absl import flags
 from PIL import Image
 
+from chexjax.commands import parse
 from chexjax.data.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
-from chexjax.errors import DataError, first_ten, told_plainly
+from chexjax.errors import ConfigError, DataError, command, first_ten
 from chexjax.findings import FINDINGS
 from chexjax.progress import progress_bar
-from chexjax.scanline import remove_artifacts
+from chexjax.scanline import read_grey, remove_artifacts
 
 VERSION: Final = "1.0.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
@@ -148,21 +150,6 @@ def load(path: str | Path) -> Prepared:
         for split, rows in columns.items()
     }
     return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
-
-
-def read_grey(path: Path) -> np.ndarray:
-    """A film as uint8 (height, width). Colour films (7 of the 170 sample films are RGBA) become grey.
-
-    Raises:
-      DataError: the file does not decode, or holds more than 8 bits a pixel.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("I", "F") or image.mode.startswith("I;"):
-                raise DataError(f"{path} has mode {image.mode}: films of 8 bits a pixel are expected")
-            return np.asarray(image.convert("L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} does not decode: {error}") from None
 
 
 def shrink(film: np.ndarray, size: int) -> np.ndarray:
@@ -306,7 +293,7 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
         )
 
 
-class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017).
 
     `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there
@@ -379,43 +366,39 @@ def _verify(folder: Path, written: dict[str, list[str]]) -> None:
             raise OSError(f"the {split} records read back differ from what was written")
 
 
-def define_flags() -> None:
-    """The command line's flags. Not at import: the commands of this package have flags of the same names."""
-    flags.DEFINE_string("dir", None, "The unpacked ChestX-ray14 folder.")
-    flags.DEFINE_string("out", None, "Where prepared sets are kept.")
-    flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16)
-    flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.")
-    flags.DEFINE_string("split", "official", "official, arnoweng or folds.")
-    flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.")
-    flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out (official split).", 0.0, 1.0)
-    flags.DEFINE_integer("seed", 0, "Which patients are held out (official split).")
-    flags.DEFINE_bool("skip_unreadable", False, "Go on without films that are missing or do not decode; list them.")
-    flags.DEFINE_alias("skip-unreadable", "skip_unreadable")
-    flags.mark_flags_as_required(["dir", "out"])
-
-
-def main(argv: list[str]) -> None:
+@command
+def main() -> None:
     """The command line: prepares a set, and says where it lies and what it holds."""
-    given = flags.FLAGS
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected: {' '.join(argv[1:])}")
+    values = flags.FlagValues()
+    flags.DEFINE_string("dir", None, "The unpacked ChestX-ray14 folder.", flag_values=values)
+    flags.DEFINE_string("out", None, "Where prepared sets are kept.", flag_values=values)
+    flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
+    flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
+    flags.DEFINE_string("split", "official", "official, arnoweng or folds.", flag_values=values)
+    flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.", flag_values=values)
+    flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out.", 0.0, 1.0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Which patients are held out.", flag_values=values)
+    flags.DEFINE_bool("skip_unreadable", False, "Go on without unreadable films; list them.", flag_values=values)
+    flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
+    if rest := parse(sys.argv, values, __doc__):
+        raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
+    if not values.dir or not values.out:
+        raise ConfigError("usage: python -m chexjax.data.chestxray14 --dir=NIH_FOLDER --out=DIR; --help says more")
     recipe = Recipe(
-        size=given.size,
-        clean=given.clean,
-        split=given.split,
-        lists=given.lists,
-        val_fraction=given.val_fraction,
-        split_seed=given.seed,
-        skip_unreadable=given.skip_unreadable,
+        size=values.size,
+        clean=values.clean,
+        split=values.split,
+        lists=values.lists,
+        val_fraction=values.val_fraction,
+        split_seed=values.seed,
+        skip_unreadable=values.skip_unreadable,
     )
-    with told_plainly():
-        prepared = prepare(given.dir, given.out, recipe)
-        print(prepared.summary())
-        if (prepared.path / SKIPPED).exists():
-            print(f"left out: see {prepared.path / SKIPPED}")
-        print(f"prepared films: {prepared.path}")
+    prepared = prepare(values.dir, values.out, recipe)
+    print(prepared.summary())
+    if (prepared.path / SKIPPED).exists():
+        print(f"left out: see {prepared.path / SKIPPED}")
+    print(f"prepared films: {prepared.path}")
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    main()

@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from chexjax.commands import parse
 from chexjax.data.phantom_anatomy import (
     FILM,
     Anatomy,
@@ -439,7 +440,6 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
-    """Flags of their own, not absl's global ones: modules with commands are imported together."""
     values = flags.FlagValues()
     flags.DEFINE_string("out", None, "The folder to write; new or empty.", flag_values=values)
     flags.DEFINE_integer("count", 2000, "Number of films.", flag_values=values)
@@ -453,12 +453,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_string("cue_finding", None, "A finding that artefacts shall give away.", flag_values=values)
     flags.DEFINE_float("cue_share", 0.9, "Share of its films with artefacts.", flag_values=values)
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that draw.", flag_values=values)
-    flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
-    try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise ConfigError(str(error).replace("FATAL Flags parsing error: ", "")) from error
-    if rest:
+    if rest := parse(argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
     return values
 
@@ -477,9 +472,6 @@ def _summary(films: Sequence[Film]) -> str:
 @command
 def main() -> None:
     values = _parse(sys.argv)
-    if values.help:
-        print(f"{__doc__}\n{values.get_help()}")
-        return
     if not values.out:
         fail("--out=DIR is needed: the folder to write")
     plan: dict[str, Any] = {

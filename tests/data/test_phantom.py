@@ -665,7 +665,9 @@ def test_the_command_tells_errors_in_one_line(arguments, message, tmp_path, monk
 
 
 def test_the_command_explains_itself(monkeypatch, capsys):
-    run_command(monkeypatch, "--help")
+    with pytest.raises(SystemExit) as ended:
+        run_command(monkeypatch, "--help")
+    assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "--artifact_share" in told
     assert "ChestX-ray14" in told

@@ -1,0 +1,27 @@
+"""How the package's commands read their flags."""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from chexjax.errors import ConfigError
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> list[str]:
+    """Reads `argv` into `values` and returns what is no flag; `--help` prints `about` and the flags, and ends.
+
+    Each command has a `FlagValues` of its own, not absl's global one: modules with commands are imported together, and
+    their flags share names.
+
+    Raises:
+      ConfigError: a flag that there is not, or a value it cannot have.
+    """
+    flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if values["help"].value:
+        print(f"{about}\n{values.get_help()}")
+        raise SystemExit(0)
+    return rest

@@ -1,0 +1,84 @@
+"""Draws the pictures of README.md and BUILD-notes.md, all from simulated films.
+
+    python docs/pictures.py [WORKDIR]
+
+WORKDIR is that of the README's first command; without it, its picture is left as it is.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import uniform_filter
+
+from chexjax.data.phantom import ARTIFACTS, plan_films, render_film
+from chexjax.scanline import remove_artifacts
+
+IMAGES = Path(__file__).parent / "images"
+SIDE, SHOWN = 180, 240  # of a detail: pixels of a film of 1024, pixels in the picture
+OPTIONS: dict[str, dict[str, Any]] = {
+    "edge_span": {"edge_span": 4},
+    "axes": {"axes": (-1, -2)},
+    "spare_wide": {"spare_wide": True},
+}
+
+
+def draw_option(name: str, option: dict[str, Any]) -> None:
+    """The place of twelve films where an option of the scan line changes most: before, the rule, the option."""
+    kinds = ("pacemaker",) if name == "spare_wide" else ARTIFACTS
+    largest, panels = -1.0, []
+    for film in plan_films(12, seed=0):
+        before, _ = render_film(dataclasses.replace(film, artifacts=kinds), 1024)
+        rule, other = (np.asarray(remove_artifacts(before, **chosen)) for chosen in ({}, option))
+        gain = np.abs(rule.astype(float) - other) * ((other < rule) if name == "edge_span" else 1)
+        local = uniform_filter(gain, SIDE)[SIDE // 2 : -SIDE // 2, SIDE // 2 : -SIDE // 2]
+        if local.max() > largest:
+            top, left = np.unravel_index(local.argmax(), local.shape)
+            largest = float(local.max())
+            panels = [image[top : top + SIDE, left : left + SIDE] for image in (before, rule, other)]
+    labels = ("before", "the report's rule", ", ".join(f"{key}={value}" for key, value in option.items()))
+    sheet = Image.new("L", (3 * SHOWN, SHOWN + 18))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for place, (panel, label) in enumerate(zip(panels, labels, strict=True)):
+        detail = Image.fromarray(panel // 8 * 8).resize((SHOWN, SHOWN), Image.Resampling.NEAREST)
+        sheet.paste(detail, (place * SHOWN, 18))
+        draw.text((place * SHOWN + 4, 1), label, fill=255, font=font)
+    sheet.quantize(32).save(IMAGES / f"scanline_{name}.png", optimize=True)
+
+
+def draw_first_run(workdir: Path) -> None:
+    """Six simulated films over the curves of the first run."""
+    history = json.loads((workdir / "metrics.json").read_text())["history"]
+    figure = plt.figure(figsize=(10, 4.6), layout="constrained", dpi=100)
+    above, below = figure.subfigures(2, 1, height_ratios=[1.15, 1])
+    shown = ["No Finding", "Cardiomegaly", "Effusion", "Mass", "Pneumothorax", "Consolidation"]
+    films = {(*film.severities, "No Finding")[0]: film for film in plan_films(3000) if len(film.severities) < 2}
+    for axes, finding in zip(above.subplots(1, len(shown)), shown, strict=True):
+        film = films[finding]
+        severities = dict.fromkeys(film.severities, 0.8)
+        axes.imshow(
+            render_film(dataclasses.replace(film, severities=severities), 256)[0], cmap="gray", vmin=0, vmax=255
+        )
+        axes.set_title(finding, fontsize=9)
+        axes.axis("off")
+    left, right = below.subplots(1, 2)
+    epochs = [entry["epoch"] for entry in history]
+    for name in ("net1", "net2"):
+        left.plot(epochs, [entry[f"val/{name}/loss"] for entry in history], label=name)
+        right.plot(epochs, [entry[f"val/{name}/auroc"] for entry in history], label=name)
+    left.set(xlabel="epoch", title="validation loss (nats)")
+    right.set(xlabel="epoch", title="mean validation AUROC")
+    left.legend()
+    figure.savefig(IMAGES / "first-run.png", pil_kwargs={"optimize": True})
+
+
+if __name__ == "__main__":
+    for option_name, chosen_option in OPTIONS.items():
+        draw_option(option_name, chosen_option)
+    if len(sys.argv) > 1:
+        draw_first_run(Path(sys.argv[1]))
