@@ -21,6 +21,7 @@ from chexjax.errors import CheckpointError, first_ten
 from chexjax.training.state import TrainState
 
 CONFIG: Final = "config.json"
+CHECKPOINTS: Final = "checkpoints"
 # What may differ when a run goes on: where things lie and how they are shown, not what is computed.
 MAY_CHANGE: Final = ("data.dir", "data.cache", "data.threads", "data.lists", "log_every")
 
@@ -29,36 +30,50 @@ Metadata = dict[str, Any]
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json` into a new workdir; in an old one, checks that this very config made it.
+    """Writes `config.json` into a workdir; in one that holds checkpoints, checks that this very config made them.
 
     Raises:
-      CheckpointError: the workdir was made by another config; the fields that differ are named. Or it cannot be made.
+      CheckpointError: another config made them, or the workdir cannot be written.
     """
-    path = workdir / CONFIG
-    # Through JSON and back, so that a tuple and the list it becomes in the file do not differ.
-    now = json.loads(config.to_json())
-    if path.exists():
-        then = read_config(workdir).to_dict()
-        old, new = (flatten_dict(fields, sep=".", keep_empty_nodes=True) for fields in (then, now))
-        differing = [
-            f"{key}: {old.get(key, 'absent')!r} then, {new.get(key, 'absent')!r} now"
-            for key in sorted(old.keys() | new.keys())
-            if key not in MAY_CHANGE and old.get(key, "absent") != new.get(key, "absent")
-        ]
-        if differing:
-            raise CheckpointError(
-                f"{workdir} was made by another config, which differs in {first_ten(differing)}\n"
-                "give the run a new --workdir, or the old config"
-            )
+    if any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*")):
+        check_config(workdir, config)
         return
+    path = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
             partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(now, indent=2))
+            partial.write_text(json.dumps(_plain(config), indent=2))
             partial.rename(path)
     except OSError as error:
         raise CheckpointError(f"{workdir} cannot be used as a workdir: {error.strerror}") from None
+
+
+def check_config(workdir: Path, config: ConfigDict) -> None:
+    """Checks that `config` made `workdir`, but for what `MAY_CHANGE`.
+
+    Raises:
+      CheckpointError: it did not, and the fields that differ are named; or the workdir holds no config.
+    """
+    old, new = (
+        flatten_dict(fields, sep=".", keep_empty_nodes=True)
+        for fields in (read_config(workdir).to_dict(), _plain(config))
+    )
+    differing = [
+        f"{key}: {old.get(key, 'absent')!r} then, {new.get(key, 'absent')!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in MAY_CHANGE and old.get(key, "absent") != new.get(key, "absent")
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{workdir} was made by another config, which differs in {first_ten(differing)}\n"
+            "give the run a new --workdir, or the old config"
+        )
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+    """Through JSON and back, so that a tuple and the list it becomes in the file do not differ."""
+    return json.loads(config.to_json())
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -79,7 +94,7 @@ class Checkpoints:
     """The checkpoints of a workdir. A context: leaving it waits for the last save."""
 
     def __init__(self, workdir: Path):
-        self._folder = workdir / "checkpoints"
+        self._folder = workdir / CHECKPOINTS
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["auroc"], n=1)]
         self._orbax = ocp.training.Checkpointer(

@@ -18,7 +18,7 @@ from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_
 from chexjax.evaluation.metrics import mean_over_findings
 from chexjax.findings import FINDINGS
 from chexjax.progress import progress_bar
-from chexjax.training.checkpoints import Checkpoints, Metadata, claim_workdir
+from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES
 from chexjax.training.state import TrainState, create_network, create_state
@@ -100,7 +100,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
     check(config)
-    claim_workdir(workdir, config)
+    check_config(workdir, config)
     films = open_films(config.data)
     models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
     shape = (films.size, films.size, 1)

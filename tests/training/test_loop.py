@@ -146,7 +146,7 @@ def test_evaluation_on_one_device_gives_the_same_figures(dml: ConfigDict, run_th
     monkeypatch.setattr(jax, "pmap", lambda f, **kwargs: pmap(f, **{**kwargs, "devices": devices}))
     monkeypatch.setattr(loop.flax.jax_utils, "replicate", lambda tree: replicate(tree, devices))
     dml.batch_size = 5
-    monkeypatch.setattr(loop, "claim_workdir", lambda *args: None)
+    monkeypatch.setattr(loop, "check_config", lambda *args: None)
     predictions = loop.evaluate(dml, run_through)
     for name, aurocs in predictions.aurocs.items():
         told = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])
@@ -209,8 +209,18 @@ def test_a_checkpoint_of_other_networks_is_refused_with_its_keys(
 
 
 def test_evaluating_before_training(dml: ConfigDict, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is no workdir: it holds no config\.json"):
+        loop.evaluate(dml, tmp_path)
+    loop.claim_workdir(tmp_path, dml)
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         loop.evaluate(dml, tmp_path)
+
+
+def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_path: Path) -> None:
+    loop.claim_workdir(tmp_path, dml)
+    dml.seed = 9
+    loop.claim_workdir(tmp_path, dml)
+    loop.check_config(tmp_path, dml)
 
 
 @pytest.mark.parametrize(
