@@ -35,10 +35,10 @@ def first_ten(names: Sequence[str]) -> str:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on a `ChexjaxError`."""
+    """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on what a user can cause."""
     try:
         yield
-    except ChexjaxError as error:
+    except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is the user's to mend, too
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=130)

@@ -4,8 +4,10 @@ python -m chexjax.main --config=configs/dml.py --workdir=DIR
 python -m chexjax.main --config=configs/dml.py --workdir=DIR --mode=evaluate
 """
 
+import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -13,6 +15,7 @@ from chexjax.errors import fail, told_plainly
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run (SLURM, TPU pod, ...).")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, then evaluate; or evaluate alone.")
 
 
@@ -20,6 +23,8 @@ def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; config fields are set as --config.FIELD=VALUE", status=2)
+    if DISTRIBUTED.value:
+        jax.distributed.initialize()
     # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
     from chexjax.training import loop
 
@@ -32,6 +37,10 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what a user can get wrong is told in one line."""
+    for place, flag in enumerate(argv):  # configs import their neighbours, from wherever the command is typed
+        path = flag.partition("=")[2] if "=" in flag else "".join(argv[place + 1 : place + 2])
+        if flag.lstrip("-").partition("=")[0] == "config":
+            sys.path.append(str(Path(path.partition(":")[0]).resolve().parent.parent))
     try:
         remaining = flags.FLAGS(argv)
         if not flags.FLAGS["config"].present:
@@ -41,8 +50,10 @@ def parse(argv: list[str]) -> list[str]:
             raise flags.Error(f"the config file {path} does not exist")
         if not WORKDIR.value:
             raise flags.Error("no workdir is given; add --workdir=DIR")
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        fail(str(error).strip().splitlines()[-1], status=2)
+    except KeyError as error:
+        fail(str(error.args[0]).splitlines()[-1], status=2)
+    except (flags.Error, AttributeError, ImportError, SyntaxError, TypeError, ValueError, OSError) as error:
+        fail((str(error).strip() or repr(error)).splitlines()[-1], status=2)
     return remaining
 
 

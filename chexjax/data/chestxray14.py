@@ -92,6 +92,8 @@ class Prepared:
                 f"{int((part.labels.sum(axis=1) == 0).sum()):6d} without a finding, "
                 f"rarest {FINDINGS[rarest]} ({positives[rarest]})"
             )
+        if (self.path / SKIPPED).exists():
+            lines.append(f"films were left out: {self.path / SKIPPED}")
         return "\n".join(lines)
 
 
@@ -199,6 +201,9 @@ def _write(
     work = final.parent / f"preparing-{socket.gethostname()}-{os.getpid()}"
     try:
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
+        for split, present in names.items():
+            if not present:
+                raise DataError(f"not one of the {len(splits[split])} films of the {split} part was found")
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
             films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
@@ -395,8 +400,6 @@ def main() -> None:
     )
     prepared = prepare(values.dir, values.out, recipe)
     print(prepared.summary())
-    if (prepared.path / SKIPPED).exists():
-        print(f"left out: see {prepared.path / SKIPPED}")
     print(f"prepared films: {prepared.path}")
 
 

@@ -10,8 +10,8 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexjax.data.chestxray14 import Prepared, Recipe, prepare
-from chexjax.data.phantom import write_films
-from chexjax.errors import ConfigError
+from chexjax.data.phantom import VERSION, write_films
+from chexjax.errors import ConfigError, DataError
 
 
 def open_films(config: ConfigDict) -> Prepared:
@@ -35,8 +35,17 @@ def _open_films(config: ConfigDict) -> Prepared:
     cache = Path(config.cache or os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax").expanduser()
     if config.source == "phantom":
         folder = cache / "phantom" / _name(config.phantom)
+        if config.dir:
+            raise ConfigError(
+                f"config.data.dir is {config.dir}, but data.source is phantom, simulated films\n"
+                "for real films choose --config=configs/dml.py:chestxray14, or add --config.data.source=chestxray14"
+            )
         if not folder.is_dir():
-            write_films(folder, **config.phantom, workers=config.threads)
+            try:
+                write_films(folder, **config.phantom, workers=config.threads)
+            except DataError:
+                if not folder.is_dir():  # else another run was quicker, with the same films
+                    raise
     elif config.source == "chestxray14":
         if not config.dir:
             raise ConfigError("data.source is chestxray14 but no folder is given; add --config.data.dir=NIH_FOLDER")
@@ -57,5 +66,5 @@ def _open_films(config: ConfigDict) -> Prepared:
 
 def _name(phantom: ConfigDict) -> str:
     """A folder name for simulated films, by all that decides what they show."""
-    described = json.dumps(phantom.to_dict(), sort_keys=True)
+    described = json.dumps([VERSION, phantom.to_dict()], sort_keys=True)
     return f"{phantom.count}-{phantom.size}px-{hashlib.sha256(described.encode()).hexdigest()[:8]}"

@@ -5,6 +5,7 @@ The layout is that of the public download (Wang et al., CVPR 2017): `images/` or
 """
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -119,8 +120,12 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = {}
     if not path.is_file():
         return boxes
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
         next(rows, None)
         for row in filter(None, rows):
             try:
@@ -131,6 +136,8 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
             except (IndexError, ValueError) as error:
                 raise DataError(f"{path}, line {rows.line_num}: {error}: {','.join(row)!r}") from None
             boxes.setdefault(row[0], []).append(Box(finding, left, top, width, height))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: {error}") from None
     return boxes
 
 
@@ -151,7 +158,8 @@ def read_splits(
 
     Args:
       split: "official": `train_val_list.txt` and `test_list.txt`, of whose train_val patients a `val_fraction` is cut
-        off by `seed`. "arnoweng": `train_list.txt`, `val_list.txt`, `test_list.txt`, a film and its 14 labels a line.
+        off by `seed`. "arnoweng": `train_list.txt`, `val_list.txt`, `test_list.txt`, whose lines
+        name a film (their 14 labels are passed over; the entry file's count).
         "folds": `folds.csv` with the columns `Image Index` and `fold`.
       lists: the folder of the lists; the NIH folder itself by default.
 

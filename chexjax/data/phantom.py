@@ -41,6 +41,7 @@ from chexjax.errors import ConfigError, DataError, command, fail
 from chexjax.findings import FINDINGS, NO_FINDING
 from chexjax.progress import progress_bar
 
+VERSION: Final = 1  # to be raised when a seed comes to give other films: what was drawn before is then drawn anew
 ENTRY_HEADER: Final = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"

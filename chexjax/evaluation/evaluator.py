@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from scipy.special import expit
 
 from chexjax.data.augment import normalize
 from chexjax.data.chestxray14 import Part
@@ -49,9 +50,16 @@ def create_predictor(networks: Mapping[str, Apply], mean: float, std: float) -> 
 
 
 def predict_split(
-    predictor: Predictor, variables: dict[str, PyTree], batches: Iterable[dict[str, Any]], films: Part
+    predictor: Predictor,
+    variables: dict[str, PyTree],
+    batches: Iterable[dict[str, Any]],
+    films: Part,
+    done: Callable[[int], Any] = lambda films: None,
 ) -> Predictions:
-    """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated."""
+    """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated.
+
+    `done` is told of every batch how many films it held.
+    """
     logits: dict[str, list[np.ndarray]] = {name: [] for name in variables}
     order: list[np.ndarray] = []
     for batch in batches:
@@ -59,6 +67,7 @@ def predict_split(
         gathered = gather({"film": batch["film"], "mask": batch["mask"], **output})
         real = gathered.pop("mask").reshape(-1)
         order.append(gathered.pop("film").reshape(-1)[real])
+        done(int(real.sum()))
         for name, values in gathered.items():
             logits[name].append(values.reshape(-1, values.shape[-1])[real])
     rows = np.argsort(np.concatenate(order))
@@ -75,7 +84,7 @@ def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:
 def summarize(films: Part, logits: dict[str, np.ndarray]) -> Predictions:
     """Probabilities, the ensemble and the losses out of logits (films, 14)."""
     wide = {name: np.asarray(values, np.float64) for name, values in logits.items()}
-    probabilities = {name: 1.0 / (1.0 + np.exp(-values)) for name, values in wide.items()}
+    probabilities = {name: expit(values) for name, values in wide.items()}
     if len(probabilities) > 1:
         probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
     losses = {name: float(metrics.cross_entropy(films.labels, values).mean()) for name, values in wide.items()}

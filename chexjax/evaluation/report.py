@@ -67,7 +67,7 @@ def format_table(found: Results) -> str:
     lines = [f"{found['split']}: {found['films']} films, checkpoint of step {found['step']}"]
     lines.append(f"{'':18}  {'positive':>8}  " + "  ".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
     for row, count, figures in cells:
-        told = ["n/a" if figure is None else f"{figure:.4f}" for figure in figures]
+        told = [_told(figure) for figure in figures]
         lines.append(f"{row:18}  {count:>8}  " + "  ".join(f"{t:>{w}}" for t, w in zip(told, widths, strict=True)))
     converged = {name: entry.get("convergence_epoch") for name, entry in networks.items()}
     told = ["" if epoch is None else f"{epoch:g}" for epoch in converged.values()]
@@ -81,7 +81,7 @@ def format_epoch(entry: dict[str, float], epochs: float, names: tuple[str, ...])
     """A line for a validation: the epoch, and loss and mean AUROC of each network."""
     told = [
         f"{name} {'' if name == ENSEMBLE else format(entry[f'val/{name}/loss'], '.4f') + ' '}"
-        f"AUROC {entry[f'val/{name}/auroc']:.4f}"
+        f"AUROC {_told(entry[f'val/{name}/auroc'])}"
         for name in names
     ]
     return f"epoch {entry['epoch']:.4g}/{epochs:.4g}, validation loss and mean: " + ", ".join(told)
@@ -94,7 +94,8 @@ def write(workdir: Path, found: Results, predictions: Predictions, history: Hist
     plot_curves(workdir / "curves.png", history, tuple(predictions.probabilities))
     # Last, and in one move: where metrics.json is, the rest is whole.
     partial = workdir / "metrics.json.partial"
-    partial.write_text(json.dumps({**found, "history": history}, indent=2))
+    told = [{key: _number(figure) for key, figure in entry.items()} for entry in history]
+    partial.write_text(json.dumps({**found, "history": told}, indent=2, allow_nan=False))
     partial.rename(workdir / "metrics.json")
 
 
@@ -115,18 +116,21 @@ def plot_curves(path: Path, history: History, names: tuple[str, ...]) -> None:
         colour = f"C{k}"
         if name != ENSEMBLE:
             train = [entry[f"train/{name}/cross_entropy"] for entry in history]
-            left.plot(epochs, train, "--", color=colour, label=f"{name}, training")
-            left.plot(
-                epochs, [entry[f"val/{name}/loss"] for entry in history], color=colour, label=f"{name}, validation"
-            )
+            left.plot(epochs, train, ".--", color=colour, label=f"{name}, training")
+            validation = [entry[f"val/{name}/loss"] for entry in history]
+            left.plot(epochs, validation, ".-", color=colour, label=f"{name}, validation")
         aurocs = [entry[f"val/{name}/auroc"] for entry in history]
-        right.plot(epochs, aurocs, color="0.4" if name == ENSEMBLE else colour, label=name)
+        right.plot(epochs, aurocs, ".-", color="0.4" if name == ENSEMBLE else colour, label=name)
     for axes, title in ((left, "binary cross-entropy (nats)"), (right, "mean validation AUROC")):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _told(figure: float | None) -> str:
+    return "n/a" if figure is None or math.isnan(figure) else f"{figure:.4f}"
 
 
 def _number(figure: float) -> float | None:

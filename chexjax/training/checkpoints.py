@@ -6,6 +6,7 @@ history of validation figures. Everything is stored as plain arrays of one devic
 restore it.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -91,16 +92,20 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. A context: leaving it waits for the last save."""
+    """The checkpoints of a workdir. A context: leaving it waits for the last save.
 
-    def __init__(self, workdir: Path):
+    Only the one that trains is `writing`: it removes what a killed save left, which a reader must not, lest it remove
+    the save that another process is in the middle of.
+    """
+
+    def __init__(self, workdir: Path, writing: bool = False):
         self._folder = workdir / CHECKPOINTS
         policies = ocp.training.preservation_policies
         keep = [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["auroc"], n=1)]
         self._orbax = ocp.training.Checkpointer(
             str(self._folder.resolve()),
             preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=writing,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -112,7 +117,7 @@ class Checkpoints:
     @property
     def latest(self) -> int | None:
         """The last step saved, None in a new workdir."""
-        return self._orbax.latest.step if self._orbax.latest else None
+        return max((checkpoint.step for checkpoint in self._whole()), default=None)
 
     @property
     def best(self) -> int:
@@ -121,18 +126,25 @@ class Checkpoints:
         Raises:
           CheckpointError: nothing has been saved yet.
         """
-        saved = self._orbax.checkpoints
+        saved = self._whole()
         if not saved:
             raise CheckpointError(f"{self._folder} holds no checkpoint; train into this workdir first")
-        return max(saved, key=lambda checkpoint: checkpoint.metrics["auroc"]).step
+        return max(saved, key=lambda checkpoint: (checkpoint.metrics["auroc"], -checkpoint.step)).step
+
+    def _whole(self) -> list[Any]:
+        """Orbax also lists a step folder that is empty; such a one has no metrics."""
+        return [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
 
     def save(self, step: int, states: dict[str, TrainState], auroc: float, metadata: Metadata) -> None:
         """Saves unreplicated states under `step`; `auroc` decides which checkpoint is the best."""
         networks, training = split_states(states)
+        parts = {"networks": networks, "training": training}
+        described = {**metadata, "sha256": {part: digests(tree) for part, tree in parts.items()}}
+        try:
+            saved = self._orbax.save_checkpointables(step, parts, metrics={"auroc": auroc}, custom_metadata=described)
+        except OSError as error:
+            raise CheckpointError(f"step {step} cannot be saved to {self._folder}: {error}") from error
         # Orbax skips a step that is not newer than the last without a word; a run that goes on never asks for one.
-        saved = self._orbax.save_checkpointables(
-            step, {"networks": networks, "training": training}, metrics={"auroc": auroc}, custom_metadata=metadata
-        )
         if not saved:
             raise CheckpointError(f"{self._folder}: step {step} was not saved; the latest step is {self.latest}")
 
@@ -168,10 +180,18 @@ class Checkpoints:
 
     def _load(self, step: int, parts: tuple[str, ...]) -> dict[str, PyTree]:
         try:
-            return self._orbax.load_checkpointables(step, dict.fromkeys(parts))
+            loaded = self._orbax.load_checkpointables(step, dict.fromkeys(parts))
+            expected = self.metadata(step)["sha256"]
         except Exception as error:  # Orbax wraps whatever goes wrong; the reason is the cause
-            reason = error.__cause__ or error
-            raise CheckpointError(f"{self._folder / str(step)} does not load: {str(reason).splitlines()[0]}") from error
+            reason = repr(error.__cause__ or error).splitlines()[0]
+            raise CheckpointError(f"{self._folder / str(step)} does not load: {reason}") from error
+        # Orbax restores data with a flipped bit without a word (9 flips of 48 gave other weights).
+        for part in parts:
+            found = digests(loaded[part])
+            rotten = [f"{part}/{key}" for key, digest in expected[part].items() if found.get(key) != digest]
+            if rotten:
+                raise CheckpointError(f"{self._folder / str(step)} is not what was saved, {first_ten(rotten)}")
+        return loaded
 
 
 def split_states(states: dict[str, TrainState]) -> tuple[PyTree, PyTree]:
@@ -184,6 +204,15 @@ def split_states(states: dict[str, TrainState]) -> tuple[PyTree, PyTree]:
             average = {key: rest.pop(key) for key in ("params", "batch_stats")}
         networks[name], training[name] = average, rest
     return jax.tree.map(np.asarray, networks), jax.tree.map(np.asarray, training)
+
+
+def digests(tree: PyTree) -> dict[str, str]:
+    """The sha256 of each array's dtype, shape and bytes, by its path."""
+    leaves = flatten_dict(to_state_dict(tree), sep="/").items()
+    return {
+        key: hashlib.sha256(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes()).hexdigest()
+        for key, leaf in leaves
+    }
 
 
 def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:

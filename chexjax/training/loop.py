@@ -21,7 +21,7 @@ from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES
-from chexjax.training.state import TrainState, create_network, create_state
+from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Batch, Measured, create_step
 
 
@@ -40,8 +40,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     say(films.summary())
 
     train_films = films.parts["train"].names
+    if config.batch_size > len(train_films):
+        raise ConfigError(f"config.batch_size is {config.batch_size}, but there are {len(train_films)} training films")
     batches = training_batches(films.source("train"), config.batch_size, config.seed, config.data.threads)
-    epoch_steps = max(len(train_films) // config.batch_size, 1)
+    epoch_steps = len(train_films) // config.batch_size
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
@@ -51,14 +53,14 @@ def train(config: ConfigDict, workdir: Path) -> None:
     states = {name: create_state(config, name, model, shape, last_step) for name, model in models.items()}
     describe(config, states, last_step, eval_steps)
 
-    with Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir, writing=True) as checkpoints:
         step, history = 0, []
         if checkpoints.latest is not None:
             step = checkpoints.latest
             states, metadata = checkpoints.restore(step, states)
             history = check_metadata(metadata, films, workdir)
+            batches.set_state(metadata["place"])
             say(f"going on from step {step} of {last_step}")
-        batches.set_state({"next_index": step})
         if step >= last_step:
             return
 
@@ -84,7 +86,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                metadata = {"seed": config.seed, "data": films.digest, "next_batch": step, "history": history}
+                # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
+                metadata = {"data": films.digest, "place": {"next_index": step}, "history": history}
                 checkpoints.save(step, states, selection_figure(figures, tuple(states)), metadata)
                 window = Window(tuple(states), train_films)
             if step == last_step:
@@ -125,7 +128,13 @@ def predict(
 ) -> Predictions:  # fmt: skip
     """The networks' predictions for a split; `variables` are replicated."""
     batches = evaluation_batches(films.source(split), config.batch_size, config.data.threads)
-    return predict_split(predictor, variables, batches, films.parts[split])
+    count = len(films.parts[split].names)
+    with progress_bar(count, f"evaluating {split}", shown=jax.process_index() == 0, kept=False) as bar:
+        predictions = predict_split(predictor, variables, batches, films.parts[split], bar.update)
+    broken = [name for name, loss in predictions.losses.items() if not math.isfinite(loss)]
+    if broken:
+        raise TrainingError(f"the predictions of {', '.join(broken)} on the {split} split are not finite: it diverged")
+    return predictions
 
 
 def validation_figures(predictions: Predictions) -> dict[str, float]:
@@ -135,7 +144,10 @@ def validation_figures(predictions: Predictions) -> dict[str, float]:
 
 
 def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> float:
-    """By what the best checkpoint is chosen: the networks' mean validation AUROC, averaged over the networks."""
+    """By what the best checkpoint is chosen: the networks' mean validation AUROC, averaged over the networks.
+
+    Where validation has no finding of both classes there is no AUROC; then 0, and the first checkpoint counts as best.
+    """
     figure = float(np.mean([figures[f"val/{name}/auroc"] for name in networks]))
     return figure if math.isfinite(figure) else 0.0
 
@@ -250,13 +262,35 @@ def check(config: ConfigDict) -> None:
         "log_every": config.log_every,
         "mutual.temperature": config.mutual.temperature,
         "data.threads": config.data.threads,
-        "data.size": config.data.size,
         "data.std": config.data.std,
     }
     for field_name, value in positive.items():
         if not value > 0:
             raise ConfigError(f"config.{field_name} is {value!r}; it must be above 0")
-    if config.batch_size % jax.device_count():
-        raise ConfigError(f"config.batch_size is {config.batch_size}, no multiple of the {jax.device_count()} devices")
+    ranges = {
+        "seed": (config.seed, 0, 2**31),
+        "max_steps": (config.max_steps, 0, math.inf),
+        "mutual.weight": (config.mutual.weight, 0, math.inf),
+        "convergence_tolerance": (config.convergence_tolerance, 0, math.inf),
+        "data.size": (config.data.size, 32, 4096),  # the trunks shrink films 32 times
+        "data.val_fraction": (config.data.val_fraction, 0, 1),
+        "data.mean": (config.data.mean, 0, 1),
+        "augment.crop": (config.augment.crop, 0.1, 1),
+        "augment.flip": (config.augment.flip, 0, 1),
+    }
+    for name, network in config.networks.items():
+        ranges |= {
+            f"networks.{name}.learning_rate": (network.learning_rate, 0, math.inf),
+            f"networks.{name}.weight_decay": (network.weight_decay, 0, math.inf),
+            f"networks.{name}.warmup_steps": (network.warmup_steps, 0, math.inf),
+            f"networks.{name}.clip_norm": (network.clip_norm, 0, math.inf),
+            f"networks.{name}.average_decay": (network.average_decay, 0, 0.999999),
+            f"networks.{name}.width": (network.width, 0.01, 16),
+        }
+        create_network(config, name, len(FINDINGS))  # these two tell of names that there are not
+        create_optimizer(network, steps=1)
+    for field_name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise ConfigError(f"config.{field_name} is {value!r}; it must lie between {least} and {most}")
     if config.regime == "mutual" and len(config.networks) < 2:
         raise ConfigError("config.regime is mutual, which takes at least two networks; config.networks has one")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chexjax.errors import ConfigError
-from chexjax.models import TRUNKS, create_model
+from chexjax.models import create_model
 from chexjax.models.layers import BatchNorm, convolve, max_pool
 
 # What `sum(p.numel() for p in torchvision.models.NAME().parameters())` prints.
@@ -19,7 +19,7 @@ TORCHVISION = {
 }
 
 
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_parameter_count_is_torchvisions(name: str) -> None:
     model = create_model(name, num_outputs=1000)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
@@ -27,7 +27,7 @@ def test_parameter_count_is_torchvisions(name: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("name", TORCHVISION)
 def test_shapes_and_dtypes_in_bfloat16(name: str, channels: int) -> None:
     model = create_model(name, dtype=jnp.bfloat16)
     films = jnp.zeros((2, 224, 224, channels))

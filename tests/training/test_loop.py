@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from chexjax.data import pipeline
 from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from chexjax.findings import FINDINGS
+from chexjax.training import checkpoints as checkpoints_module
 from chexjax.training import loop
 from chexjax.training.checkpoints import Checkpoints
 
@@ -145,8 +146,6 @@ def test_evaluation_on_one_device_gives_the_same_figures(dml: ConfigDict, run_th
     pmap, replicate = jax.pmap, loop.flax.jax_utils.replicate
     monkeypatch.setattr(jax, "pmap", lambda f, **kwargs: pmap(f, **{**kwargs, "devices": devices}))
     monkeypatch.setattr(loop.flax.jax_utils, "replicate", lambda tree: replicate(tree, devices))
-    dml.batch_size = 5
-    monkeypatch.setattr(loop, "check_config", lambda *args: None)
     predictions = loop.evaluate(dml, run_through)
     for name, aurocs in predictions.aurocs.items():
         told = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])
@@ -232,6 +231,12 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("dtype", "float16", "float32, bfloat16"),
         ("batch_size", 0, "above 0"),
         ("batch_size", 6, "no multiple of the 4 devices"),
+        ("batch_size", 64, "there are 33 training films"),
+        ("max_steps", -5, "between 0"),
+        ("networks.net2.clip_norm", -1.0, r"networks\.net2\.clip_norm is -1"),
+        ("data.val_fraction", -0.1, "between 0 and 1"),
+        ("data.size", 16, "between 32"),
+        ("seed", -1, "between 0"),
         ("data.source", "cifar", "phantom, chestxray14"),
         ("networks.net1.model", "resnet19", "resnet18"),
         ("networks.net1.schedule", "stairs", "cosine"),
@@ -273,3 +278,55 @@ def test_baseline_on_simulated_films_made_by_the_run_itself(
     rows = [line.split()[0] for line in printed.splitlines()]
     assert [row for row in rows if row in FINDINGS] == list(FINDINGS)
     assert pipeline.evaluation_batches  # the same batches serve both
+
+
+def test_a_folder_given_to_simulated_films_is_not_passed_over(dml: ConfigDict, tmp_path: Path) -> None:
+    dml.data.source = "phantom"
+    with pytest.raises(ConfigError, match=r"data\.source is phantom.*\n.*dml\.py:chestxray14"):
+        loop.train(dml, tmp_path)
+
+
+def test_rotten_and_empty_checkpoints(dml: ConfigDict, run_through: Path, tmp_path: Path, monkeypatch) -> None:
+    workdir = Path(shutil.copytree(run_through, tmp_path / "run"))
+    (workdir / "checkpoints" / "99").mkdir()  # an empty step folder is no checkpoint
+    with Checkpoints(workdir) as checkpoints:
+        assert checkpoints.latest == 6
+    digests = checkpoints_module.digests
+
+    def one_bit_off(tree):
+        found = digests(tree)
+        return {key: ("0" * 64 if key.endswith("net1/params/head/bias") else value) for key, value in found.items()}
+
+    monkeypatch.setattr(checkpoints_module, "digests", one_bit_off)
+    with pytest.raises(CheckpointError, match="is not what was saved, 1: networks/net1/params/head/bias"):
+        loop.evaluate(dml, workdir)
+
+
+def test_every_flipped_bit_is_found_or_harmless(dml: ConfigDict, run_through: Path, tmp_path: Path) -> None:
+    """Orbax itself restores other weights without a word after some of these flips."""
+    intact = weights(run_through, 6, dml)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for turn in range(20):
+        workdir = Path(shutil.copytree(run_through, tmp_path / str(turn)))
+        files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.parent.name == "d"]
+        path = files[rng.integers(len(files))]
+        content = bytearray(path.read_bytes())
+        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        try:
+            found = weights(workdir, 6, dml)
+        except CheckpointError:
+            refused += 1
+            continue
+        for x, y in zip(found, intact, strict=True):
+            np.testing.assert_array_equal(x, y)
+    assert refused > 0
+
+
+def test_a_network_that_diverged_in_its_last_step_is_not_saved(dml: ConfigDict, tmp_path: Path) -> None:
+    dml.networks.net2.update({"learning_rate": 1e30, "clip_norm": 0.0})
+    dml.max_steps = 1
+    with pytest.raises(TrainingError, match=r"net2 on the val split are not finite"):
+        loop.train(dml, tmp_path)
+    assert not (tmp_path / "checkpoints" / "1").exists()
