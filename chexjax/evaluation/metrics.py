@@ -32,7 +32,8 @@ def mean_over_findings(figures: np.ndarray) -> float:
 def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Binary cross-entropy per finding in nats, in float64: (films, findings) -> (findings,)."""
     labels, logits = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
-    return (np.logaddexp(0.0, logits) - labels * logits).mean(axis=0)
+    with np.errstate(invalid="ignore"):  # a diverged network's NaN is the caller's to tell
+        return (np.logaddexp(0.0, logits) - labels * logits).mean(axis=0)
 
 
 def convergence_epoch(losses: list[float], tolerance: float) -> int | None:

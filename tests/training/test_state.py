@@ -1,0 +1,58 @@
+"""Schedules and update rules by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexjax.training.state import create_optimizer, create_schedule
+from configs import common
+
+
+def network(**changed):
+    config = common.network("resnet18", seed=1)
+    config.update({"learning_rate": 1.0} | changed)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_schedules_warm_up_and_then_decay(schedule: str, expected: list[float]) -> None:
+    rate = create_schedule(network(schedule=schedule, warmup_steps=2), steps=6)
+    np.testing.assert_allclose([rate(step) for step in range(6)], expected, atol=1e-6)
+
+
+def test_a_run_without_warm_up_starts_at_its_peak() -> None:
+    assert float(create_schedule(network(), steps=6)(0)) == 1.0
+
+
+def step(config, gradient: float = 1.0) -> dict:
+    params = {"kernel": jnp.full((1, 1), 2.0), "bias": jnp.full((1,), 2.0)}
+    gradients = {"kernel": jnp.full((1, 1), gradient), "bias": jnp.full((1,), gradient)}
+    rule = create_optimizer(config, steps=10)
+    updates, _ = rule.update(gradients, rule.init(params), params)
+    return {key: float(value.reshape(())) for key, value in updates.items()}
+
+
+def test_sgd_decays_kernels_and_spares_biases() -> None:
+    found = step(network(optimizer="sgd", weight_decay=0.1, momentum=0.0, schedule="constant"))
+    assert found["kernel"] == pytest.approx(-(1.0 + 0.1 * 2.0))
+    assert found["bias"] == pytest.approx(-1.0)
+
+
+def test_adamw_decays_apart_from_the_gradient() -> None:
+    found = step(network(optimizer="adamw", weight_decay=0.1, schedule="constant"))
+    assert found["kernel"] == pytest.approx(-(1.0 + 0.2), rel=1e-4)  # Adam's first step is the sign of the gradient
+    assert found["bias"] == pytest.approx(-1.0, rel=1e-4)
+
+
+def test_clipping_is_by_the_norm_over_all_parameters() -> None:
+    config = network(optimizer="sgd", weight_decay=0.0, momentum=0.0, schedule="constant", clip_norm=1.0)
+    found = step(config, gradient=3.0)
+    assert found["kernel"] == pytest.approx(-1 / np.sqrt(2), rel=1e-5)
+    assert step(config, gradient=0.1)["kernel"] == pytest.approx(-0.1)
