@@ -86,9 +86,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
-                metadata = {"data": films.digest, "place": {"next_index": step}, "history": history}
-                checkpoints.save(step, states, selection_figure(figures, tuple(states)), metadata)
+                best_by = selection_figure(figures, tuple(states))
+                checkpoints.save(step, states, best_by, bookmark(config, films, step, history))
                 window = Window(tuple(states), train_films)
             if step == last_step:
                 break
@@ -211,6 +210,17 @@ class Window:
             f"films of the batch, {first_ten([self._films[film] for film in films])}; "
             "a lower learning_rate or clip_norm=1 is what helps most often"
         )
+
+
+def bookmark(config: ConfigDict, films: Prepared, step: int, history: list[dict[str, float]]) -> Metadata:
+    """What a checkpoint says beside its arrays: the films it learned from, the place in them, the seeds, the history."""
+    return {
+        "data": films.digest,
+        # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
+        "place": {"next_index": step},
+        "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
+        "history": history,
+    }
 
 
 def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:

@@ -130,6 +130,8 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
         np.testing.assert_array_equal(found, expected)
     with Checkpoints(tmp_path) as resumed, Checkpoints(run_through) as through:
         assert resumed.metadata(6) == through.metadata(6)
+        assert through.metadata(6)["seeds"] == {"run": 0, "net1": 1, "net2": 2}
+        assert through.metadata(6)["place"] == {"next_index": 6}
 
 
 def test_a_finished_run_trains_no_further(dml: ConfigDict, run_through: Path, monkeypatch) -> None:
