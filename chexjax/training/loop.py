@@ -213,7 +213,7 @@ class Window:
 
 
 def bookmark(config: ConfigDict, films: Prepared, step: int, history: list[dict[str, float]]) -> Metadata:
-    """What a checkpoint says beside its arrays: the films it learned from, the place in them, the seeds, the history."""
+    """What a checkpoint says beside its arrays: its films, the place in them, the seeds, the history."""
     return {
         "data": films.digest,
         # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
