@@ -34,7 +34,7 @@ def supervised_step(states: States, batch: Batch, config: ConfigDict) -> tuple[S
     updated, measured = [], []
     for state in states:
         run = linearize(state, images)
-        loss, gradients = against_labels(run, batch["label"])
+        loss, gradients = against_peers(run, (), batch["label"], config.mutual)
         state, loss = update(state, run, gradients, loss)
         updated.append(state)
         measured.append(loss)
@@ -109,20 +109,18 @@ def linearize(state: TrainState, images: jax.Array) -> Run:
     return Run(logits, pull_back, batch_stats)
 
 
-def against_labels(run: Run, labels: jax.Array) -> tuple[Measured, PyTree]:
-    """The losses of a network that learns alone, and the gradient of its parameters."""
-    return against_peers(run, (), labels, None)
-
-
 def against_peers(
-    run: Run, peers: Sequence[jax.Array], labels: jax.Array, mutual: ConfigDict | None
+    run: Run, peers: Sequence[jax.Array], labels: jax.Array, mutual: ConfigDict
 ) -> tuple[Measured, PyTree]:
-    """The losses of a network among `peers` (their logits, held fixed), and the gradient of its parameters."""
+    """The losses of a network among `peers` (their logits, held fixed), and the gradient of its parameters.
+
+    Without peers it learns from the labels alone.
+    """
 
     def objective(logits: jax.Array) -> tuple[jax.Array, Measured]:
         cross_entropy = binary_cross_entropy(logits, labels).mean(axis=0)
         loss, divergence = cross_entropy.mean(), jnp.zeros(())
-        if mutual is not None and peers:
+        if peers:
             kl = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
             divergence = jnp.stack([kl(peer, logits) for peer in peers]).mean()
             loss += mutual.weight * divergence
