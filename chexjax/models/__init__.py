@@ -41,12 +41,15 @@ class Network(nn.Module):
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3), normalised -> float32 logits (batch, num_outputs)."""
-        features = self.features(x, train)
-        return self.head(features.astype(jnp.float32).mean(axis=(1, 2)))
+        return self.classify(self.features(x, train))
 
     def features(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last feature map, (batch, height / 32, width / 32, channels)."""
         return self.trunk(x, train)
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """A feature map (batch, height, width, channels) -> float32 logits: the average, then the dense layer."""
+        return self.head(features.astype(jnp.float32).mean(axis=(1, 2)))
 
 
 def create_model(

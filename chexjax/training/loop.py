@@ -21,6 +21,7 @@ from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES
+from chexjax.training.restore import restore_best
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Batch, Measured, create_step
 
@@ -104,19 +105,13 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     check(config)
     check_config(workdir, config)
     films = open_films(config.data)
-    models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
-    shape = (films.size, films.size, 1)
-    shapes = jax.eval_shape(
-        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
-    )
+    best = restore_best(workdir)
     with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.best
-        variables = flax.jax_utils.replicate(checkpoints.restore_networks(step, shapes))
-        history = check_metadata(checkpoints.metadata(checkpoints.latest or step), films, workdir)
-    predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
-    predictions = predict(films, split, predictor, variables, config)
+        history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
+    predictor = create_predictor({n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std)
+    predictions = predict(films, split, predictor, flax.jax_utils.replicate(best.variables), config)
     if jax.process_index() == 0:
-        results = report.results(predictions, history, config, step, split)
+        results = report.results(predictions, history, config, best.step, split)
         report.write(workdir, results, predictions, history)
         print(report.format_table(results))
     return predictions
