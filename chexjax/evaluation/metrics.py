@@ -1,32 +1,333 @@
-"""Figures out of labels and scores. Pure NumPy in, floats out; nothing here knows a network."""
+"""Figures out of labels and scores, and how sure they are. Arrays in, float64 out; nothing here knows a network.
 
+Labels are 0 or 1, (films,) or (films, findings); scores and probabilities have the same shape. A figure of one finding
+is a float, of several an array (findings,). What cannot be told (a finding that no film has, or every film) is NaN;
+`why_undefined` says why.
+
+Films of one patient look alike, so intervals that take films for independent come out too narrow. Where `patients` is
+given, films of a patient are kept together: in the bootstrap by drawing patients, in DeLong's method by Obuchowski's
+extension of it.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from numpy.typing import ArrayLike
+from scipy import stats
+
+Figure = Any  # float, or float64 (findings,)
+
+LEVEL: Final = 0.95  # of every interval, unless said
+BINS: Final = 15  # of the calibration figures; Guo et al. 2017 use 15
+_RESAMPLES_AT_ONCE: Final = 250  # the running sums of 14 findings then stay in a core's cache
 
 
-def auroc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray | float:
-    """Area under the ROC curve; ties count half.
+class Interval(NamedTuple):
+    """A confidence interval; floats, or float64 (findings,)."""
 
-    Args:
-      labels: 0 or 1, (films,) or (films, findings).
-      scores: the same shape; only their order matters.
+    low: Figure
+    high: Figure
+
+
+class PairedTest(NamedTuple):
+    """Two models on the same films: AUROC of the first less that of the second, its interval, z, two-sided p-value."""
+
+    difference: Figure
+    low: Figure
+    high: Figure
+    z: Figure
+    p_value: Figure
+
+
+class Confusion(NamedTuple):
+    """How films fall at a threshold; counts."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def sensitivity(self) -> float:
+        """Share of the films with the finding that are called."""
+        return _share(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def specificity(self) -> float:
+        """Share of the films without the finding that are not called."""
+        return _share(self.true_negatives, self.true_negatives + self.false_positives)
+
+    @property
+    def precision(self) -> float:
+        """Share of the called films that have the finding (positive predictive value)."""
+        return _share(self.true_positives, self.true_positives + self.false_positives)
+
+
+class Reliability(NamedTuple):
+    """Per bin of probability, float64 (bins,): the mean probability, the share that has the finding, the films.
+
+    A bin without films has NaN, NaN and 0.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    films: np.ndarray
+
+
+# Ranking
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike) -> Figure:
+    """Area under the ROC curve: the share of pairs (with, without the finding) in right order; ties count half.
+
+    Only the order of the scores matters. NaN where the labels are all alike: there is nothing to tell apart.
+    """
+    labels, scores = _checked(labels, scores)
+    if labels.ndim == 2:
+        return _by_finding(auroc, labels, scores)
+    _, positives, negatives = _tally(labels, scores)
+    pairs = 2.0 * positives.sum() * negatives.sum()
+    below = np.cumsum(negatives) - negatives
+    return float((positives * (2.0 * below + negatives)).sum() / pairs) if pairs else float("nan")
+
+
+def average_precision(labels: ArrayLike, scores: ArrayLike) -> Figure:
+    """Precision averaged over the steps in recall, without interpolation; films of one score come together.
+
+    What a score without information reaches is the finding's prevalence, so read it beside that. NaN without positives.
+    """
+    labels, scores = _checked(labels, scores)
+    if labels.ndim == 2:
+        return _by_finding(average_precision, labels, scores)
+    _, positives, negatives = _tally(labels, scores)
+    called = np.cumsum((positives + negatives)[::-1])
+    found = np.cumsum(positives[::-1])
+    return float((found / called * positives[::-1]).sum() / found[-1]) if found[-1] else float("nan")
+
+
+def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ROC curve of one finding, from the strictest threshold to the laxest.
 
     Returns:
-      A float, or float64 (findings,). NaN where the labels are all alike: there is nothing to tell apart.
+      False positive rate, true positive rate and threshold, float64 (points,); a film is called where its score is at
+      least the threshold. The first point calls nothing, at a threshold of infinity.
     """
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if labels.shape != scores.shape:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} differ in shape")
-    if labels.ndim == 1:
-        return float(roc_auc_score(labels, scores)) if np.unique(labels).size == 2 else float("nan")
-    return np.array([auroc(labels[:, k], scores[:, k]) for k in range(labels.shape[1])])
+    labels, scores = _checked(labels, scores)
+    values, positives, negatives = _tally(labels, scores)
+    with np.errstate(invalid="ignore"):
+        hits = np.concatenate([[0.0], np.cumsum(positives[::-1])]) / positives.sum()
+        alarms = np.concatenate([[0.0], np.cumsum(negatives[::-1])]) / negatives.sum()
+    return alarms, hits, np.concatenate([[np.inf], values[::-1]])
 
 
-def mean_over_findings(figures: np.ndarray) -> float:
+def mean_over_findings(figures: ArrayLike) -> float:
     """The mean of the findings that have a figure; NaN where none has."""
     present = np.asarray(figures, np.float64)
     present = present[np.isfinite(present)]
     return float(present.mean()) if present.size else float("nan")
+
+
+def why_undefined(labels: ArrayLike) -> str | None:
+    """Why one finding, labels (films,), has no AUROC; None where it has one."""
+    labels = np.asarray(labels)
+    if not len(labels):
+        return "there is no film"
+    if not labels.any():
+        return "no film has it"
+    return "every film has it" if labels.all() else None
+
+
+# Intervals and tests by DeLong's method
+
+
+def delong_interval(
+    labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None, level: float = LEVEL
+) -> Interval:
+    """DeLong's confidence interval of the AUROC: normal, cut to [0, 1].
+
+    DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated receiver operating
+    characteristic curves", Biometrics 1988; in O(n log n) as Sun and Xu do it (IEEE Signal Processing Letters 2014).
+
+    Args:
+      patients: (films,) of anything; films of one patient then count as dependent (Obuchowski, "Nonparametric analysis
+        of clustered ROC curve data", Biometrics 1997). None: each film stands alone, which is DeLong's own method.
+      level: coverage.
+
+    Returns:
+      Low and high; NaN with fewer than two films (or patients) with or without the finding. Where no pair is out of
+      order the variance is 0 and the interval a point: then the method has nothing to say.
+    """
+    labels, scores = _checked(labels, scores)
+    if labels.ndim == 2:
+        return Interval(*_by_finding(lambda y, s: delong_interval(y, s, patients, level), labels, scores).T)
+    area, covariance = _delong(labels, scores[:, None], _clusters(patients, len(labels)))
+    margin = stats.norm.ppf((1.0 + level) / 2.0) * np.sqrt(covariance[0, 0])
+    low, high = np.clip([area[0] - margin, area[0] + margin], 0.0, 1.0)
+    return Interval(float(low), float(high))
+
+
+def delong_test(
+    labels: ArrayLike, scores: ArrayLike, other: ArrayLike, patients: ArrayLike | None = None, level: float = LEVEL
+) -> PairedTest:
+    """DeLong's paired test of two models on the same films: is the first one's AUROC another than the second's?
+
+    Source and arguments as for `delong_interval`; `other` holds the second model's scores. z is 0 and p is 1 where
+    the two order all films alike; NaN where an area is.
+    """
+    labels, scores = _checked(labels, scores)
+    labels, other = _checked(labels, other)
+    if labels.ndim == 2:
+        columns = [
+            delong_test(labels[:, k], scores[:, k], other[:, k], patients, level) for k in range(labels.shape[1])
+        ]
+        return PairedTest(*np.array(columns, np.float64).reshape(-1, 5).T)
+    area, covariance = _delong(labels, np.stack([scores, other], axis=1), _clusters(patients, len(labels)))
+    difference = float(area[0] - area[1])
+    variance = max(float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1]), 0.0)
+    deviation = np.sqrt(variance) if variance > 1e-18 or np.isnan(variance) else 0.0  # less is rounding
+    with np.errstate(divide="ignore"):
+        z = 0.0 if difference == 0.0 and deviation == 0.0 else float(np.float64(difference) / deviation)
+    margin = float(stats.norm.ppf((1.0 + level) / 2.0) * deviation)
+    return PairedTest(difference, difference - margin, difference + margin, z, float(2.0 * stats.norm.sf(abs(z))))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values (tests,) after Holm's step-down correction for having made them all; NaN stays and is no test.
+
+    Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    adjusted = np.full(p_values.shape, np.nan)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]  # NaN sorts last
+    weights = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p_values[order] * weights), 1.0)
+    return adjusted
+
+
+# The bootstrap over patients
+
+
+def bootstrap_interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    patients: ArrayLike | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """The AUROC's percentile interval over resamples of patients, whose films are drawn together.
+
+    Args:
+      patients: (films,) of anything that tells patients apart; None draws film by film.
+      resamples: how many; the interval's ends then carry a sampling error of their own.
+      seed: the same seed draws the same patients, on any device.
+      level: coverage.
+
+    Returns:
+      Low and high, per finding where there are several; NaN where the finding has one class only.
+      Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    labels, scores = _checked(labels, scores)
+    areas = bootstrap_aurocs(labels, scores, patients, resamples, seed)
+    return percentile_interval(areas if labels.ndim == 2 else areas[:, 0], level)
+
+
+def bootstrap_aurocs(
+    labels: ArrayLike, scores: ArrayLike, patients: ArrayLike | None = None, resamples: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """The AUROC of every finding in every resample of the patients: float64 (resamples, findings).
+
+    A resample in which a finding has one class only has NaN there. All findings see the same patients, and so do two
+    models with the same seed: means over findings and differences of models are taken resample by resample.
+
+    A patient drawn twice counts twice, so a resample is the films with whole weights, and one sort of the films serves
+    them all: see `_weighted_pairs`.
+    """
+    labels, scores = _checked(labels, scores)
+    if labels.ndim == 1:
+        labels, scores = labels[:, None], scores[:, None]
+    if not labels.size:
+        return np.full((resamples, labels.shape[1]), np.nan)
+    cluster = _clusters(patients, len(labels))
+    # Ascending scores; of equal ones, first the films without the finding.
+    order = np.stack([np.lexsort((labels[:, k], scores[:, k])) for k in range(labels.shape[1])], axis=1)
+    in_order = np.take_along_axis(scores, order, axis=0)
+    rises = np.concatenate([np.ones((1, order.shape[1]), bool), in_order[1:] != in_order[:-1]])
+    walk = [jnp.asarray(x) for x in (cluster[order].astype(np.int32), np.take_along_axis(labels, order, 0) > 0, rises)]
+    # Drawn here, not by jax.random: scattering is what XLA does slowest on a CPU.
+    random, count = np.random.default_rng(seed), int(cluster.max()) + 1
+    width = min(resamples, _RESAMPLES_AT_ONCE)
+
+    def areas(draws: np.ndarray) -> np.ndarray:
+        sums = _weighted_pairs(jnp.asarray(draws), *walk)
+        low, high, positives, negatives = (np.asarray(s, np.float64) for s in sums)
+        with np.errstate(invalid="ignore"):
+            return (high * 2.0**32 + low) / (2.0 * positives * negatives)
+
+    def draw(_: int) -> np.ndarray:
+        draws = np.empty((count, width), np.uint8)  # how often each patient is in each resample
+        for column in range(width):
+            draws[:, column] = np.bincount(random.integers(0, count, count), minlength=count)
+        return draws
+
+    with ThreadPoolExecutor(2) as pool:  # each call keeps one core busy
+        parts = pool.map(areas, map(draw, range(0, resamples, width)))
+        return np.concatenate([part.T for part in parts])[:resamples]
+
+
+@jax.jit
+def _weighted_pairs(draws: jax.Array, films: jax.Array, positive: jax.Array, rises: jax.Array) -> tuple[jax.Array, ...]:
+    """One walk over the films in ascending order, for all findings and resamples at once.
+
+    Each positive film meets the negatives so far: those below it count twice, those of equal score once. The walk is
+    in whole numbers, so it is exact whatever the device.
+
+    Args:
+      draws: uint8 (patients, resamples).
+      films: int32 (films, findings), the patient of each film, in each finding's order.
+      positive: bool, the same shape.
+      rises: bool, the same shape: the score is above the one before.
+
+    Returns:
+      uint32 (findings, resamples) each: twice the pairs in order, its lower and upper 32 bits; positives; negatives.
+    """
+
+    def step(sums: Any, film: Any) -> Any:
+        low, high, positives, negatives, below = sums
+        patient, is_positive, rise = film
+        weight = draws[patient].astype(jnp.uint32)
+        is_positive = is_positive[:, None]
+        below = jnp.where(rise[:, None], negatives, below)
+        pairs = jnp.where(is_positive, weight * (below + negatives), 0)
+        total = low + pairs
+        return (
+            total,
+            high + (total < low),  # the carry
+            positives + jnp.where(is_positive, weight, 0),
+            negatives + jnp.where(is_positive, 0, weight),
+            below,
+        ), None
+
+    zero = jnp.zeros((films.shape[1], draws.shape[1]), jnp.uint32)
+    sums, _ = jax.lax.scan(step, (zero,) * 5, (films, positive, rises))
+    return sums[:4]
+
+
+def percentile_interval(samples: ArrayLike, level: float = LEVEL) -> Interval:
+    """The middle `level` of `samples` (resamples, ...), NaN left out; NaN where nothing is left."""
+    samples = np.asarray(samples, np.float64)
+    tail = 50.0 * (1.0 - level)
+    told = np.isfinite(samples).any(axis=0)
+    ends = np.nanpercentile(np.where(told, samples, 0.0), [tail, 100.0 - tail], axis=0)
+    low, high = np.where(told, ends, np.nan)
+    return Interval(low, high) if samples.ndim > 1 else Interval(float(low), float(high))
+
+
+# Calibration
 
 
 def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -34,6 +335,71 @@ def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     labels, logits = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     with np.errstate(invalid="ignore"):  # a diverged network's NaN is the caller's to tell
         return (np.logaddexp(0.0, logits) - labels * logits).mean(axis=0)
+
+
+def brier(labels: ArrayLike, probabilities: ArrayLike) -> Figure:
+    """The mean squared distance of probability and label (Brier 1950); 0 is best."""
+    labels, probabilities = _checked(labels, probabilities)
+    squared = (probabilities - labels) ** 2
+    return squared.mean(axis=0) if labels.ndim == 2 else float(squared.mean())
+
+
+def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
+    """Of one finding: what was predicted and what was found, in `bins` of equal width over [0, 1]."""
+    labels, probabilities = _checked(labels, probabilities)
+    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
+    films = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        predicted = np.bincount(place, probabilities, minlength=bins) / films
+        observed = np.bincount(place, labels, minlength=bins) / films
+    return Reliability(predicted, observed, films)
+
+
+def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Figure:
+    """The mean distance of predicted and observed over the bins of `reliability_curve`, weighted by their films.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3, of a finding's probability.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    if labels.ndim == 2:
+        return _by_finding(partial(expected_calibration_error, bins=bins), labels, probabilities)
+    curve = reliability_curve(labels, probabilities, bins)
+    filled = curve.films > 0
+    distances = np.abs(curve.predicted - curve.observed)[filled]
+    return float((distances * curve.films[filled]).sum() / len(labels)) if len(labels) else float("nan")
+
+
+# Thresholds: taken from validation, applied to test
+
+
+def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
+    """The threshold with the greatest sensitivity + specificity of one finding; of several, the strictest.
+
+    A film is called where its score is at least the threshold. NaN where the labels are all alike.
+    Youden, "Index for rating diagnostic tests", Cancer 1950.
+    """
+    alarms, hits, thresholds = roc_curve(labels, scores)
+    gain = hits - alarms
+    return float(thresholds[int(np.argmax(gain[1:])) + 1]) if np.isfinite(gain).all() else float("nan")
+
+
+def sensitivity_threshold(labels: ArrayLike, scores: ArrayLike, sensitivity: float) -> float:
+    """The strictest threshold that finds at least `sensitivity` of one finding's positives; NaN without any."""
+    _, hits, thresholds = roc_curve(labels, scores)
+    enough = np.flatnonzero(hits[1:] >= sensitivity - 1e-12)
+    return float(thresholds[enough[0] + 1]) if enough.size else float("nan")
+
+
+def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusion:
+    """Counts of one finding where films with a score of at least `threshold` are called."""
+    labels, scores = _checked(labels, scores)
+    called, has = scores >= threshold, labels > 0
+    return Confusion(
+        int((called & has).sum()), int((called & ~has).sum()), int((~called & has).sum()), int((~called & ~has).sum())
+    )
+
+
+# A training's end
 
 
 def convergence_epoch(losses: list[float], tolerance: float) -> int | None:
@@ -47,3 +413,84 @@ def convergence_epoch(losses: list[float], tolerance: float) -> int | None:
         if not later or loss - min(later) <= tolerance:
             return epoch
     return None
+
+
+# What the above share
+
+
+def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays of one shape, the scores in float64 and without NaN."""
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape} differ in shape")
+    if np.isnan(scores).any():
+        raise ValueError("scores hold NaN")
+    if not ((labels == 0) | (labels == 1)).all():
+        raise ValueError("labels hold other values than 0 and 1")
+    return labels.astype(np.float64), scores
+
+
+def _by_finding(figure: Any, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return np.array([figure(labels[:, k], scores[:, k]) for k in range(labels.shape[1])], np.float64)
+
+
+def _tally(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The different scores, ascending, and how many films with and without the finding have each."""
+    values, place = np.unique(scores, return_inverse=True)
+    positives = np.bincount(place, labels, minlength=len(values))
+    return values, positives, np.bincount(place, minlength=len(values)) - positives
+
+
+def _clusters(patients: ArrayLike | None, films: int) -> np.ndarray:
+    """The number of each film's patient, counted from 0; without patients each film has its own."""
+    if patients is None:
+        return np.arange(films)
+    _, cluster = np.unique(np.asarray(patients), return_inverse=True)
+    if cluster.shape != (films,):
+        raise ValueError(f"patients are of shape {np.shape(patients)}, but there are {films} films")
+    return cluster
+
+
+def _delong(labels: np.ndarray, scores: np.ndarray, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROCs (models,) of one finding and their covariance (models, models), from scores (films, models).
+
+    A film's placement is the share of films of the other class that it is in right order with. Their mean is the AUROC,
+    their spread its variance (DeLong 1988, equations 4 to 6); summed by patient, Obuchowski's (1997, section 2).
+    """
+    has = labels > 0
+    films, models = len(labels), scores.shape[1]
+    positives, negatives = int(has.sum()), int(films - has.sum())
+    if not positives or not negatives:
+        return np.full(models, np.nan), np.full((models, models), np.nan)
+    placement = np.empty((films, models))
+    for k in range(models):
+        values, place = np.unique(scores[:, k], return_inverse=True)
+        p = np.bincount(place, labels, minlength=len(values))
+        n = np.bincount(place, minlength=len(values)) - p
+        below = np.cumsum(n) - n / 2.0
+        above = positives - np.cumsum(p) + p / 2.0
+        placement[:, k] = np.where(has, below[place] / negatives, above[place] / positives)
+    area = placement[has].mean(axis=0)
+    # Deviations from the mean, summed over each patient's films of a class: (patients, models) each.
+    deviation = (placement - area) / np.where(has, positives, negatives)[:, None]
+    with_it, without = (_sum_by(cluster, np.where(kind[:, None], deviation, 0.0)) for kind in (has, ~has))
+    patients, patients_with, patients_without = (len(np.unique(c)) for c in (cluster, cluster[has], cluster[~has]))
+    if min(patients_with, patients_without) < 2:
+        return area, np.full((models, models), np.nan)
+    across = with_it.T @ without * (patients / (patients - 1))
+    covariance = (
+        with_it.T @ with_it * (patients_with / (patients_with - 1))
+        + without.T @ without * (patients_without / (patients_without - 1))
+        + across
+        + across.T
+    )
+    return area, covariance
+
+
+def _sum_by(cluster: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(films, columns) -> (patients, columns)."""
+    return np.stack([np.bincount(cluster, column) for column in values.T], axis=1)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
