@@ -1,0 +1,310 @@
+"""Where a network looks: maps of every finding over a batch of films, and boxes out of a map.
+
+All maps are float32 (batch, height, width, findings), higher where the film speaks for the finding. They come out of
+one compiled call for all films and findings, and need nothing of a network but `features` and `classify`: so they serve
+one trunk, specialists and branches alike.
+
+- `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
+- `grad_cam`, `grad_cam_plus_plus`: by gradients, at any stage of the trunk; earlier ones are finer and less sure.
+- `input_gradient`, `integrated_gradients`, `smooth_grad`: at the film's own resolution.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from chexjax.errors import ConfigError
+
+PyTree = Any
+Path = tuple[str, ...]
+
+
+@partial(jax.jit, static_argnames="model")
+def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """The logits at each place of the last feature map; their mean over the map is the logit.
+
+    Because nothing but an average stands between the map and the dense layer, `classify` may be applied to each place
+    alone: no parameter is looked at. Source: Zhou et al., "Learning Deep Features for Discriminative Localization",
+    CVPR 2016, equation 2, with the bias kept, so that the mean is exact.
+
+    Args:
+      model: a network with `features` and `classify`, `classify` affine in the spatial mean.
+      variables: its parameters and batch statistics.
+      x: float (batch, height, width, channels), normalised.
+
+    Returns:
+      float32 (batch, height / 32, width / 32, findings).
+    """
+    features = _apply(model, variables, x, method="features")
+    places = features.reshape(-1, 1, 1, features.shape[-1])
+    logits = _apply(model, variables, places, method="classify")
+    return logits.reshape(*features.shape[:3], -1).astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnames=("model", "stride"))
+def grad_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+    """The activations of a stage, weighted by the mean gradient of each logit, rectified.
+
+    At the last stage it is the rectified CAM without its bias, over the number of places. Source: Selvaraju et al.,
+    "Grad-CAM", ICCV 2017, equations 1 and 2. Of several trunks, the sum of their maps.
+
+    Args:
+      model: as for `class_activation_map`; `variables`, `x` likewise.
+      stride: which stage: the last map that is `stride` times smaller than the film (4, 8, 16); None: the last map.
+
+    Returns:
+      float32 (batch, height / stride, width / stride, findings), at least 0.
+
+    Raises:
+      ConfigError: the network has no stage of that stride.
+    """
+
+    def weighted(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jnp.einsum("nhwc,fnc->nhwf", activation, gradient.mean((2, 3)))
+
+    return _from_stage(model, variables, x, stride, weighted)
+
+
+@partial(jax.jit, static_argnames=("model", "stride"))
+def grad_cam_plus_plus(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+    """Grad-CAM with places weighted by how much each contributes, which finds several spots of one finding better.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 3, with the closed form for the score exp(logit); but
+    without the factor exp(logit) itself, which would scale a map as a whole. Arguments, results, errors as for
+    `grad_cam`.
+    """
+
+    def weighted(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+        square = jnp.square(gradient)
+        mass = activation.sum((1, 2), keepdims=True)
+        below = 2.0 * square + mass * square * gradient
+        alpha = jnp.where(below != 0.0, square / jnp.where(below != 0.0, below, 1.0), 0.0)
+        weights = (alpha * nn.relu(gradient)).sum((2, 3))
+        return jnp.einsum("nhwc,fnc->nhwf", activation, weights)
+
+    return _from_stage(model, variables, x, stride, weighted)
+
+
+@partial(jax.jit, static_argnames="model")
+def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """The gradient of each logit by the film's grey levels, summed over channels; its magnitude is a saliency map.
+
+    Source: Simonyan et al., "Deep Inside Convolutional Networks", 2014, section 3.
+
+    Returns:
+      float32 (batch, height, width, findings), signed.
+    """
+    return _input_gradients(model, variables, x).sum(-2)
+
+
+@partial(jax.jit, static_argnames=("model", "steps"))
+def integrated_gradients(
+    model: nn.Module, variables: PyTree, x: jax.Array, baseline: jax.Array | float = 0.0, steps: int = 32
+) -> jax.Array:
+    """What each grey level adds to a logit on the straight way from a baseline film to this one.
+
+    A map's SUM approaches the logit less the baseline's logit as `steps` grow. Source: Sundararajan et al., "Axiomatic
+    Attribution for Deep Networks", ICML 2017, equation 3, by the midpoint rule.
+
+    Args:
+      model: as for `class_activation_map`; `variables`, `x` likewise.
+      baseline: a film that shows nothing, as a number or an array that fits `x`; 0 is the mean grey level.
+      steps: gradients along the way.
+
+    Returns:
+      float32 (batch, height, width, findings), signed.
+    """
+
+    def add(step: jax.Array, total: jax.Array) -> jax.Array:
+        return total + _input_gradients(model, variables, baseline + (step + 0.5) / steps * (x - baseline))
+
+    zeros = jnp.zeros_like(jax.eval_shape(partial(_input_gradients, model), variables, x))
+    mean = jax.lax.fori_loop(0, steps, add, zeros) / steps
+    return (mean * (x - baseline)[..., None]).sum(-2)
+
+
+@partial(jax.jit, static_argnames=("model", "samples"))
+def smooth_grad(
+    model: nn.Module, variables: PyTree, x: jax.Array, key: jax.Array, samples: int = 16, noise: float = 0.2
+) -> jax.Array:
+    """The input gradient averaged over noisy copies of the films, which calms what flickers from pixel to pixel.
+
+    Source: Smilkov et al., "SmoothGrad", 2017, section 2. `noise` is the standard deviation, in the units of `x`.
+
+    Returns:
+      float32 (batch, height, width, findings), signed.
+    """
+
+    def add(sample: jax.Array, total: jax.Array) -> jax.Array:
+        noisy = x + noise * jax.random.normal(jax.random.fold_in(key, sample), x.shape)
+        return total + _input_gradients(model, variables, noisy)
+
+    zeros = jnp.zeros_like(jax.eval_shape(partial(_input_gradients, model), variables, x))
+    return (jax.lax.fori_loop(0, samples, add, zeros) / samples).sum(-2)
+
+
+# A new kind of map is one function above and one line here.
+METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
+    "cam": class_activation_map,
+    "grad_cam": grad_cam,
+    "grad_cam_plus_plus": grad_cam_plus_plus,
+    "input_gradient": input_gradient,
+    "integrated_gradients": integrated_gradients,
+    "smooth_grad": smooth_grad,
+}
+
+
+@partial(jax.jit, static_argnames=("height", "width"))
+def upsample(maps: jax.Array, height: int, width: int) -> jax.Array:
+    """Maps (batch, h, w, findings), drawn smoothly at another size: (batch, height, width, findings).
+
+    Bicubic, with the centres of the cells kept in place; it may reach a little beyond the highest and lowest value.
+    Source: Keys, "Cubic Convolution Interpolation", 1981, with a = -0.5.
+    """
+    shape = (maps.shape[0], height, width, maps.shape[-1])
+    return jax.image.resize(maps.astype(jnp.float32), shape, "cubic", antialias=False)
+
+
+def average_maps(maps: Sequence[jax.Array]) -> jax.Array:
+    """An ensemble's map: the mean of its networks' maps, smaller ones drawn at the size of the largest."""
+    height, width = (max(extent) for extent in zip(*(each.shape[1:3] for each in maps), strict=True))
+    fitting = [each if each.shape[1:3] == (height, width) else upsample(each, height, width) for each in maps]
+    return jnp.stack(fitting).mean(0)
+
+
+def unit_range(maps: Any) -> np.ndarray:
+    """Each map (h, w) of (..., h, w, findings) stretched to 0..1 by its own extremes; a flat map becomes 0."""
+    maps = np.asarray(maps, np.float32)
+    low, high = maps.min((-3, -2), keepdims=True), maps.max((-3, -2), keepdims=True)
+    return (maps - low) / np.where(high > low, high - low, 1.0)
+
+
+class MapBox(NamedTuple):
+    """The extent of a region, in pixels of the map it was found in; `peak` is the highest value inside."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    peak: float
+
+
+def boxes_from_map(map2d: Any, threshold: float) -> list[MapBox]:
+    """The bounding boxes of the regions where a map is at or above `threshold`, the one with the highest peak first.
+
+    Pixels that touch at an edge or a corner belong together. Source: Wang et al., "ChestX-ray8", CVPR 2017, on the
+    generation of bounding boxes.
+
+    Args:
+      map2d: float (height, width).
+      threshold: in the map's own units; for a share of its range, pass the map through `unit_range` first.
+    """
+    values = np.asarray(map2d)
+    regions, _ = ndimage.label(values >= threshold, structure=np.ones((3, 3)))
+    boxes = [
+        MapBox(
+            columns.start,
+            rows.start,
+            columns.stop - columns.start,
+            rows.stop - rows.start,
+            float(values[rows, columns][regions[rows, columns] == number].max()),
+        )
+        for number, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1)
+    ]
+    return sorted(boxes, key=lambda box: -box.peak)
+
+
+# Gradients, without a change to the networks
+
+
+def _input_gradients(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """float32 (batch, height, width, channels, findings)."""
+    logits, pull = jax.vjp(lambda x: _apply(model, variables, x), x)
+    (gradients,) = jax.vmap(pull)(_one_logit_each(logits))
+    return jnp.moveaxis(gradients.astype(jnp.float32), 0, -1)
+
+
+def _from_stage(
+    model: nn.Module,
+    variables: PyTree,
+    x: jax.Array,
+    stride: int | None,
+    weighted: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Sums relu(`weighted`(activation, gradient)) over the trunks, each at its last map of that stride.
+
+    A zero is added to each such map; the gradient by that zero is the gradient by the map.
+    """
+    taps = _stage(model, variables, x, stride)
+
+    def logits_of(zeros: dict[Path, jax.Array]) -> tuple[jax.Array, dict[Path, jax.Array]]:
+        seen: dict[Path, jax.Array] = {}
+
+        def tap(path: Path, output: jax.Array) -> jax.Array:
+            if path not in zeros:
+                return output
+            seen[path] = output
+            return output + zeros[path]
+
+        return _apply_tapped(model, variables, x, tap), seen
+
+    zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in taps.items()}
+    logits, pull, activations = jax.vjp(logits_of, zeros, has_aux=True)
+    (gradients,) = jax.vmap(pull)(_one_logit_each(logits))
+    maps = [
+        nn.relu(weighted(activations[path].astype(jnp.float32), gradients[path].astype(jnp.float32))) for path in taps
+    ]
+    return jnp.stack(maps).sum(0)
+
+
+def _one_logit_each(logits: jax.Array) -> jax.Array:
+    """(batch, findings) -> cotangents (findings, batch, findings) that each pick one finding."""
+    count = logits.shape[-1]
+    return jnp.broadcast_to(jnp.eye(count, dtype=logits.dtype)[:, None], (count, *logits.shape))
+
+
+def _stage(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None) -> dict[Path, jax.ShapeDtypeStruct]:
+    """The submodules whose outputs are the last maps of a stride, a trunk each, with their shapes."""
+    outputs: dict[Path, jax.ShapeDtypeStruct] = {}
+
+    def tap(path: Path, output: jax.Array) -> jax.Array:
+        if getattr(output, "ndim", 0) == 4:
+            outputs[path] = jax.ShapeDtypeStruct(output.shape, output.dtype)
+        return output
+
+    jax.eval_shape(lambda variables, x: _apply_tapped(model, variables, x, tap), variables, x)
+    strides = {path: 2 ** round(math.log2(x.shape[1] / output.shape[1])) for path, output in outputs.items()}
+    stride = max(strides.values()) if stride is None else stride
+    fitting = [path for path in outputs if strides[path] == stride]
+    if not fitting:
+        raise ConfigError(f"the network has no map of stride {stride}; there are {sorted(set(strides.values()))}")
+    # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
+    depth = min(map(len, fitting))
+    last = {path[:-1]: path for path in fitting if len(path) == depth}
+    return {path: outputs[path] for path in last.values()}
+
+
+def _apply_tapped(
+    model: nn.Module, variables: PyTree, x: jax.Array, tap: Callable[[Path, jax.Array], jax.Array]
+) -> jax.Array:
+    """The logits, with `tap` between every submodule's output and what uses it."""
+
+    def intercept(
+        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
+    ) -> Any:
+        output = call(*args, **kwargs)
+        return tap(context.module.path, output) if context.method_name == "__call__" else output
+
+    with nn.intercept_methods(intercept):
+        return _apply(model, variables, x)
+
+
+def _apply(model: nn.Module, variables: PyTree, x: jax.Array, **options: Any) -> Any:
+    return model.apply(variables, x, **options)

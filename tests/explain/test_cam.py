@@ -1,0 +1,281 @@
+"""Maps against their definitions, written out plainly; boxes against a flood fill; upsampling against Pillow."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from chexjax.errors import ConfigError
+from chexjax.explain import cam
+from chexjax.models import Network
+from chexjax.models.resnet import BasicBlock, ResNet
+
+FINDINGS = 5
+FILMS = np.random.default_rng(0).normal(size=(3, 32, 48, 1)).astype(np.float32)
+
+
+def trunk(**options: Any) -> ResNet:
+    """Stages at strides 4 and 8."""
+    return ResNet(stages=(1, 1), block=BasicBlock, width=0.125, **options)
+
+
+class Pair(nn.Module):
+    """Two trunks whose channels lie side by side, each with findings of its own: as specialists are."""
+
+    def setup(self) -> None:
+        self.one, self.two = trunk(), trunk()
+        self.heads = [nn.Dense(2), nn.Dense(FINDINGS - 2)]
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return self.classify(self.features(x, train))
+
+    def features(self, x: jax.Array, train: bool = False) -> jax.Array:
+        return jnp.concatenate([self.one(x, train), self.two(x, train)], -1)
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        parts = jnp.split(features.mean((1, 2)), 2, -1)
+        return jnp.concatenate([head(part) for head, part in zip(self.heads, parts, strict=True)], -1)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "one trunk": lambda: Network(trunk(), FINDINGS),
+    "bfloat16": lambda: Network(trunk(dtype=jnp.bfloat16), FINDINGS),
+    "two trunks": Pair,
+}
+
+
+@pytest.fixture(scope="module")
+def variables() -> dict[str, Any]:
+    return {name: jax.jit(make().init)(jax.random.key(7, impl="rbg"), FILMS) for name, make in MODELS.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_mean_of_the_cam_is_the_logit(name: str, variables: dict[str, Any]) -> None:
+    model = MODELS[name]()
+    maps = cam.class_activation_map(model, variables[name], FILMS)
+    assert (maps.shape, maps.dtype) == ((3, 4, 6, FINDINGS), jnp.float32)
+    logits = model.apply(variables[name], FILMS)
+    np.testing.assert_allclose(maps.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
+    assert np.ptp(maps, axis=(1, 2)).min() > 1e-3
+
+
+def test_cam_is_the_head_at_each_place(variables: dict[str, Any]) -> None:
+    model, found = MODELS["one trunk"](), variables["one trunk"]
+    features = np.asarray(model.apply(found, FILMS, method="features"))
+    head = found["params"]["head"]
+    expected = np.zeros((3, 4, 6, FINDINGS))
+    for n, i, j, f in np.ndindex(expected.shape):
+        expected[n, i, j, f] = features[n, i, j] @ head["kernel"][:, f] + head["bias"][f]
+    np.testing.assert_allclose(cam.class_activation_map(model, found, FILMS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_cam_of_the_last_stage_is_the_cam(variables: dict[str, Any]) -> None:
+    model, found = MODELS["one trunk"](), variables["one trunk"]
+    maps = cam.class_activation_map(model, found, FILMS) - found["params"]["head"]["bias"]
+    expected = np.maximum(maps / 24, 0)
+    np.testing.assert_allclose(cam.grad_cam(model, found, FILMS), expected, rtol=1e-4, atol=1e-6)
+
+
+class Tail(nn.Module):
+    """What follows the map of stride 4 in `trunk()`."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return BasicBlock(16, stride=2, name="layer2_0")(x, False)
+
+
+def derived(model: nn.Module, variables: Any, names: tuple[str, ...], combine: Any) -> np.ndarray:
+    """Maps of stride 4 by one `jax.grad` a film and finding, the network cut in two by hand, and `combine`."""
+
+    def part(trunk_name: str, kind: str) -> Any:
+        return variables[kind][trunk_name]
+
+    activations = {}
+    for name in names:
+        inside = {kind: part(name, kind) for kind in ("params", "batch_stats")}
+        _, seen = trunk().apply(inside, FILMS, capture_intermediates=True, mutable=["intermediates"])
+        activations[name] = seen["intermediates"]["layer1_0"]["__call__"][0]
+
+    def logit(maps: dict[str, jax.Array], finding: int) -> jax.Array:
+        features = [
+            Tail().apply(
+                {kind: {"layer2_0": part(name, kind)["layer2_0"]} for kind in ("params", "batch_stats")}, maps[name]
+            )
+            for name in names
+        ]
+        return model.apply(variables, jnp.concatenate(features, -1), method="classify")[0, finding]
+
+    expected = np.zeros((3, 8, 12, FINDINGS))
+    gradient_of = jax.jit(jax.grad(logit), static_argnums=1)
+    for n in range(3):
+        for f in range(FINDINGS):
+            film = {name: activations[name][n : n + 1] for name in names}
+            for name, gradient in gradient_of(film, f).items():
+                expected[n, :, :, f] += combine(np.asarray(film[name][0]), np.asarray(gradient[0]))
+    return expected
+
+
+def plain_grad_cam(activation: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    total = np.zeros(activation.shape[:2])
+    for k in range(activation.shape[-1]):
+        total += gradient[..., k].mean() * activation[..., k]
+    return np.maximum(total, 0)
+
+
+def plain_grad_cam_plus_plus(activation: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    total = np.zeros(activation.shape[:2])
+    for k in range(activation.shape[-1]):
+        weight, mass = 0.0, activation[..., k].sum()
+        for g in gradient[..., k].ravel().tolist():
+            if g > 0 and 2 * g**2 + mass * g**3:
+                weight += g**2 / (2 * g**2 + mass * g**3) * g
+        total += weight * activation[..., k]
+    return np.maximum(total, 0)
+
+
+@pytest.mark.parametrize(
+    ("method", "combine"),
+    [(cam.grad_cam, plain_grad_cam), (cam.grad_cam_plus_plus, plain_grad_cam_plus_plus)],
+    ids=["grad_cam", "grad_cam_plus_plus"],
+)
+@pytest.mark.parametrize(("name", "trunks"), [("one trunk", ("trunk",)), ("two trunks", ("one", "two"))])
+def test_gradient_maps_of_an_earlier_stage(
+    name: str, trunks: tuple[str, ...], method: Any, combine: Any, variables: dict[str, Any]
+) -> None:
+    model = MODELS[name]()
+    expected = derived(model, variables[name], trunks, combine)
+    found = method(model, variables[name], FILMS, stride=4)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+def test_a_stage_that_there_is_not(variables: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"no map of stride 16; there are \[2, 4, 8\]"):
+        cam.grad_cam(MODELS["one trunk"](), variables["one trunk"], FILMS, stride=16)
+
+
+def test_input_gradient_is_the_slope(variables: dict[str, Any]) -> None:
+    model, found = MODELS["one trunk"](), variables["one trunk"]
+    gradient = cam.input_gradient(model, found, FILMS)
+    direction = np.random.default_rng(1).normal(size=FILMS.shape).astype(np.float32)
+    step = 1e-3
+    ahead, behind = (model.apply(found, FILMS + sign * step * direction) for sign in (1, -1))
+    slope = (np.asarray(ahead) - np.asarray(behind)) / (2 * step)
+    np.testing.assert_allclose((gradient * direction).sum((1, 2)), slope, rtol=0.02, atol=0.02 * np.abs(slope).max())
+
+
+def test_integrated_gradients_add_up(variables: dict[str, Any]) -> None:
+    model, found = MODELS["one trunk"](), variables["one trunk"]
+    baseline = np.full((1, 32, 48, 1), -2.0, np.float32)
+    maps = cam.integrated_gradients(model, found, FILMS, baseline, steps=64)
+    difference = np.asarray(model.apply(found, FILMS) - model.apply(found, baseline))
+    assert np.abs(difference).max() > 0.1
+    np.testing.assert_allclose(maps.sum((1, 2)), difference, atol=0.01 * np.abs(difference).max())
+
+
+def test_smooth_grad_is_the_mean_over_noisy_films(variables: dict[str, Any]) -> None:
+    model, found = MODELS["one trunk"](), variables["one trunk"]
+    key = jax.random.key(3)
+    maps = cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.5)
+    again = cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.5)
+    np.testing.assert_array_equal(maps, again)
+    exact = cam.input_gradient(model, found, FILMS)
+    np.testing.assert_allclose(cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.0), exact, atol=1e-6)
+    noisy = [FILMS + 0.5 * jax.random.normal(jax.random.fold_in(key, k), FILMS.shape) for k in range(2)]
+    expected = sum(cam.input_gradient(model, found, film) for film in noisy) / 2
+    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_equal_networks_share_one_compilation(variables: dict[str, Any]) -> None:
+    cam.class_activation_map(MODELS["one trunk"](), variables["one trunk"], FILMS)
+    before = cam.class_activation_map._cache_size()
+    cam.class_activation_map(MODELS["one trunk"](), variables["one trunk"], FILMS + 1)
+    assert cam.class_activation_map._cache_size() == before
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_every_method_gives_a_finite_map_a_film_and_finding(method: str, variables: dict[str, Any]) -> None:
+    extra = (jax.random.key(0),) if method == "smooth_grad" else ()
+    options = {"samples": 2} if method == "smooth_grad" else {"steps": 2} if method == "integrated_gradients" else {}
+    maps = cam.METHODS[method](MODELS["one trunk"](), variables["one trunk"], FILMS[:1], *extra, **options)
+    assert maps.dtype == jnp.float32
+    assert maps.shape in [(1, 4, 6, FINDINGS), (1, 32, 48, FINDINGS)]
+    assert np.isfinite(maps).all()
+    assert np.ptp(maps) > 0
+
+
+@pytest.mark.parametrize("size", [(40, 40), (13, 29)])
+def test_upsampling_is_pillows_bicubic(size: tuple[int, int]) -> None:
+    maps = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    found = cam.upsample(maps, *size)
+    for n, f in np.ndindex(2, 3):
+        expected = Image.fromarray(maps[n, :, :, f]).resize(size[::-1], Image.Resampling.BICUBIC)
+        np.testing.assert_allclose(found[n, :, :, f], expected, atol=1e-4)
+
+
+def test_an_ensemble_averages_at_the_finest_resolution() -> None:
+    rng = np.random.default_rng(0)
+    fine, coarse = (jnp.asarray(rng.normal(size=(1, side, side, 2)), jnp.float32) for side in (4, 2))
+    np.testing.assert_allclose(cam.average_maps([fine, 3 * fine]), 2 * fine, rtol=1e-6)
+    mixed = cam.average_maps([fine, coarse])
+    np.testing.assert_allclose(mixed, (fine + cam.upsample(coarse, 4, 4)) / 2, rtol=1e-5)
+
+
+def test_unit_range_stretches_each_map_alone() -> None:
+    maps = np.stack([np.arange(6.0).reshape(2, 3), np.full((2, 3), 5.0), -np.arange(6.0).reshape(2, 3)], -1)[None]
+    found = cam.unit_range(maps)
+    np.testing.assert_allclose(found[0, ..., 0], np.arange(6).reshape(2, 3) / 5)
+    assert not found[0, ..., 1].any()
+    np.testing.assert_allclose(found[0, ..., 2], 1 - np.arange(6).reshape(2, 3) / 5)
+
+
+def flood(values: np.ndarray, threshold: float) -> list[tuple[int, int, int, int, float]]:
+    """Boxes by a plain flood fill over the eight neighbours."""
+    left = {(int(i), int(j)) for i, j in np.argwhere(values >= threshold)}
+    boxes = []
+    while left:
+        waiting, region = [left.pop()], []
+        while waiting:
+            i, j = waiting.pop()
+            region.append((i, j))
+            near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= near
+            waiting += near
+        rows, columns = zip(*region, strict=True)
+        extent = (max(columns) - min(columns) + 1, max(rows) - min(rows) + 1)
+        boxes.append((min(columns), min(rows), *extent, float(max(values[place] for place in region))))
+    return boxes
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 5).map(float)),
+    st.integers(0, 6).map(float),
+)
+def test_boxes_are_those_of_a_flood_fill(values: np.ndarray, threshold: float) -> None:
+    found = cam.boxes_from_map(values, threshold)
+    assert sorted(found) == sorted(flood(values, threshold))
+    assert [box.peak for box in found] == sorted((box.peak for box in found), reverse=True)
+
+
+def test_a_box_by_hand() -> None:
+    values = np.zeros((6, 8))
+    values[1:3, 2:6], values[2, 4], values[5, 0] = 0.6, 0.9, 0.7
+    assert cam.boxes_from_map(values, 0.5) == [(2, 1, 4, 2, 0.9), (0, 5, 1, 1, 0.7)]
+    assert cam.boxes_from_map(values, 2.0) == []
+
+
+def test_methods_work_under_a_surrounding_jit(variables: dict[str, Any]) -> None:
+    model = MODELS["one trunk"]()
+    inside = jax.jit(partial(cam.class_activation_map, model))(variables["one trunk"], FILMS)
+    outside = cam.class_activation_map(model, variables["one trunk"], FILMS)
+    np.testing.assert_allclose(inside, outside, rtol=1e-5, atol=1e-6)
