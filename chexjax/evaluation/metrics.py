@@ -378,9 +378,11 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     A film is called where its score is at least the threshold. NaN where the labels are all alike.
     Youden, "Index for rating diagnostic tests", Cancer 1950.
     """
-    alarms, hits, thresholds = roc_curve(labels, scores)
-    gain = hits - alarms
-    return float(thresholds[int(np.argmax(gain[1:])) + 1]) if np.isfinite(gain).all() else float("nan")
+    labels, scores = _checked(labels, scores)
+    values, positives, negatives = (tally[::-1] for tally in _tally(labels, scores))
+    # Over the common denominator, in whole numbers: ties are then ties.
+    gain = np.cumsum(positives) * negatives.sum() - np.cumsum(negatives) * positives.sum()
+    return float(values[int(np.argmax(gain))]) if why_undefined(labels) is None else float("nan")
 
 
 def sensitivity_threshold(labels: ArrayLike, scores: ArrayLike, sensitivity: float) -> float:

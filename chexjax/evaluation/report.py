@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,10 @@ import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
 
+from chexjax import spreadsheet
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
-from chexjax.evaluation.metrics import convergence_epoch, mean_over_findings
+from chexjax.evaluation.figures import INTERVALS, figures, find_thresholds, number, told, undefined
+from chexjax.evaluation.metrics import convergence_epoch
 from chexjax.findings import FINDINGS
 
 matplotlib.use("Agg")
@@ -21,17 +22,20 @@ Results = dict[str, Any]
 History = list[dict[str, float]]  # an entry a validation: "step", "epoch", "train/...", "val/..."
 
 
-def results(predictions: Predictions, history: History, config: ConfigDict, step: int, split: str) -> Results:
-    """All figures of an evaluation, as `metrics.json` holds them; what cannot be told is None, with a note."""
-    labels = predictions.films.labels
-    positives = labels.sum(axis=0)
-    missing = [FINDINGS[k] for k in range(len(FINDINGS)) if positives[k] in (0, len(labels))]
+def results(
+    predictions: Predictions, validation: Predictions, history: History, config: ConfigDict, step: int, split: str
+) -> Results:
+    """All figures of an evaluation, as `metrics.json` holds them; what cannot be told is None, with a note.
+
+    Thresholds are taken from `validation`, and applied to `predictions`.
+    """
+    films = predictions.films
     networks: dict[str, Any] = {}
-    for name, aurocs in predictions.aurocs.items():
+    for name, probabilities in predictions.probabilities.items():
+        thresholds = find_thresholds(validation.films.labels, validation.probabilities[name])
         networks[name] = {
             "model": "mean probability" if name == ENSEMBLE else config.networks[name].model,
-            "mean_auroc": _number(mean_over_findings(aurocs)),
-            "auroc": {finding: _number(figure) for finding, figure in zip(FINDINGS, aurocs, strict=True)},
+            **figures(films.labels, probabilities, films.patients, thresholds=thresholds),
         }
         if name in predictions.losses:
             losses = [entry[f"val/{name}/loss"] for entry in history]
@@ -40,51 +44,65 @@ def results(predictions: Predictions, history: History, config: ConfigDict, step
             networks[name]["convergence_epoch"] = converged and round(history[converged - 1]["epoch"], 2)
     notes = [
         f"epoch of convergence: the first after which the validation loss never falls by more than "
-        f"{config.convergence_tolerance} nats"
+        f"{config.convergence_tolerance} nats",
+        INTERVALS,
     ]
-    if missing:
-        notes.append(f"n/a, and left out of the mean: only one class in this split ({', '.join(missing)})")
+    if missing := undefined(films.labels):
+        reasons = ", ".join(f"{finding}: {reason}" for finding, reason in missing.items())
+        notes.append(f"n/a, and left out of the mean: only one class in this split ({reasons})")
     return {
         "split": split,
         "split_source": config.data.split,
         "step": step,
-        "films": len(labels),
-        "positives": dict(zip(FINDINGS, positives.tolist(), strict=True)),
+        "films": len(films.names),
+        "patients": len(set(films.patients)),
+        "positives": dict(zip(FINDINGS, films.labels.sum(axis=0).tolist(), strict=True)),
         "networks": networks,
         "notes": notes,
     }
 
 
-def format_table(found: Results) -> str:
-    """The table of AUROCs: the mean, then the findings in the report's order; a column a network."""
+def format_table(found: Results, width: int = 120) -> str:
+    """The table of AUROCs: the mean, then the findings in the report's order; a column a network.
+
+    Intervals stand beside the figures where the table stays within `width` characters.
+    """
     networks = found["networks"]
     heads = [f"{name} ({entry['model']})" for name, entry in networks.items()]
-    widths = [max(len(head), 8) for head in heads]
-    cells = [("mean AUROC", "", [entry["mean_auroc"] for entry in networks.values()])]
-    for finding in FINDINGS:
-        figures = [entry["auroc"][finding] for entry in networks.values()]
-        cells.append((finding, str(found["positives"][finding]), figures))
-    lines = [f"{found['split']}: {found['films']} films, checkpoint of step {found['step']}"]
-    lines.append(f"{'':18}  {'positive':>8}  " + "  ".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
-    for row, count, figures in cells:
-        told = [_told(figure) for figure in figures]
-        lines.append(f"{row:18}  {count:>8}  " + "  ".join(f"{t:>{w}}" for t, w in zip(told, widths, strict=True)))
-    converged = {name: entry.get("convergence_epoch") for name, entry in networks.items()}
-    told = ["" if epoch is None else f"{epoch:g}" for epoch in converged.values()]
-    lines.append(
-        f"{'converged at epoch':18}  {'':>8}  " + "  ".join(f"{t:>{w}}" for t, w in zip(told, widths, strict=True))
+    columns = [max(len(head), len("0.7875 (0.765-0.809)")) for head in heads]
+    room = 28 + sum(2 + column for column in columns) <= width
+    widths = columns if room else [max(len(head), 8) for head in heads]
+
+    def line(row: str, count: str, cells: list[str]) -> str:
+        return f"{row:18}  {count:>8}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+
+    def cells(figure: str, finding: str | None = None) -> list[str]:
+        pairs = [(entry[figure], entry[f"{figure}_interval"]) for entry in networks.values()]
+        if finding:
+            pairs = [(figures[finding], intervals[finding]) for figures, intervals in pairs]
+        return [told(figure, interval if room else None) for figure, interval in pairs]
+
+    converged = [entry.get("convergence_epoch") for entry in networks.values()]
+    return "\n".join(
+        [
+            f"{found['split']}: {found['films']} films, checkpoint of step {found['step']}",
+            line("", "positive", heads),
+            line("mean AUROC", "", cells("mean_auroc")),
+            *(line(finding, str(found["positives"][finding]), cells("auroc", finding)) for finding in FINDINGS),
+            line("converged at epoch", "", ["" if epoch is None else f"{epoch:g}" for epoch in converged]),
+            *found["notes"],
+        ]
     )
-    return "\n".join([*lines, *found["notes"]])
 
 
 def format_epoch(entry: dict[str, float], epochs: float, names: tuple[str, ...]) -> str:
     """A line for a validation: the epoch, and loss and mean AUROC of each network."""
-    told = [
+    networks = [
         f"{name} {'' if name == ENSEMBLE else format(entry[f'val/{name}/loss'], '.4f') + ' '}"
-        f"AUROC {_told(entry[f'val/{name}/auroc'])}"
+        f"AUROC {told(entry[f'val/{name}/auroc'])}"
         for name in names
     ]
-    return f"epoch {entry['epoch']:.4g}/{epochs:.4g}, validation loss and mean: " + ", ".join(told)
+    return f"epoch {entry['epoch']:.4g}/{epochs:.4g}, validation loss and mean: " + ", ".join(networks)
 
 
 def write(workdir: Path, found: Results, predictions: Predictions, history: History) -> None:
@@ -94,8 +112,8 @@ def write(workdir: Path, found: Results, predictions: Predictions, history: Hist
     plot_curves(workdir / "curves.png", history, tuple(predictions.probabilities))
     # Last, and in one move: where metrics.json is, the rest is whole.
     partial = workdir / "metrics.json.partial"
-    told = [{key: _number(figure) for key, figure in entry.items()} for entry in history]
-    partial.write_text(json.dumps({**found, "history": told}, indent=2, allow_nan=False))
+    curves = [{key: number(figure) for key, figure in entry.items()} for entry in history]
+    partial.write_text(json.dumps({**found, "history": curves}, indent=2, allow_nan=False))
     partial.rename(workdir / "metrics.json")
 
 
@@ -105,7 +123,7 @@ def write_predictions(path: Path, names: tuple[str, ...], probabilities: np.ndar
         table = csv.writer(file)
         table.writerow(["Image Index", *FINDINGS])
         for name, row in zip(names, probabilities, strict=True):
-            table.writerow([name, *(f"{p:.9g}" for p in row)])
+            table.writerow([spreadsheet.cell(name), *(f"{p:.9g}" for p in row)])
 
 
 def plot_curves(path: Path, history: History, names: tuple[str, ...]) -> None:
@@ -127,12 +145,3 @@ def plot_curves(path: Path, history: History, names: tuple[str, ...]) -> None:
         axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _told(figure: float | None) -> str:
-    return "n/a" if figure is None or math.isnan(figure) else f"{figure:.4f}"
-
-
-def _number(figure: float) -> float | None:
-    """JSON knows no NaN."""
-    return float(figure) if math.isfinite(figure) else None

@@ -109,9 +109,11 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     with Checkpoints(workdir) as checkpoints:
         history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
     predictor = create_predictor({n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std)
-    predictions = predict(films, split, predictor, flax.jax_utils.replicate(best.variables), config)
+    variables = flax.jax_utils.replicate(best.variables)
+    validation = predict(films, "val", predictor, variables, config)
+    predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
-        results = report.results(predictions, history, config, best.step, split)
+        results = report.results(predictions, validation, history, config, best.step, split)
         report.write(workdir, results, predictions, history)
         print(report.format_table(results))
     return predictions

@@ -1,6 +1,7 @@
 """Figures against scikit-learn, brute force, and by hand."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -320,8 +321,8 @@ def test_thresholds_are_the_best_of_all_that_there_are(rows: list[tuple[int, int
     if labels.all():
         assert math.isnan(youden_threshold(labels, scores))
     else:
-        gains = {t: round(c.sensitivity + c.specificity, 12) for t, c in tried.items()}
-        assert gains[youden_threshold(labels, scores)] == max(gains.values())
+        gains = {t: Fraction(c[0], sum(c[::2])) - Fraction(c[1], sum(c[1::2])) for t, c in tried.items()}
+        assert youden_threshold(labels, scores) == max(gains, key=lambda t: (gains[t], t))
 
 
 def test_confusion_equals_scikit_learns() -> None:

@@ -1,0 +1,18 @@
+"""Cells that a spreadsheet would run."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chexjax import spreadsheet
+
+
+@given(st.text(st.sampled_from("=+-@'\t\r\nab0"), max_size=6))
+def test_no_cell_is_run_and_every_text_comes_back(text: str) -> None:
+    cell = spreadsheet.cell(text)
+    assert not cell or cell[0] not in "=+-@\t\r\n"
+    assert spreadsheet.text(cell) == text
+
+
+def test_plain_names_stay_as_they_are() -> None:
+    assert spreadsheet.cell("00000001_000.png") == "00000001_000.png"
+    assert spreadsheet.cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
