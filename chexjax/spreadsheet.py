@@ -1,12 +1,16 @@
 """Text from outside in CSV cells: a spreadsheet must show it, not run it."""
 
+import re
 from typing import Final
 
 _RUN: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell that is run begins with (OWASP, "CSV Injection")
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 
 
 def cell(text: str) -> str:
-    """The text as a cell that no spreadsheet runs: one that begins like a formula gets an apostrophe before it."""
+    """The text as a cell that no spreadsheet runs: what begins like a formula, and is no number, gets an apostrophe."""
+    if _NUMBER.fullmatch(text):
+        return text
     return f"'{text}" if text.startswith(_RUN) or _masked(text) else text
 
 

@@ -81,14 +81,23 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     paths = [folder / name for name in ENTRY_FILES if (folder / name).is_file()]
     if not paths:
         raise DataError(f"{folder} holds neither {' nor '.join(ENTRY_FILES)}; is it an unpacked download?")
-    boxes = read_boxes(folder / BOX_FILE)
+    return read_entry_file(paths[0], read_boxes(folder / BOX_FILE))
+
+
+def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> dict[str, Entry]:
+    """The entries of one file, by film name; `boxes` (by film name) are attached.
+
+    Raises:
+      DataError: see `read_entries`.
+    """
+    boxes = boxes or {}
     entries: dict[str, Entry] = {}
     unknown: Counter[str] = Counter()
     twice = []
-    for line, row in read_rows(paths[0], ("Image Index", "Finding Labels", "Patient ID")):
+    for line, row in read_rows(path, ("Image Index", "Finding Labels", "Patient ID")):
         name, named = row["Image Index"].strip(), [part.strip() for part in row["Finding Labels"].split("|")]
         if not name or not row["Patient ID"].strip() or Path(name).name != name:
-            raise DataError(f"{paths[0]}, line {line}: no usable film name or patient: {row['Image Index']!r}")
+            raise DataError(f"{path}, line {line}: no usable film name or patient: {row['Image Index']!r}")
         unknown.update(part for part in named if part not in FINDINGS and part != NO_FINDING)
         if name in entries:
             twice.append(name)
@@ -103,11 +112,11 @@ def read_entries(folder: Path) -> dict[str, Entry]:
         )
     if unknown:
         told = ", ".join(f"{label!r} ({count} films)" for label, count in unknown.most_common(10))
-        raise DataError(f"{paths[0]} has {len(unknown)} labels that are none of the 14 findings: {told}")
+        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {told}")
     if twice:
-        raise DataError(f"{paths[0]} lists films more than once, {first_ten(twice)}")
+        raise DataError(f"{path} lists films more than once, {first_ten(twice)}")
     if not entries:
-        raise DataError(f"{paths[0]} lists no film")
+        raise DataError(f"{path} lists no film")
     return entries
 
 

@@ -16,8 +16,8 @@ Thresholds = dict[str, dict[str, float | None]]
 SENSITIVITY: Final = 0.9  # of the second threshold
 RESAMPLES: Final = 1000
 INTERVALS: Final = (
-    f"intervals are 95 %, from {RESAMPLES:,} resamples of the patients (seed 0); DeLong's, for films taken as "
-    "independent, are in metrics.json"
+    f"intervals are 95 %, from {RESAMPLES:,} resamples of the patients (seed 0), too narrow below some ten positives; "
+    "DeLong's, for films taken as independent, are in metrics.json"
 )
 
 

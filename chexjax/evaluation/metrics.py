@@ -257,22 +257,26 @@ def bootstrap_aurocs(
     order = np.stack([np.lexsort((labels[:, k], scores[:, k])) for k in range(labels.shape[1])], axis=1)
     in_order = np.take_along_axis(scores, order, axis=0)
     rises = np.concatenate([np.ones((1, order.shape[1]), bool), in_order[1:] != in_order[:-1]])
-    walk = [jnp.asarray(x) for x in (cluster[order].astype(np.int32), np.take_along_axis(labels, order, 0) > 0, rises)]
+    positive = np.take_along_axis(labels, order, axis=0) > 0
+    # Filled up with films of a patient who is never drawn, so that few shapes are compiled.
+    people, filling = int(cluster.max()) + 1, ((0, _rounded(len(labels)) - len(labels)), (0, 0))
+    walk = [
+        jnp.asarray(np.pad(column, filling, constant_values=value))
+        for column, value in ((cluster[order].astype(np.int32), people), (positive, False), (rises, False))
+    ]
     # Drawn here, not by jax.random: scattering is what XLA does slowest on a CPU.
-    random, count = np.random.default_rng(seed), int(cluster.max()) + 1
-    width = min(resamples, _RESAMPLES_AT_ONCE)
-
-    def areas(draws: np.ndarray) -> np.ndarray:
-        sums = _weighted_pairs(jnp.asarray(draws), *walk)
-        low, high, positives, negatives = (np.asarray(s, np.float64) for s in sums)
-        with np.errstate(invalid="ignore"):
-            return (high * 2.0**32 + low) / (2.0 * positives * negatives)
+    random, width = np.random.default_rng(seed), min(resamples, _RESAMPLES_AT_ONCE)
 
     def draw(_: int) -> np.ndarray:
-        draws = np.empty((count, width), np.uint8)  # how often each patient is in each resample
+        draws = np.zeros((_rounded(people + 1), width), np.uint8)  # how often each patient is in each resample
         for column in range(width):
-            draws[:, column] = np.bincount(random.integers(0, count, count), minlength=count)
+            draws[:people, column] = np.bincount(random.integers(0, people, people), minlength=people)
         return draws
+
+    def areas(draws: np.ndarray) -> np.ndarray:
+        low, high, positives, negatives = (np.asarray(x, np.float64) for x in _weighted_pairs(draws, *walk))
+        with np.errstate(invalid="ignore"):
+            return (high * 2.0**32 + low) / (2.0 * positives * negatives)
 
     with ThreadPoolExecutor(2) as pool:  # each call keeps one core busy
         parts = pool.map(areas, map(draw, range(0, resamples, width)))
@@ -430,6 +434,12 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarr
     if not ((labels == 0) | (labels == 1)).all():
         raise ValueError("labels hold other values than 0 and 1")
     return labels.astype(np.float64), scores
+
+
+def _rounded(count: int) -> int:
+    """A little more than `count`: one of eight sizes between two powers of two, and at least 1,024."""
+    step = max(2 ** (count.bit_length() - 4), 128)
+    return max(-(-count // step) * step, 1024)
 
 
 def _by_finding(figure: Any, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

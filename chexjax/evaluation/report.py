@@ -1,25 +1,19 @@
 """Results as people read them: a table on the terminal, `metrics.json`, prediction CSVs, curves."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax import spreadsheet
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
 from chexjax.evaluation.figures import INTERVALS, figures, find_thresholds, number, told, undefined
 from chexjax.evaluation.metrics import convergence_epoch
+from chexjax.evaluation.plots import History, plot_curves
+from chexjax.evaluation.predictions import write_predictions
 from chexjax.findings import FINDINGS
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
 Results = dict[str, Any]
-History = list[dict[str, float]]  # an entry a validation: "step", "epoch", "train/...", "val/..."
 
 
 def results(
@@ -115,33 +109,3 @@ def write(workdir: Path, found: Results, predictions: Predictions, history: Hist
     curves = [{key: number(figure) for key, figure in entry.items()} for entry in history]
     partial.write_text(json.dumps({**found, "history": curves}, indent=2, allow_nan=False))
     partial.rename(workdir / "metrics.json")
-
-
-def write_predictions(path: Path, names: tuple[str, ...], probabilities: np.ndarray) -> None:
-    """`Image Index` and a column of probabilities a finding; enough digits that nothing is lost to rounding."""
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["Image Index", *FINDINGS])
-        for name, row in zip(names, probabilities, strict=True):
-            table.writerow([spreadsheet.cell(name), *(f"{p:.9g}" for p in row)])
-
-
-def plot_curves(path: Path, history: History, names: tuple[str, ...]) -> None:
-    """Training and validation loss, and mean validation AUROC, against the epoch; a colour a network."""
-    epochs = [entry["epoch"] for entry in history]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for k, name in enumerate(names):
-        colour = f"C{k}"
-        if name != ENSEMBLE:
-            train = [entry[f"train/{name}/cross_entropy"] for entry in history]
-            left.plot(epochs, train, ".--", color=colour, label=f"{name}, training")
-            validation = [entry[f"val/{name}/loss"] for entry in history]
-            left.plot(epochs, validation, ".-", color=colour, label=f"{name}, validation")
-        aurocs = [entry[f"val/{name}/auroc"] for entry in history]
-        right.plot(epochs, aurocs, ".-", color="0.4" if name == ENSEMBLE else colour, label=name)
-    for axes, title in ((left, "binary cross-entropy (nats)"), (right, "mean validation AUROC")):
-        axes.set(title=title, xlabel="epoch")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
