@@ -1,6 +1,6 @@
 """What the configs share: every field a run reads, with its default."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def base() -> ConfigDict:
@@ -15,6 +15,32 @@ def base() -> ConfigDict:
             "kl": "bernoulli",  # or "softmax", the report's literal form
             "weight": 1.0,
             "temperature": 1.0,
+        }
+    )
+    config.teacher = ""  # the workdir of the run that a student learns from
+    config.distill = ConfigDict(
+        {
+            "targets": "bernoulli",  # or "softmax"
+            "weight": 0.5,  # of the teacher's targets; the labels have the rest
+            "temperature": 2.0,
+        }
+    )
+    config.loss = ConfigDict(
+        {
+            "name": "bce",  # or "weighted_bce", "focal", "asymmetric": a key of training.objectives.LOSSES
+            "label_smoothing": 0.0,
+            "positive_weight_limit": 20.0,  # weighted_bce: negatives over positives of the training films, at most this
+            "gamma": 2.0,  # focal
+            "gamma_positive": 1.0,  # asymmetric, this and the next two
+            "gamma_negative": 4.0,
+            "margin": 0.05,
+        }
+    )
+    config.groups = ConfigDict(
+        {
+            "by": "report",  # groups of findings for branches: or "cooccurrence", "embeddings", see training.groups
+            "count": 4,  # of the groups that are clustered
+            "network": "",  # embeddings: the workdir of the network whose they are
         }
     )
 
@@ -61,6 +87,7 @@ def network(model: str, seed: int) -> ConfigDict:
         {
             "model": model,  # a key of models.TRUNKS
             "width": 1.0,  # multiplies every channel count
+            "shared_stages": config_dict.placeholder(int),  # None: one head; 0: specialists; 1 to 3: branches after it
             "seed": seed,
             "optimizer": "adamw",  # or "adam", "sgd"
             "learning_rate": 5e-4,

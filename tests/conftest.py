@@ -23,6 +23,7 @@ from configs import common, dml
 
 # A trunk that compiles in a second: the real five are met once, in tests/models.
 TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
+TRUNKS["tiny2"] = partial(ResNet, stages=(1, 1), block=BasicBlock)  # one that can be cut in two
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def results(
     for name, probabilities in predictions.probabilities.items():
         thresholds = find_thresholds(validation.films.labels, validation.probabilities[name])
         networks[name] = {
-            "model": "mean probability" if name == ENSEMBLE else config.networks[name].model,
+            "model": "mean probability" if name == ENSEMBLE else model_title(config.networks[name]),
             **figures(films.labels, probabilities, films.patients, thresholds=thresholds),
         }
         if name in predictions.losses:
@@ -54,6 +54,14 @@ def results(
         "networks": networks,
         "notes": notes,
     }
+
+
+def model_title(network: ConfigDict) -> str:
+    """A network in a few words, by its config."""
+    if network.shared_stages is None:
+        return network.model
+    shared = network.shared_stages
+    return f"{network.model} {'branches after stage ' + str(shared) if shared else 'specialists'}"
 
 
 def format_table(found: Results, width: int = 120) -> str:

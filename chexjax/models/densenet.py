@@ -38,12 +38,15 @@ class DenseLayer(nn.Module):
 class DenseNet(nn.Module):
     """A dense trunk: films in, the last feature map (normalised and rectified) out.
 
-    `blocks` counts the layers of each dense block; `width` multiplies the growth rate of 32 and the stem's 64
-    channels (1.0: as published).
+    `stages` counts the layers of each dense block; `width` multiplies the growth rate of 32 and the stem's 64
+    channels (1.0: as published). Only the blocks from `begin` up to `end` are built, with the transition behind each,
+    the stem with the first and the last norm with the last: a trunk can be cut in two.
     """
 
-    blocks: tuple[int, ...]
+    stages: tuple[int, ...]
     width: float = 1.0
+    begin: int = 0
+    end: int | None = None
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
@@ -52,18 +55,21 @@ class DenseNet(nn.Module):
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
         conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        x = conv(scaled(64, self.width), 7, 2, name="conv0")(x)
-        x = max_pool(nn.relu(norm(name="norm0")(x, train)))
-        for block, layers in enumerate(self.blocks, start=1):
-            for layer in range(1, layers + 1):
+        if self.begin == 0:
+            x = conv(scaled(64, self.width), 7, 2, name="conv0")(x)
+            x = max_pool(nn.relu(norm(name="norm0")(x, train)))
+        for stage in range(len(self.stages))[self.begin : self.end]:
+            block = stage + 1
+            for layer in range(1, self.stages[stage] + 1):
                 x = DenseLayer(
                     growth=scaled(32, self.width),
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"denseblock{block}_denselayer{layer}",
                 )(x, train)
-            if block < len(self.blocks):
-                x = nn.relu(norm(name=f"transition{block}_norm")(x, train))
-                x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
-                x = nn.avg_pool(x, (2, 2), strides=(2, 2))
-        return nn.relu(norm(name="norm5")(x, train))
+            if block == len(self.stages):
+                return nn.relu(norm(name="norm5")(x, train))
+            x = nn.relu(norm(name=f"transition{block}_norm")(x, train))
+            x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
+            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        return x

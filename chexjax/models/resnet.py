@@ -67,23 +67,27 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A residual trunk: films in, the last feature map out.
 
-    `stages` counts the blocks of each stage; `width` multiplies every channel count (1.0: as published).
+    `stages` counts the blocks of each stage; `width` multiplies every channel count (1.0: as published). Only the
+    stages from `begin` up to `end` are built, the stem with the first: a trunk can be cut in two.
     """
 
     stages: tuple[int, ...]
     block: type[BasicBlock] | type[Bottleneck]
     width: float = 1.0
+    begin: int = 0
+    end: int | None = None
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
-        x = Conv(scaled(64, self.width), 7, 2, KERNEL_INIT, self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn1")(x, train))
-        x = max_pool(x)
-        for stage, blocks in enumerate(self.stages):
-            for index in range(blocks):
+        if self.begin == 0:
+            x = Conv(scaled(64, self.width), 7, 2, KERNEL_INIT, self.dtype, name="conv1")(x)
+            x = nn.relu(BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn1")(x, train))
+            x = max_pool(x)
+        for stage in range(len(self.stages))[self.begin : self.end]:
+            for index in range(self.stages[stage]):
                 x = self.block(
                     channels=scaled(64 * 2**stage, self.width),
                     stride=2 if stage > 0 and index == 0 else 1,

@@ -16,14 +16,16 @@ from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_te
 from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.metrics import mean_over_findings
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.models import Groups
 from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
+from chexjax.training.groups import by_names, check_groups, find_groups, names
 from chexjax.training.logging import Scalars, say
-from chexjax.training.objectives import DIVERGENCES
-from chexjax.training.restore import restore_best
+from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
+from chexjax.training.restore import Restored, digest, groups_in, restore_best, restore_others
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Batch, Measured, create_step
+from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teacher, create_step
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -49,30 +51,36 @@ def train(config: ConfigDict, workdir: Path) -> None:
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
 
-    models = {name: create_network(config, name, len(FINDINGS), AXIS) for name in config.networks}
-    shape = (films.size, films.size, 1)
-    states = {name: create_state(config, name, model, shape, last_step) for name, model in models.items()}
-    describe(config, states, last_step, eval_steps)
-
     with Checkpoints(workdir, writing=True) as checkpoints:
+        latest = checkpoints.latest
+        saved = None if latest is None else checkpoints.metadata(latest)
+        groups = choose_groups(config, films, saved)
+        teacher = restore_others(config.teacher, "teacher", config) if config.regime == "distill" else None
+        models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
+        shape = (films.size, films.size, 1)
+        states = {name: create_state(config, name, model, shape, last_step) for name, model in models.items()}
+        describe(config, states, groups, teacher, last_step, eval_steps)
+
         step, history = 0, []
-        if checkpoints.latest is not None:
-            step = checkpoints.latest
-            states, metadata = checkpoints.restore(step, states)
-            history = check_metadata(metadata, films, workdir)
-            batches.set_state(metadata["place"])
+        if latest is not None and saved is not None:
+            step = latest
+            states, _ = checkpoints.restore(step, states)
+            history = check_metadata(saved, films, workdir)
+            check_teacher(saved, teacher, config)
+            batches.set_state(saved["place"])
             say(f"going on from step {step} of {last_step}")
         if step >= last_step:
             return
 
-        train_step = create_step(config)
+        train_step = create_step(context(config, films, groups, teacher))
+        fixed = flax.jax_utils.replicate(teacher.variables if teacher else {})
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = flax.jax_utils.replicate(tuple(states.values()))
         scalars, window = Scalars(workdir, step), Window(tuple(states), train_films)
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         for batch in flax.jax_utils.prefetch_to_device(batches, 2):
-            replicated, measured = train_step(replicated, batch)
+            replicated, measured = train_step(replicated, batch, fixed)
             window.add(step, batch, measured)
             step += 1
             bar.update(config.batch_size)
@@ -88,7 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 best_by = selection_figure(figures, tuple(states))
-                checkpoints.save(step, states, best_by, bookmark(config, films, step, history))
+                checkpoints.save(step, states, best_by, bookmark(config, films, groups, teacher, step, history))
                 window = Window(tuple(states), train_films)
             if step == last_step:
                 break
@@ -209,15 +217,54 @@ class Window:
         )
 
 
-def bookmark(config: ConfigDict, films: Prepared, step: int, history: list[dict[str, float]]) -> Metadata:
-    """What a checkpoint says beside its arrays: its films, the place in them, the seeds, the history."""
+def choose_groups(config: ConfigDict, films: Prepared, saved: Metadata | None) -> Groups | None:
+    """The groups of the branched networks: those in a checkpoint that the run goes on from, else found anew.
+
+    None where no network has branches.
+    """
+    if saved is not None:
+        return groups_in(saved)
+    if all(network.shared_stages is None for network in config.networks.values()):
+        return None
+    return find_groups(config, films)
+
+
+def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None) -> Context:
+    """What the steps know beside the config."""
+    teaching = None
+    if teacher is not None:
+        seen = teacher.config.data
+        teaching = Teacher({name: model.apply for name, model in teacher.models.items()}, seen.mean, seen.std)
+    return Context(config, films.parts["train"].labels.mean(axis=0), groups, teaching)
+
+
+def bookmark(
+    config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None,
+    step: int, history: list[dict[str, float]],
+) -> Metadata:  # fmt: skip
+    """What a checkpoint says beside its arrays: its films, the place in them, groups, teacher, seeds, the history."""
     return {
         "data": films.digest,
         # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
         "place": {"next_index": step},
+        "groups": groups and names(groups),
+        "teacher": teacher and digest(teacher),
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
         "history": history,
     }
+
+
+def check_teacher(metadata: Metadata, teacher: Restored | None, config: ConfigDict) -> None:
+    """Makes sure that a run goes on under the teacher with which it began.
+
+    Raises:
+      CheckpointError: it is another, or has learned since.
+    """
+    if metadata["teacher"] != (teacher and digest(teacher)):
+        raise CheckpointError(
+            f"{config.teacher} does not hold the weights that this run learned from until now\n"
+            "bring the old teacher back, or train anew in another --workdir"
+        )
 
 
 def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:
@@ -235,11 +282,19 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
     return list(metadata["history"])
 
 
-def describe(config: ConfigDict, states: dict[str, TrainState], steps: int, eval_steps: int) -> None:
+def describe(
+    config: ConfigDict, states: dict[str, TrainState], groups: Groups | None, teacher: Restored | None,
+    steps: int, eval_steps: int,
+) -> None:  # fmt: skip
     """Says what is about to be trained, where, and how long."""
     for name, state in states.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        say(f"{name}: {config.networks[name].model}, {count:,} parameters")
+        say(f"{name}: {report.model_title(config.networks[name])}, {count:,} parameters")
+    for group in names(groups) if groups else ():
+        say(f"group: {', '.join(group)}")
+    if teacher is not None:
+        told = ", ".join(report.model_title(network) for network in teacher.config.networks.values())
+        say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
@@ -257,6 +312,8 @@ def check(config: ConfigDict) -> None:
         "regime": (config.regime, tuple(STEPS)),
         "mutual.updates": (config.mutual.updates, ("alternating", "simultaneous")),
         "mutual.kl": (config.mutual.kl, tuple(DIVERGENCES)),
+        "distill.targets": (config.distill.targets, tuple(SOFT_TARGETS)),
+        "loss.name": (config.loss.name, tuple(LOSSES)),
         "dtype": (config.dtype, ("float32", "bfloat16")),
     }
     for field_name, (value, allowed) in choices.items():
@@ -268,6 +325,8 @@ def check(config: ConfigDict) -> None:
         "eval_epochs": config.eval_epochs,
         "log_every": config.log_every,
         "mutual.temperature": config.mutual.temperature,
+        "distill.temperature": config.distill.temperature,
+        "loss.positive_weight_limit": config.loss.positive_weight_limit,
         "data.threads": config.data.threads,
         "data.std": config.data.std,
     }
@@ -278,6 +337,12 @@ def check(config: ConfigDict) -> None:
         "seed": (config.seed, 0, 2**31),
         "max_steps": (config.max_steps, 0, math.inf),
         "mutual.weight": (config.mutual.weight, 0, math.inf),
+        "distill.weight": (config.distill.weight, 0, 1),
+        "loss.label_smoothing": (config.loss.label_smoothing, 0, 0.999),
+        "loss.gamma": (config.loss.gamma, 0, math.inf),
+        "loss.gamma_positive": (config.loss.gamma_positive, 0, math.inf),
+        "loss.gamma_negative": (config.loss.gamma_negative, 0, math.inf),
+        "loss.margin": (config.loss.margin, 0, 0.999),
         "convergence_tolerance": (config.convergence_tolerance, 0, math.inf),
         "data.size": (config.data.size, 32, 4096),  # the trunks shrink films 32 times
         "data.val_fraction": (config.data.val_fraction, 0, 1),
@@ -294,10 +359,13 @@ def check(config: ConfigDict) -> None:
             f"networks.{name}.average_decay": (network.average_decay, 0, 0.999999),
             f"networks.{name}.width": (network.width, 0.01, 16),
         }
-        create_network(config, name, len(FINDINGS))  # these two tell of names that there are not
+        create_network(config, name, by_names(SPECIALIST_GROUPS))  # these two tell of names that there are not
         create_optimizer(network, steps=1)
     for field_name, (value, least, most) in ranges.items():
         if not least <= value <= most:
             raise ConfigError(f"config.{field_name} is {value!r}; it must lie between {least} and {most}")
+    check_groups(config)
+    if config.regime == "distill" and not config.teacher:
+        raise ConfigError("config.regime is distill, but no teacher is given; add --config.teacher=WORKDIR")
     if config.regime == "mutual" and len(config.networks) < 2:
         raise ConfigError("config.regime is mutual, which takes at least two networks; config.networks has one")

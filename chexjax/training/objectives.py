@@ -23,6 +23,66 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return -labels * log_sigmoid(logits) - (1.0 - labels) * log_sigmoid(-logits)
 
 
+def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, positive_weight: jax.Array) -> jax.Array:
+    """Binary cross-entropy whose positive term counts `positive_weight` (findings,) times, unreduced.
+
+    With the ratio of negatives to positives a finding's two classes weigh alike, as in torch's `pos_weight`. The
+    probabilities that a network learns by it are then too high by that ratio in odds.
+    """
+    labels = labels.astype(logits.dtype)
+    return -positive_weight * labels * log_sigmoid(logits) - (1.0 - labels) * log_sigmoid(-logits)
+
+
+def focal_loss(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
+    """-(1 - p_t)^gamma ln p_t, p_t the probability of what is true; unreduced. Gamma 0 is the cross-entropy.
+
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4 (without its alpha).
+    """
+    labels = labels.astype(logits.dtype)
+    positive = _power(sigmoid(-logits), gamma) * log_sigmoid(logits)
+    negative = _power(sigmoid(logits), gamma) * log_sigmoid(-logits)
+    return -labels * positive - (1.0 - labels) * negative
+
+
+def asymmetric_loss(
+    logits: jax.Array, labels: jax.Array, gamma_positive: float, gamma_negative: float, margin: float
+) -> jax.Array:
+    """A focal loss with an exponent for each class, that forgets negatives below a probability of `margin`; unreduced.
+
+    Ridnik et al., "Asymmetric Loss For Multi-Label Classification", ICCV 2021, equations 4 to 7.
+    """
+    labels = labels.astype(logits.dtype)
+    shifted = jnp.maximum(sigmoid(logits) - margin, 0.0)
+    # Without a margin 1 - p can round to 0 where ln(1 - p) still is a number.
+    log_rest = jnp.log1p(-shifted) if margin else log_sigmoid(-logits)
+    positive = _power(sigmoid(-logits), gamma_positive) * log_sigmoid(logits)
+    negative = _power(shifted, gamma_negative) * log_rest
+    return -labels * positive - (1.0 - labels) * negative
+
+
+def _power(x: jax.Array, exponent: float) -> jax.Array:
+    """x ** exponent for x >= 0, with a gradient that is finite at 0 (of 0 ** 0 it would be NaN)."""
+    if exponent == 0:
+        return jnp.ones_like(x)
+    return jnp.where(x > 0, jnp.where(x > 0, x, 1.0) ** exponent, 0.0)
+
+
+def smooth(labels: jax.Array, amount: float) -> jax.Array:
+    """Labels moved towards 1/2 by `amount`: 1 becomes 1 - amount / 2, 0 becomes amount / 2 (Szegedy et al. 2016)."""
+    return labels * (1.0 - amount) + amount / 2.0
+
+
+# A new loss is a function above and one line here: (logits, labels, config.loss, positive_weight) -> unreduced.
+LOSSES: Final[dict[str, Callable[..., jax.Array]]] = {
+    "bce": lambda logits, labels, loss, weight: binary_cross_entropy(logits, labels),
+    "weighted_bce": lambda logits, labels, loss, weight: weighted_cross_entropy(logits, labels, weight),
+    "focal": lambda logits, labels, loss, weight: focal_loss(logits, labels, loss.gamma),
+    "asymmetric": lambda logits, labels, loss, weight: asymmetric_loss(
+        logits, labels, loss.gamma_positive, loss.gamma_negative, loss.margin
+    ),
+}
+
+
 def bernoulli_kl(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     """T^2 KL(p || q), each finding a coin of its own: the mean over films and findings.
 
@@ -55,6 +115,33 @@ def softmax_kl(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.
 
 # A new divergence is a function above and one line here.
 DIVERGENCES: Final[dict[str, Callable[..., jax.Array]]] = {"bernoulli": bernoulli_kl, "softmax": softmax_kl}
+
+
+def bernoulli_soft_targets(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """T^2 times the cross-entropy of a student q on a teacher's probabilities p, each finding a coin of its own.
+
+    It differs from `bernoulli_kl` by the teacher's entropy alone, which no student moves: the gradients are equal.
+    Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2, for several findings at once.
+    Arguments, result as for `bernoulli_kl`.
+    """
+    a, b = p_logits / temperature, q_logits / temperature
+    return temperature**2 * binary_cross_entropy(b, sigmoid(a)).mean()
+
+
+def softmax_soft_targets(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """T^2 times the cross-entropy of softmaxes over the findings: summed over findings, averaged over films.
+
+    Hinton et al. 2015, equation 1 and section 2. Arguments as for `bernoulli_kl`.
+    """
+    a, b = jnp.exp(log_softmax(p_logits / temperature)), log_softmax(q_logits / temperature)
+    return -(temperature**2) * (a * b).sum(axis=-1).mean()
+
+
+# A new form of soft targets is a function above and one line here.
+SOFT_TARGETS: Final[dict[str, Callable[..., jax.Array]]] = {
+    "bernoulli": bernoulli_soft_targets,
+    "softmax": softmax_soft_targets,
+}
 
 
 def mutual_loss(

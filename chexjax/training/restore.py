@@ -1,5 +1,7 @@
 """From a workdir to networks that can be applied: for evaluation, prediction, a teacher, a new start, an export."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from chexjax.errors import CheckpointError, ConfigError
 from chexjax.findings import FINDINGS
-from chexjax.models import Network
-from chexjax.training.checkpoints import Checkpoints, Metadata, read_config
-from chexjax.training.state import create_network, create_state
+from chexjax.models import Groups
+from chexjax.training.checkpoints import Checkpoints, Metadata, digests, read_config
+from chexjax.training.state import AnyNetwork, create_network, create_state
 
 PyTree = Any
 
@@ -26,7 +29,7 @@ class Restored:
     workdir: Path
     config: ConfigDict
     step: int
-    models: dict[str, Network]
+    models: dict[str, AnyNetwork]
     variables: dict[str, PyTree]
     metadata: Metadata
 
@@ -38,13 +41,44 @@ def restore_best(workdir: Path) -> Restored:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
     """
     config = read_config(workdir)
-    models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
-    shape = (config.data.size, config.data.size, 1)
-    shapes = jax.eval_shape(
-        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
-    )
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.best
-        return Restored(
-            workdir, config, step, models, checkpoints.restore_networks(step, shapes), checkpoints.metadata(step)
+        metadata = checkpoints.metadata(step)
+        models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
+        shape = (config.data.size, config.data.size, 1)
+        shapes = jax.eval_shape(
+            lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
         )
+        variables = checkpoints.restore_networks(step, shapes)
+    return Restored(workdir, config, step, models, variables, metadata)
+
+
+def groups_in(metadata: Metadata) -> Groups | None:
+    """The groups of findings that a checkpoint's branches were made for; None where it has no branches."""
+    groups = metadata["groups"]
+    return groups and tuple(tuple(FINDINGS.index(finding) for finding in group) for group in groups)
+
+
+def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
+    """The best checkpoint of another run's workdir, that the config's `field` names, for use on this run's films.
+
+    Raises:
+      ConfigError: the other run saw films of another size, or cleaned ones where these are not.
+      CheckpointError: as for `restore_best`.
+    """
+    try:
+        other = restore_best(Path(workdir).expanduser())
+    except CheckpointError as error:
+        raise CheckpointError(f"config.{field}: {error}") from error
+    for name in ("size", "clean"):
+        if other.config.data[name] != config.data[name]:
+            raise ConfigError(
+                f"config.{field}: {workdir} was trained with data.{name}={other.config.data[name]}, this run has "
+                f"data.{name}={config.data[name]}; give both the same"
+            )
+    return other
+
+
+def digest(restored: Restored) -> str:
+    """A sha256 of the restored weights, by which a run knows them again."""
+    return hashlib.sha256(json.dumps(digests(restored.variables), sort_keys=True).encode()).hexdigest()

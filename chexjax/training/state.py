@@ -11,9 +11,11 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from chexjax.errors import ConfigError
-from chexjax.models import Network, create_model
+from chexjax.findings import FINDINGS
+from chexjax.models import BranchedNetwork, Groups, Network, create_branched_model, create_model
 
 PyTree = Any
+AnyNetwork = Network | BranchedNetwork
 
 
 class TrainState(train_state.TrainState):
@@ -29,38 +31,74 @@ class TrainState(train_state.TrainState):
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_network(config: ConfigDict, name: str, num_outputs: int, axis_name: str | None = None) -> Network:
-    """The network that `config.networks[name]` describes."""
+def create_network(
+    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None
+) -> AnyNetwork:  # fmt: skip
+    """The network that `config.networks[name]` describes, with 14 outputs; `groups` are for one with branches."""
     network = config.networks[name]
-    return create_model(
-        network.model,
-        num_outputs,
-        dtype=jnp.dtype(config.dtype),
-        axis_name=axis_name if config.sync_batch_norm else None,
-        width=network.width,
-    )
+    options: dict[str, Any] = {
+        "dtype": jnp.dtype(config.dtype),
+        "axis_name": axis_name if config.sync_batch_norm else None,
+        "width": network.width,
+    }
+    if network.shared_stages is None:
+        return create_model(network.model, len(FINDINGS), **options)
+    if groups is None:
+        raise ValueError(f"{name} has branches, but no groups are given")
+    return create_branched_model(network.model, groups, network.shared_stages, **options)
 
 
-def create_state(config: ConfigDict, name: str, model: Network, film_shape: tuple[int, ...], steps: int) -> TrainState:
+def create_state(
+    config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...], steps: int
+) -> TrainState:  # fmt: skip
     """A new TrainState for `config.networks[name]`, from a key folded from the run's and the network's seed.
 
     Args:
       film_shape: (height, width, channels) of a film as the network sees it.
       steps: how many there will be in all; the learning-rate schedule ends there.
     """
-    # "rbg" keys: with the default ones, XLA compiles the random draws of the 60 parameters of a ResNet-18 for 24 s.
-    key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), config.networks[name].seed)
-    variables = jax.jit(model.init)(key, jnp.zeros((1, *film_shape)))
+    network = config.networks[name]
+    variables = create_variables(model, config.seed, network.seed, film_shape)
+    rule = create_optimizer(network, steps)
+    if isinstance(model, BranchedNetwork):
+        rule = for_branches(rule)
     # Copies, because two networks that shared a buffer could not both be donated to the step.
-    average = jax.tree.map(jnp.copy, dict(variables)) if config.networks[name].average_decay else None
+    average = jax.tree.map(jnp.copy, dict(variables)) if network.average_decay else None
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        tx=create_optimizer(config.networks[name], steps),
+        tx=rule,
         average=average,
-        average_decay=config.networks[name].average_decay,
+        average_decay=network.average_decay,
     )
+
+
+def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:
+    """New weights and statistics. The k-th branch is drawn as a whole network of the seed `network_seed + k` is."""
+    # "rbg" keys: with the default ones, XLA compiles the random draws of the 60 parameters of a ResNet-18 for 24 s.
+    run_key, film = jax.random.key(run_seed, impl="rbg"), jnp.zeros((1, *film_shape))
+    if isinstance(model, Network):
+        return jax.jit(model.init)(jax.random.fold_in(run_key, network_seed), film)
+    draw = jax.jit(model.whole(0).init)
+    wholes = []
+    for k in range(len(model.groups)):
+        branch_key = jax.random.fold_in(run_key, network_seed + k)
+        whole = draw(branch_key, film)
+        # The trunk's draws do not depend on the head's size, so one compilation serves all; the head's do.
+        features = jnp.zeros((1, 1, 1, whole["params"]["head"]["kernel"].shape[0]))
+        head = model.whole(k).init(branch_key, features, method="classify")["params"]["head"]
+        wholes.append({**whole, "params": {**whole["params"], "head": head}})
+    return model.assemble(wholes, film_shape)
+
+
+def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`rule` for the shared part and for each branch by itself.
+
+    Each is clipped by its own norm, and a branch's vectors are told from its kernels though they are stacked.
+    """
+    each = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
+    return optax.partition({"shared": rule, "branch": each}, lambda params: {part: part for part in params})
 
 
 def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:

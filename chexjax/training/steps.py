@@ -1,21 +1,24 @@
 """One step a regime: pure functions of (states, batch), compiled with `jax.pmap` over the local devices.
 
-A step takes a tuple of TrainStates (one per network, in the config's order) and a batch, and returns the new states
-and what it measured. The axis of devices is called "data"; every device holds the whole state and a share of the
-batch, and gradients, batch statistics and measurements are averaged over it.
+A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
+returns the new states and what it measured. The axis of devices is called "data"; every device holds the whole state
+and a share of the batch, and gradients, batch statistics and measurements are averaged over it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
-from chexjax.training.objectives import DIVERGENCES, binary_cross_entropy
+from chexjax.models.network import Groups
+from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState
 
 AXIS: Final = "data"
@@ -25,60 +28,111 @@ States = tuple[TrainState, ...]
 Batch = dict[str, jax.Array]
 # For each network: "loss", "divergence", "gradient_norm" (networks,), and "cross_entropy" (networks, findings).
 Measured = dict[str, jax.Array]
-Step = Callable[[States, Batch], tuple[States, Measured]]
+# A term that guides a network beside the labels: its logits -> a scalar.
+Guide = Callable[[jax.Array], jax.Array]
 
 
-def supervised_step(states: States, batch: Batch, config: ConfigDict) -> tuple[States, Measured]:
-    """Each network learns from the labels alone; several would learn side by side without meeting."""
-    images = prepare(batch, states[0].step, config)
-    updated, measured = [], []
-    for state in states:
-        run = linearize(state, images)
-        loss, gradients = against_peers(run, (), batch["label"], config.mutual)
-        state, loss = update(state, run, gradients, loss)
-        updated.append(state)
-        measured.append(loss)
-    return tuple(updated), jax.tree.map(lambda *m: jnp.stack(m), *measured)
+@dataclass(frozen=True)
+class Teacher:
+    """Networks that a student learns from: how they are applied, and what they expect of a film."""
+
+    apply: dict[str, Callable[..., Any]]
+    mean: float
+    std: float
 
 
-def mutual_step(states: States, batch: Batch, config: ConfigDict) -> tuple[States, Measured]:
+@dataclass(frozen=True)
+class Context:
+    """What the steps of a run know beside its config.
+
+    `prevalence` is the share of training films with each finding, float (findings,); `groups` are those of the
+    branched networks; `teacher` is there in distillation alone.
+    """
+
+    config: ConfigDict
+    prevalence: np.ndarray
+    groups: Groups | None = None
+    teacher: Teacher | None = None
+
+
+# (states, batch, fixed): `fixed` holds the teacher's variables by network name, and is empty elsewhere.
+Step = Callable[[States, Batch, dict[str, PyTree]], tuple[States, Measured]]
+
+
+def supervised_step(
+    states: States, batch: Batch, fixed: dict[str, PyTree], context: Context
+) -> tuple[States, Measured]:  # fmt: skip
+    """Each network learns from the labels alone; several would learn side by side without meeting.
+
+    Of a branched network every branch learns the mean loss of its own findings. Specialists, who share nothing, so
+    move as they would in runs of their own.
+    """
+    images = prepare(batch, states[0].step, context.config)
+    learned = [
+        learn(state, linearize(state, images), batch["label"], turn, context) for turn, state in enumerate(states)
+    ]
+    return gathered(learned)
+
+
+def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context: Context) -> tuple[States, Measured]:
     """The networks learn in turn, each from the labels and from what the others now predict.
 
-    Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1. With x a network that has just
+    Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1; of more than two networks each learns from the mean
+    divergence to its peers (section 3.3). With "alternating" updates a network that has just
     moved predicts again, and the next one learns from that; with "simultaneous" all learn from the predictions with
     which the step began. A network that has not moved yet needs no second run: one linearisation gives the
     predictions that its peers learn from and, later, its own backward pass. So K networks cost K forward and K
     backward passes, and alternating K - 1 forward passes more (the last one's new predictions have no reader).
     """
-    mutual = config.mutual
-    images = prepare(batch, states[0].step, config)
+    mutual = context.config.mutual
+    divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
+    images = prepare(batch, states[0].step, context.config)
     runs = [linearize(state, images) for state in states]
     logits = [run.logits for run in runs]
-    updated, measured = [], []
+    learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
-        peers = logits[:turn] + logits[turn + 1 :]
-        loss, gradients = against_peers(run, peers, batch["label"], mutual)
-        state, loss = update(state, run, gradients, loss)
+        guide = towards(logits[:turn] + logits[turn + 1 :], divergence)
+        learned.append(learn(state, run, batch["label"], turn, context, 1.0, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
-            logits[turn], _ = predict(state, state.params, images)
-        updated.append(state)
-        measured.append(loss)
-    return tuple(updated), jax.tree.map(lambda *m: jnp.stack(m), *measured)
+            moved = learned[-1][0]
+            logits[turn], _ = predict(state, moved.params, images)
+    return gathered(learned)
+
+
+def distill_step(states: States, batch: Batch, fixed: dict[str, PyTree], context: Context) -> tuple[States, Measured]:
+    """The students learn from the labels and from a teacher that does not move (Hinton et al. 2015, section 2).
+
+    Student and teacher see the same augmented films. A teacher of several networks teaches by the mean of their
+    softened probabilities.
+    """
+    distill, teacher = context.config.distill, context.teacher
+    assert teacher is not None
+    images = augmented(batch, states[0].step, context.config)
+    seen = normalize(images, teacher.mean, teacher.std)
+    targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.items()]
+    guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
+    own = normalize(images, context.config.data.mean, context.config.data.std)
+    learned = [
+        learn(state, linearize(state, own), batch["label"], turn, context, 1.0 - distill.weight, guide, distill.weight)
+        for turn, state in enumerate(states)
+    ]
+    return gathered(learned)
 
 
 # A new regime is a function above and one line here.
 STEPS: Final[dict[str, Callable[..., tuple[States, Measured]]]] = {
     "supervised": supervised_step,
     "mutual": mutual_step,
+    "distill": distill_step,
 }
 
 
-def create_step(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Step:
-    """The compiled step of `config.regime` over `devices`, by default all.
+def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -> Step:
+    """The compiled step of the config's regime over `devices`, by default all.
 
-    States and batch have a leading axis of local devices; the states given are consumed (donated).
+    States, batch and what is fixed have a leading axis of local devices; the states given are consumed (donated).
     """
-    step = partial(STEPS[config.regime], config=config)
+    step = partial(STEPS[context.config.regime], context=context)
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
 
 
@@ -90,10 +144,14 @@ class Run(NamedTuple):
     batch_stats: PyTree
 
 
+def augmented(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Array:
+    """The step's films, augmented: float grey levels."""
+    return augment(batch["image"], batch["film"], step, config.seed, config.augment)
+
+
 def prepare(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Array:
     """The step's network input out of its stored films."""
-    images = augment(batch["image"], batch["film"], step, config.seed, config.augment)
-    return normalize(images, config.data.mean, config.data.std)
+    return normalize(augmented(batch, step, config), config.data.mean, config.data.std)
 
 
 def predict(state: TrainState, params: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -109,26 +167,49 @@ def linearize(state: TrainState, images: jax.Array) -> Run:
     return Run(logits, pull_back, batch_stats)
 
 
-def against_peers(
-    run: Run, peers: Sequence[jax.Array], labels: jax.Array, mutual: ConfigDict
-) -> tuple[Measured, PyTree]:
-    """The losses of a network among `peers` (their logits, held fixed), and the gradient of its parameters.
+def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Guide:
+    """The mean distance from others' logits, which are held fixed, to a network's own."""
+    return lambda logits: jnp.stack([distance(jax.lax.stop_gradient(other), logits) for other in others]).mean()
 
-    Without peers it learns from the labels alone.
+
+def supervised_loss(logits: jax.Array, labels: jax.Array, turn: int, context: Context) -> jax.Array:
+    """The labels' part of the `turn`-th network's objective, by `config.loss`: a scalar.
+
+    The mean over films and findings; of a branched network the sum over its branches of such means.
     """
+    loss, network = context.config.loss, list(context.config.networks.values())[turn]
+    positives = jnp.asarray(context.prevalence, jnp.float32)
+    ratio = jnp.minimum((1.0 - positives) / jnp.maximum(positives, 1e-6), loss.positive_weight_limit)
+    each = LOSSES[loss.name](logits, smooth(labels.astype(jnp.float32), loss.label_smoothing), loss, ratio)
+    if network.shared_stages is None:
+        return each.mean()
+    assert context.groups is not None
+    return sum((each[:, jnp.array(group)].mean() for group in context.groups), jnp.zeros(()))
+
+
+def learn(
+    state: TrainState,
+    run: Run,
+    labels: jax.Array,
+    turn: int,
+    context: Context,
+    labels_weight: float = 1.0,
+    guide: Guide | None = None,
+    guide_weight: float = 0.0,
+) -> tuple[TrainState, Measured]:
+    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide."""
 
     def objective(logits: jax.Array) -> tuple[jax.Array, Measured]:
+        loss, divergence = labels_weight * supervised_loss(logits, labels, turn, context), jnp.zeros(())
+        if guide is not None:
+            divergence = guide(logits)
+            loss += guide_weight * divergence
         cross_entropy = binary_cross_entropy(logits, labels).mean(axis=0)
-        loss, divergence = cross_entropy.mean(), jnp.zeros(())
-        if peers:
-            kl = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
-            divergence = jnp.stack([kl(peer, logits) for peer in peers]).mean()
-            loss += mutual.weight * divergence
         return loss, {"loss": loss, "cross_entropy": cross_entropy, "divergence": divergence}
 
     upstream, measured = jax.grad(objective, has_aux=True)(run.logits)
     (gradients,) = run.pull_back(upstream)
-    return measured, gradients
+    return update(state, run, gradients, measured)
 
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
@@ -139,3 +220,9 @@ def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -
         now = {"params": state.params, "batch_stats": batch_stats}
         state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
     return state, measured | {"gradient_norm": optax.tree.norm(gradients)}
+
+
+def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:
+    """The new states, and the measurements with a leading axis of networks."""
+    states, measured = zip(*learned, strict=True)
+    return states, jax.tree.map(lambda *values: jnp.stack(values), *measured)

@@ -12,7 +12,6 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import roc_auc_score
 
-from chexjax.data import pipeline
 from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from chexjax.findings import FINDINGS
 from chexjax.training import checkpoints as checkpoints_module
@@ -134,8 +133,77 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
         assert through.metadata(6)["place"] == {"next_index": 6}
 
 
+@pytest.mark.parametrize("regime", ["specialists", "branches", "distill", "cohort"])
+def test_every_regime_goes_on_bit_for_bit_and_evaluates(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, monkeypatch, regime: str
+) -> None:
+    """Four steps with a checkpoint after two: run through, and stopped after three and run again."""
+    dml.max_steps = 4
+    if regime == "cohort":
+        dml.networks.net3 = dml.networks.net2.copy_and_resolve_references()
+        dml.networks.net3.seed = 3
+    else:
+        del dml.networks.net2
+        dml.regime = "distill" if regime == "distill" else "supervised"
+    if regime == "distill":
+        dml.teacher = str(run_through)
+    if regime == "specialists":
+        dml.networks.net1.update({"shared_stages": 0, "optimizer": "adamw", "average_decay": 0.9})
+        dml.groups.by = "cooccurrence"
+    if regime == "branches":
+        dml.networks.net1.update({"shared_stages": 1, "model": "tiny2"})
+        dml.groups.update({"by": "embeddings", "network": str(run_through), "count": 3})
+    loop.train(dml, tmp_path / "through")
+
+    add = loop.Window.add
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Window, "add", lambda self, step, *rest: add(self, step, *rest) if step < 3 else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.train(dml, tmp_path / "stopped")
+    assert max(steps_kept(tmp_path / "stopped")) == 2
+    loop.train(dml, tmp_path / "stopped")
+    for found, expected in zip(
+        weights(tmp_path / "stopped", 4, dml), weights(tmp_path / "through", 4, dml), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+    predictions = loop.evaluate(dml, tmp_path / "stopped")
+    assert set(predictions.probabilities) == ({*dml.networks, "ensemble"} if regime == "cohort" else {"net1"})
+    assert predictions.probabilities["net1"].shape == predictions.films.labels.shape
+    with Checkpoints(tmp_path / "stopped") as checkpoints:
+        groups = checkpoints.metadata(4)["groups"]
+    if regime in ("specialists", "branches"):
+        assert len(groups) == dml.groups.count
+        assert sorted(finding for group in groups for finding in group) == sorted(FINDINGS)
+    else:
+        assert groups is None
+
+
+def test_a_teacher_that_learned_on_is_refused(dml: ConfigDict, run_through: Path, tmp_path: Path) -> None:
+    teacher = Path(shutil.copytree(run_through, tmp_path / "teacher"))
+    del dml.networks.net2
+    dml.update({"regime": "distill", "teacher": str(teacher), "max_steps": 2})
+    loop.train(dml, tmp_path / "run")
+    shutil.rmtree(teacher)
+    dml.max_steps = 6
+    with pytest.raises(CheckpointError, match=r"config\.teacher: .*is no workdir"):
+        loop.train(dml, tmp_path / "new")
+    student = Path(shutil.copytree(tmp_path / "run", tmp_path / "student"))
+    dml.max_steps, dml.teacher = 2, str(student)
+    with pytest.raises(CheckpointError, match="does not hold the weights that this run learned from"):
+        loop.train(dml, tmp_path / "run")
+
+
+def test_a_teacher_of_other_films_is_refused(dml: ConfigDict, run_through: Path, tmp_path: Path) -> None:
+    del dml.networks.net2
+    dml.update({"regime": "distill", "teacher": str(run_through)})
+    dml.data.size = 64
+    with pytest.raises(ConfigError, match=r"data\.size=32, this run has data\.size=64"):
+        loop.train(dml, tmp_path)
+
+
 def test_a_finished_run_trains_no_further(dml: ConfigDict, run_through: Path, monkeypatch) -> None:
-    monkeypatch.setattr(loop, "create_step", lambda config: pytest.fail("trains on"))
+    monkeypatch.setattr(loop, "create_step", lambda context: pytest.fail("trains on"))
     loop.train(dml, run_through)
 
 
@@ -177,16 +245,16 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
 ) -> None:
     create = loop.create_step
 
-    def poisoned(config):
-        step = create(config)
+    def poisoned(context):
+        step = create(context)
         calls = iter(range(100))
 
-        def run(states, batch):
+        def run(states, batch, fixed):
             if next(calls) == 4:
                 params = jax.tree.map(lambda x: x, states[1].params)
                 params["head"]["bias"] = params["head"]["bias"].at[..., 7].set(np.nan)
                 states = (states[0], states[1].replace(params=params))
-            return step(states, batch)
+            return step(states, batch, fixed)
 
         return run
 
@@ -244,6 +312,14 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("networks.net1.schedule", "stairs", "cosine"),
         ("networks.net1.optimizer", "lion", "adamw"),
         ("data.dir", "", "--config.data.dir"),
+        ("regime", "distill", "--config.teacher=WORKDIR"),
+        ("distill.targets", "hard", "bernoulli, softmax"),
+        ("distill.weight", 1.5, "between 0 and 1"),
+        ("loss.name", "hinge", "bce, weighted_bce, focal, asymmetric"),
+        ("groups.by", "hand", "report, cooccurrence, embeddings"),
+        ("groups.by", "embeddings", "--config.groups.network=WORKDIR"),
+        ("groups.count", 15, "between 1 and 14"),
+        ("networks.net1.shared_stages", 1, "can share 0 to 0"),
     ],
 )
 def test_values_that_no_run_can_use(dml: ConfigDict, tmp_path: Path, field: str, value: object, told: str) -> None:
@@ -279,7 +355,6 @@ def test_baseline_on_simulated_films_made_by_the_run_itself(
     assert "ensemble" not in printed
     rows = [line.split()[0] for line in printed.splitlines()]
     assert [row for row in rows if row in FINDINGS] == list(FINDINGS)
-    assert pipeline.evaluation_batches  # the same batches serve both
 
 
 def test_a_folder_given_to_simulated_films_is_not_passed_over(dml: ConfigDict, tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 from scipy.special import expit, rel_entr, softmax
 
 from chexjax.data.augment import normalize
+from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.models import create_model
+from chexjax.training.groups import by_names
 from chexjax.training.objectives import mutual_loss
-from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, create_step, prepare
+from chexjax.training.state import create_network, create_optimizer, create_state
+from chexjax.training.steps import AXIS, Context, Teacher, create_step, prepare
 
 FILMS = 8
 
@@ -30,21 +33,35 @@ def batch() -> dict[str, np.ndarray]:
     }
 
 
+PREVALENCE = np.linspace(0.02, 0.6, 14)
+GROUPS = by_names(SPECIALIST_GROUPS)
+
+
 def new_states(config: ConfigDict, axis_name: str | None = AXIS) -> tuple:
     return tuple(
-        create_state(config, name, create_network(config, name, 14, axis_name), (32, 32, 1), 10)
+        create_state(config, name, create_network(config, name, GROUPS, axis_name), (32, 32, 1), 10)
         for name in config.networks
     )
 
 
-def run(config: ConfigDict, batch: dict, steps: int, devices: int) -> tuple[tuple, dict]:
+def add_networks(config: ConfigDict, count: int) -> None:
+    """Copies of the second network, with other seeds, until there are `count`."""
+    for k in range(len(config.networks) + 1, count + 1):
+        config.networks[f"net{k}"] = config.networks.net2.copy_and_resolve_references()
+        config.networks[f"net{k}"].seed = k
+
+
+def run(
+    config: ConfigDict, batch: dict, steps: int, devices: int, teacher: Teacher | None = None, fixed: dict | None = None
+) -> tuple[tuple, dict]:
     """States (on the host) and the last measurements after some steps on the first devices."""
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
     states = flax.jax_utils.replicate(new_states(config), places)
-    step = create_step(config, places)
+    step = create_step(Context(config, PREVALENCE, GROUPS, teacher), places)
+    held = flax.jax_utils.replicate(fixed or {}, places)
     for _ in range(steps):
-        states, measured = step(states, shares)
+        states, measured = step(states, shares, held)
     states, measured = jax.device_get((states, measured))
     return jax.tree.map(lambda x: x[0], states), measured
 
@@ -57,34 +74,40 @@ def assert_same_networks(found: tuple, expected: tuple, atol: float) -> None:
 
 
 def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
-    """Zhang et al. 2018, Algorithm 1, for two networks, every forward pass run anew. One device."""
+    """Zhang et al. 2018, Algorithm 1, for any number of networks, every forward pass run anew. One device."""
     images = normalize(batch["image"][0], config.data.mean, config.data.std)
     labels = batch["label"][0]
-    first, second = states
-    options = {"weight": config.mutual.weight, "kl": config.mutual.kl, "temperature": config.mutual.temperature}
+    options = {"kl": config.mutual.kl, "temperature": config.mutual.temperature}
 
     def forward(state, params):
         variables = {"params": params, "batch_stats": state.batch_stats}
         logits, mutated = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
         return logits, mutated["batch_stats"]
 
-    def learn(state, peer_logits):
-        def loss(params):
+    moved = list(states)
+    for turn, state in enumerate(states):
+        others = moved if config.mutual.updates == "alternating" else states
+        # The batch statistics of `state` do not count in training mode, so a moved network predicts by its weights.
+        peers = [forward(states[k], others[k].params)[0] for k in range(len(states)) if k != turn]
+
+        def loss(params, state=state, peers=peers):
             logits, batch_stats = forward(state, params)
-            return mutual_loss(logits, peer_logits, labels, **options), batch_stats
+            weight = config.mutual.weight / len(peers)
+            terms = [mutual_loss(logits, peer, labels, weight, **options) for peer in peers]
+            supervised = mutual_loss(logits, peers[0], labels, 0.0, **options)
+            return sum(terms) - (len(peers) - 1) * supervised, batch_stats
 
         gradients, batch_stats = jax.grad(loss, has_aux=True)(state.params)
-        return state.apply_gradients(grads=gradients, batch_stats=batch_stats)
-
-    before = forward(first, first.params)[0]
-    learned = learn(first, forward(second, second.params)[0])
-    after = forward(first, learned.params)[0]
-    return learned, learn(second, after if config.mutual.updates == "alternating" else before)
+        moved[turn] = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
+    return tuple(moved)
 
 
 @pytest.mark.parametrize("updates", ["alternating", "simultaneous"])
-@pytest.mark.parametrize("kl", ["bernoulli", "softmax"])
-def test_mutual_step_equals_the_naive_two_pass_step(small_dml: ConfigDict, batch: dict, updates: str, kl: str) -> None:
+@pytest.mark.parametrize(("count", "kl"), [(2, "bernoulli"), (2, "softmax"), (3, "bernoulli")])
+def test_mutual_step_equals_the_naive_many_pass_step(
+    small_dml: ConfigDict, batch: dict, updates: str, count: int, kl: str
+) -> None:
+    add_networks(small_dml, count)
     small_dml.mutual.update({"updates": updates, "kl": kl, "temperature": 2.0, "weight": 0.7})
     small_dml.augment.update({"crop": 1.0, "flip": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0})
     found, _ = run(small_dml, batch, steps=1, devices=1)
@@ -125,24 +148,23 @@ def test_measured_losses_equal_a_numpy_derivation(small_dml: ConfigDict, batch: 
         np.testing.assert_allclose(measured["loss"][k], cross_entropy.mean() + 0.5 * divergence, rtol=1e-4)
 
 
-@pytest.mark.parametrize("regime", ["supervised", "mutual"])
-def test_one_device_and_four_agree_after_three_steps(small_dml: ConfigDict, batch: dict, regime: str) -> None:
+@pytest.mark.parametrize(
+    ("regime", "count", "shared_stages"),
+    [("supervised", 2, None), ("mutual", 2, None), ("mutual", 3, None), ("supervised", 2, 0), ("distill", 2, None)],
+)
+def test_one_device_and_four_agree_after_three_steps(
+    small_dml: ConfigDict, batch: dict, teacher: tuple, regime: str, count: int, shared_stages: int | None
+) -> None:
     """By SGD, whose steps are as long as the gradient; and with augmentation, which goes by film, not by place."""
     small_dml.regime = regime
-    alone, measured_alone = run(small_dml, batch, steps=3, devices=1)
-    shared, measured_shared = run(small_dml, batch, steps=3, devices=4)
+    add_networks(small_dml, count)
+    for name in small_dml.networks:
+        small_dml.networks[name].shared_stages = shared_stages
+    alone, measured_alone = run(small_dml, batch, 3, 1, *teacher)
+    shared, measured_shared = run(small_dml, batch, 3, 4, *teacher)
     assert_same_networks(shared, alone, atol=1e-5)
     for key, value in measured_alone.items():
         np.testing.assert_allclose(measured_shared[key], value, rtol=1e-3, err_msg=key)
-
-
-def test_three_networks_learn_from_the_mean_of_their_peers(small_dml: ConfigDict, batch: dict) -> None:
-    small_dml.networks.net3 = small_dml.networks.net2.copy_and_resolve_references()
-    small_dml.networks.net3.seed = 3
-    states, measured = run(small_dml, batch, steps=1, devices=1)
-    assert len(states) == 3
-    assert measured["divergence"].shape == (3,)
-    assert (measured["divergence"] > 0).all()
 
 
 def test_twins_of_one_seed_would_never_disagree_and_other_seeds_do(small_dml: ConfigDict, batch: dict) -> None:
@@ -178,3 +200,132 @@ def test_moving_average_of_the_weights(small_baseline: ConfigDict, batch: dict) 
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, start.params, state.params)
     for x, y in zip(jax.tree.leaves(state.variables["params"]), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> tuple[Teacher, dict]:
+    """Two small networks that teach, and their variables."""
+    model = create_model("tiny", width=0.25)
+    films = jnp.zeros((1, 32, 32, 1))
+    variables = {f"net{k}": jax.jit(model.init)(jax.random.key(10 + k, impl="rbg"), films) for k in (1, 2)}
+    return Teacher(dict.fromkeys(variables, model.apply), mean=0.4, std=0.5), variables
+
+
+@pytest.mark.parametrize("targets", ["bernoulli", "softmax"])
+def test_distillation_is_descent_on_labels_and_soft_targets(
+    small_baseline: ConfigDict, batch: dict, teacher: tuple, targets: str
+) -> None:
+    """The loss in NumPy out of the networks' logits, and one plain gradient step on it."""
+    config = small_baseline
+    config.regime = "distill"
+    config.distill.update({"targets": targets, "weight": 0.3, "temperature": 3.0})
+    config.networks.net1.update({"clip_norm": 0.0, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"})
+    config.augment.update({"crop": 1.0, "flip": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0})
+    (found,), measured = run(config, batch, 1, 1, *teacher)
+    (state,), y = new_states(config, None), batch["label"][0]
+    squash = expit if targets == "bernoulli" else softmax
+
+    def logits_of(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        images = normalize(batch["image"][0], config.data.mean, config.data.std)
+        return state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    taught = [
+        np.asarray(apply(teacher[1][name], normalize(batch["image"][0], 0.4, 0.5), train=False), np.float64)
+        for name, apply in teacher[0].apply.items()
+    ]
+    p = np.mean([squash(z / 3, **({} if targets == "bernoulli" else {"axis": -1})) for z in taught], axis=0)
+    z = np.asarray(logits_of(state.params), np.float64)
+    hard = -(y * np.log(expit(z)) + (1 - y) * np.log(expit(-z))).mean()
+    if targets == "bernoulli":
+        soft = -9 * (p * np.log(expit(z / 3)) + (1 - p) * np.log(expit(-z / 3))).mean()
+        upstream = 0.7 * (expit(z) - y) / y.size + 0.3 * 3 * (expit(z / 3) - p) / y.size
+    else:
+        soft = -9 * (p * np.log(softmax(z / 3, -1))).sum(-1).mean()
+        upstream = 0.7 * (expit(z) - y) / y.size + 0.3 * 3 * (softmax(z / 3, -1) - p) / len(y)
+    np.testing.assert_allclose(measured["loss"][0], 0.7 * hard + 0.3 * soft, rtol=1e-4)
+    np.testing.assert_allclose(measured["divergence"][0], soft, rtol=1e-4)
+    (gradients,) = jax.jit(lambda p, g: jax.vjp(logits_of, p)[1](g))(state.params, jnp.asarray(upstream, jnp.float32))
+    expected = jax.tree.map(lambda w, g: w - 0.05 * g, state.params, gradients)
+    for x, w in zip(jax.tree.leaves(found.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, w, atol=1e-6)
+
+
+def test_specialists_move_as_in_four_runs_of_their_own(small_baseline: ConfigDict, batch: dict) -> None:
+    """Clipping, weight decay and momentum are each specialist's own; the seeds are the network's, and the next ones."""
+    config = small_baseline
+    config.networks.net1.update({"shared_stages": 0, "clip_norm": 0.5, "weight_decay": 0.01, "width": 0.25})
+    (found,), _ = run(config, batch, steps=4, devices=1)
+    shared, _ = run(config, batch, steps=4, devices=4)
+    assert_same_networks(shared, (found,), atol=1e-5)
+    images = [prepare({k: x[0] for k, x in batch.items()}, jnp.int32(step), config) for step in range(4)]
+    rule = create_optimizer(config.networks.net1, 10)
+    for k, group in enumerate(GROUPS):
+        model, labels = create_model("tiny", len(group), width=0.25), batch["label"][0][:, group]
+        key = jax.random.fold_in(jax.random.key(config.seed, impl="rbg"), config.networks.net1.seed + k)
+        variables = jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 1)))
+        params, batch_stats, memory = variables["params"], variables["batch_stats"], None
+
+        @jax.jit
+        def descend(params, batch_stats, memory, x, model=model, labels=labels):
+            def loss(params):
+                variables = {"params": params, "batch_stats": batch_stats}
+                logits, mutated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+                return optax.sigmoid_binary_cross_entropy(logits, labels).mean(), mutated["batch_stats"]
+
+            gradients, batch_stats = jax.grad(loss, has_aux=True)(params)
+            updates, memory = rule.update(gradients, memory, params)
+            return optax.apply_updates(params, updates), batch_stats, memory
+
+        memory = rule.init(params)
+        for x in images:
+            params, batch_stats, memory = descend(params, batch_stats, memory, x)
+        for expected, whole in ((params, found.params), (batch_stats, found.batch_stats)):
+            mine = jax.tree.map(lambda leaf, k=k: leaf[k], whole["branch"])
+            if "head" in mine:
+                mine["head"] = {key: leaf[..., : len(group)] for key, leaf in mine["head"].items()}
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, dict(expected))
+
+
+def test_a_shared_trunk_gets_the_sum_of_its_branches_gradients(small_baseline: ConfigDict, batch: dict) -> None:
+    config = small_baseline
+    config.networks.net1.update({"model": "tiny2", "shared_stages": 1, "clip_norm": 0.0, "weight_decay": 0.0})
+    config.networks.net1.update({"momentum": 0.0, "schedule": "constant"})
+    (found,), _ = run(config, batch, steps=1, devices=1)
+    (state,) = new_states(config, None)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config)
+
+    def gradient(group):
+        def loss(params):
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, _ = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
+            taken = jnp.array(group)
+            return optax.sigmoid_binary_cross_entropy(logits[:, taken], batch["label"][0][:, taken]).mean()
+
+        return jax.jit(jax.grad(loss))(state.params)
+
+    gradients = [gradient(group) for group in GROUPS]
+    for k, each in enumerate(gradients):  # a group's films do not disturb another's branch
+        assert all(not leaf[j].any() for leaf in jax.tree.leaves(each["branch"]) for j in range(4) if j != k)
+    expected = jax.tree.map(lambda w, *each: w - 0.05 * sum(each), state.params, *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found.params, dict(expected))
+
+
+@pytest.mark.parametrize("loss", ["weighted_bce", "focal", "asymmetric"])
+def test_the_configured_loss_is_the_one_that_is_minimised(small_baseline: ConfigDict, batch: dict, loss: str) -> None:
+    config = small_baseline
+    config.loss.update({"name": loss, "label_smoothing": 0.1, "positive_weight_limit": 10.0})
+    _, measured = run(config, batch, steps=1, devices=1)
+    (state,) = new_states(config, None)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    z = np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
+    p, y = expit(z), batch["label"][0] * 0.9 + 0.05
+    if loss == "weighted_bce":
+        each = -np.minimum((1 - PREVALENCE) / PREVALENCE, 10) * y * np.log(p) - (1 - y) * np.log(1 - p)
+    elif loss == "focal":
+        each = -y * (1 - p) ** 2 * np.log(p) - (1 - y) * p**2 * np.log(1 - p)
+    else:
+        shifted = np.maximum(p - 0.05, 0)
+        each = -y * (1 - p) * np.log(p) - (1 - y) * shifted**4 * np.log(1 - shifted)
+    np.testing.assert_allclose(measured["loss"][0], each.mean(), rtol=1e-4)
