@@ -1,0 +1,193 @@
+"""A study: many kinds of run, each with several seeds, and one table of mean and spread beside the report's columns.
+
+python -m chexjax.study --config=configs/study.py --workdir=DIR
+
+Each run is a workdir of its own, `DIR/CELL/seed-S`, as `chexjax.main` would make it. Run again, the study goes on where
+it was stopped. The table is printed, and written to `study.md` and `study.json`, after every run: it says of how many
+seeds each row is.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, logging
+from ml_collections import ConfigDict
+
+from chexjax.errors import ChexjaxError, ConfigError, told_plainly
+from chexjax.evaluation.published import published
+from chexjax.findings import FINDINGS
+from chexjax.main import CONFIG, WORKDIR, parse
+
+Results = dict[str, Any]  # what `metrics.json` holds
+
+
+def main(argv: list[str]) -> None:
+    """Runs what is still to be run, and prints the table."""
+    from chexjax.training.logging import say
+
+    with told_plainly():
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
+        study, out = CONFIG.value, Path(WORKDIR.value or "").expanduser()
+        found: dict[str, list[Results]] = {name: [] for name in chosen(study)}
+        for seed in range(1, study.seeds + 1):
+            for name in found:
+                say(f"== {name}, seed {seed}")
+                found[name].append(run(study, name, seed, out))
+                write(out, study, found)
+        if jax.process_index() == 0:
+            print(format_table(study, found))
+
+
+def chosen(study: ConfigDict) -> list[str]:
+    """The cells to run, a teacher before its student.
+
+    Raises:
+      ConfigError: no study, no such cell, or a cell's teacher is not among them.
+    """
+    try:
+        cells, only = study.cells, study.only.split(",") if study.only else list(study.cells)
+    except AttributeError:
+        raise ConfigError("--config holds no study; use --config=configs/study.py") from None
+    if unknown := [name for name in only if name not in cells]:
+        raise ConfigError(f"config.only names {', '.join(unknown)}; there are {', '.join(cells)}")
+    order: list[str] = []
+    for name in sorted(only, key=lambda name: bool(cells[name].teacher)):  # stable: students last, else as given
+        if cells[name].teacher and cells[name].teacher not in only:
+            raise ConfigError(f"{name} learns from {cells[name].teacher}; add that to config.only")
+        order.append(name)
+    return order
+
+
+def compose(study: ConfigDict, name: str, seed: int, out: Path) -> ConfigDict:
+    """The config of one run: what every run shares, and the cell's own."""
+    cell = study.cells[name]
+    config = ConfigDict(study.every.to_dict())
+    config.seed, config.regime = seed, cell.regime
+    config.data.clean = cell.clean
+    if cell.teacher:
+        config.teacher = str(out / cell.teacher / f"seed-{seed}")
+    for k, model in enumerate(cell.models, start=1):
+        network = ConfigDict(study.network.to_dict())
+        network.model, network.seed = model, k
+        with network.ignore_type():
+            network.shared_stages = cell.shared_stages
+        config.networks[f"net{k}"] = network
+    return config
+
+
+def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
+    """Trains and evaluates one run, or reads what it found before.
+
+    Raises:
+      ChexjaxError: what goes wrong in the run, its cell named.
+    """
+    from chexjax.training import loop
+    from chexjax.training.checkpoints import check_config
+
+    config, workdir = compose(study, name, seed, out), out / name / f"seed-{seed}"
+    metrics = workdir / "metrics.json"
+    try:
+        if metrics.exists():
+            check_config(workdir, config)
+        else:
+            loop.train(config, workdir)
+            loop.evaluate(config, workdir)
+            jax.clear_caches()  # the next cell's networks are others; a long study would fill the memory
+    except ChexjaxError as error:
+        raise type(error)(f"{name}, seed {seed}: {error}") from error
+    return json.loads(metrics.read_text())
+
+
+def rows(study: ConfigDict, found: dict[str, list[Results]]) -> list[dict[str, Any]]:
+    """A row for each network of each cell (and for the mean of several): figures over seeds, and the report's."""
+    columns = published()["report"]["columns"]
+    told = []
+    for name, runs in found.items():
+        for k, network in enumerate(runs[0]["networks"] if runs else ()):
+            each = [one["networks"][network] for one in runs]
+            beside = columns[study.cells[name].report[k]] if k < len(study.cells[name].report) else {}
+            told.append(
+                {
+                    "cell": name,
+                    "network": network,
+                    "model": each[0]["model"],
+                    "seeds": len(each),
+                    "mean_auroc": spread([one["mean_auroc"] for one in each]),
+                    "auroc": {finding: spread([one["auroc"][finding] for one in each]) for finding in FINDINGS},
+                    "convergence_epoch": spread([one.get("convergence_epoch") for one in each]),
+                    "report": {key: beside.get(key) for key in ("mean", "auroc", "convergence_epoch", "epochs")},
+                }
+            )
+    return told
+
+
+def spread(figures: list[float | None]) -> dict[str, Any]:
+    """Mean and standard deviation (of the sample; None of a single figure) of the figures that there are."""
+    present = [figure for figure in figures if figure is not None]
+    return {
+        "each": figures,
+        "mean": statistics.fmean(present) if present else None,
+        "sd": statistics.stdev(present) if len(present) > 1 else None,
+    }
+
+
+def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
+    """Markdown: the table of means, then the findings."""
+    told = rows(study, found)
+    if not told:
+        return "no run has ended yet"
+    test = next(runs[0] for runs in found.values() if runs)
+    lines = [
+        f"Test split {test['split_source']!r} of {study.every.data.source}, {test['films']} films; mean (standard "
+        f"deviation) over seeds, {study.every.epochs:g} epochs at most. The report's figures are on ChestX-ray14, on a "
+        "split that it does not state, and do not compare.",
+        "",
+        "| cell | network | model | seeds | mean AUROC | converged at epoch | report: mean AUROC | report: epoch |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in told:
+        figures = _told(row["mean_auroc"]), _told(row["convergence_epoch"], 1)
+        beside = _plain(row["report"]["mean"], 4), _plain(row["report"]["convergence_epoch"], 0)
+        cells = [row["cell"], row["network"], row["model"], str(row["seeds"]), *figures, *beside]
+        lines.append(f"| {' | '.join(cells)} |")
+    heads = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in told]
+    lines += ["", f"| finding | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
+    for finding in FINDINGS:
+        each = [
+            _told(row["auroc"][finding], 3)
+            + (f" / {row['report']['auroc'][finding]:.3f}" if row["report"]["auroc"] else "")
+            for row in told
+        ]
+        lines.append(f"| {finding} | {' | '.join(each)} |")
+    return "\n".join([*lines, "", "After a slash: the report's figure."])
+
+
+def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None:
+    """`study.json` and `study.md`, each in one move."""
+    if jax.process_index() != 0:
+        return
+    content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
+    for name, text in content.items():
+        partial = out / f"{name}.partial"
+        partial.write_text(text)
+        partial.rename(out / name)
+
+
+def _told(figures: dict[str, Any], digits: int = 4) -> str:
+    if figures["mean"] is None:
+        return ""
+    sd = "" if figures["sd"] is None else f" ({figures['sd']:.{digits}f})"
+    return f"{figures['mean']:.{digits}f}{sd}"
+
+
+def _plain(figure: float | None, digits: int) -> str:
+    return "" if figure is None else f"{figure:.{digits}f}"
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
+    app.run(main, flags_parser=parse)
