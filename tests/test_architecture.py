@@ -15,7 +15,7 @@ ALLOWED = {
     "spreadsheet": set(),
     "commands": {"errors"},
     "scanline": {"commands", "errors", "progress", "spreadsheet"},
-    "models": {"errors", "findings"},
+    "models": {"commands", "errors", "findings"},
     "data": {"commands", "errors", "findings", "progress", "scanline"},
     "evaluation": {"commands", "errors", "findings", "progress", "spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},

@@ -20,6 +20,9 @@ class Conv(nn.Module):
     """A convolution without bias, padded by `(size - 1) // 2` on every side as torch does.
 
     XLA's "SAME" padding is lopsided at stride 2 and would shift every feature map against torchvision's.
+
+    A stem imported from colour weights has a second parameter, `offset` (size, size, 1, features): what each place of
+    the kernel adds where it falls inside the film, whatever that shows (see `torch_weights`). New weights have none.
     """
 
     features: int
@@ -32,7 +35,11 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        return convolve(x.astype(self.dtype), kernel, self.stride)
+        y = convolve(x.astype(self.dtype), kernel, self.stride)
+        if self.has_variable("params", "offset"):
+            inside = jnp.ones((1, *x.shape[1:3], 1), self.dtype)
+            y += convolve(inside, self.get_variable("params", "offset").astype(self.dtype), self.stride)
+        return y
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:

@@ -1,0 +1,144 @@
+"""The five networks in torch: torchvision's where it imports, else twins written from the papers with its names.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (Table 1; stride on the 3x3 convolution), and Huang
+et al., "Densely Connected Convolutional Networks", CVPR 2017 (Table 1, "BC").
+"""
+
+import torch
+from torch import nn
+
+try:
+    import torchvision
+except Exception:  # torchvision that does not fit torch fails in many ways when it is imported
+    torchvision = None
+
+RESNETS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+DENSENETS = {"densenet121": (6, 12, 24, 16), "densenet169": (6, 12, 32, 32)}
+
+
+def create_torch_network(name: str, num_outputs: int = 14, channels: int = 3) -> nn.Module:
+    """A network as torchvision makes it, with its random weights; its stem for `channels`."""
+    if torchvision is not None and name in torchvision.models.list_models():
+        network = torchvision.models.get_model(name, num_classes=num_outputs)
+    else:
+        network = ResNet(name, num_outputs) if name in RESNETS else DenseNet(DENSENETS[name], num_outputs)
+    if channels != 3:
+        module, stem = (network, "conv1") if name in RESNETS else (network.features, "conv0")
+        setattr(module, stem, nn.Conv2d(channels, 64, 7, 2, 3, bias=False))
+        nn.init.kaiming_normal_(getattr(module, stem).weight, mode="fan_out" if name in RESNETS else "fan_in")
+    return network
+
+
+def shake(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives every norm a gamma, beta, mean and variance that are not those of a new network."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5, generator=random)
+                module.bias.uniform_(-0.3, 0.3, generator=random)
+                module.running_mean.uniform_(-0.3, 0.3, generator=random)
+                module.running_var.uniform_(0.5, 2.0, generator=random)
+    return network
+
+
+def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, (size - 1) // 2, bias=False)
+
+
+class Block(nn.Module):
+    """A residual block: two 3x3 convolutions, or with `bottleneck` 1x1, 3x3, 1x1 and four times the channels."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, bottleneck: bool):
+        super().__init__()
+        outputs = 4 * channels if bottleneck else channels
+        first = 1 if bottleneck else 3
+        self.conv1 = conv(inputs, channels, first, 1 if bottleneck else stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv(channels, channels, 3, stride if bottleneck else 1)
+        self.bn2 = nn.BatchNorm2d(channels)
+        if bottleneck:
+            self.conv3 = conv(channels, outputs, 1)
+            self.bn3 = nn.BatchNorm2d(outputs)
+        self.bottleneck = bottleneck
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.bottleneck:
+            y = self.bn3(self.conv3(torch.relu(y)))
+        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self, name: str, num_outputs: int):
+        super().__init__()
+        bottleneck = name == "resnet50"
+        self.conv1, self.bn1 = conv(3, 64, 7, 2), nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inputs = 64
+        for stage, blocks in enumerate(RESNETS[name]):
+            layer = nn.Sequential()
+            for index in range(blocks):
+                channels, stride = 64 * 2**stage, 2 if stage and not index else 1
+                layer.append(Block(inputs, channels, stride, bottleneck))
+                inputs = 4 * channels if bottleneck else channels
+            setattr(self, f"layer{stage + 1}", layer)
+        self.fc = nn.Linear(inputs, num_outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, inputs: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inputs), conv(inputs, 128, 1)
+        self.norm2, self.conv2 = nn.BatchNorm2d(128), conv(128, 32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(torch.relu(self.norm1(x)))
+        return torch.cat([x, self.conv2(torch.relu(self.norm2(y)))], 1)
+
+
+class DenseNet(nn.Module):
+    def __init__(self, blocks: tuple[int, ...], num_outputs: int):
+        super().__init__()
+        self.features = nn.Sequential()
+        for name, module in {
+            "conv0": conv(3, 64, 7, 2),
+            "norm0": nn.BatchNorm2d(64),
+            "relu0": nn.ReLU(),
+            "pool0": nn.MaxPool2d(3, 2, 1),
+        }.items():
+            self.features.add_module(name, module)
+        channels = 64
+        for number, layers in enumerate(blocks, start=1):
+            block = nn.Sequential()
+            for layer in range(1, layers + 1):
+                block.add_module(f"denselayer{layer}", DenseLayer(channels))
+                channels += 32
+            self.features.add_module(f"denseblock{number}", block)
+            if number < len(blocks):
+                transition = nn.Sequential()
+                transition.add_module("norm", nn.BatchNorm2d(channels))
+                transition.add_module("relu", nn.ReLU())
+                transition.add_module("conv", conv(channels, channels // 2, 1))
+                transition.add_module("pool", nn.AvgPool2d(2, 2))
+                self.features.add_module(f"transition{number}", transition)
+                channels //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.classifier = nn.Linear(channels, num_outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.relu(self.features(x)).mean((2, 3)))
