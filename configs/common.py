@@ -91,7 +91,7 @@ def network(model: str, seed: int) -> ConfigDict:
             "seed": seed,
             "optimizer": "adamw",  # or "adam", "sgd"
             "learning_rate": 5e-4,
-            "schedule": "cosine",  # or "linear", "constant"
+            "schedule": "cosine",  # or "linear", "constant", "onecycle"
             "warmup_steps": 0,
             "weight_decay": 1e-4,
             "momentum": 0.9,  # sgd

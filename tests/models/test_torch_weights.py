@@ -88,7 +88,7 @@ def test_logits_are_torchs(name: str, size: int, channels: int) -> None:
 
 
 # The same DenseNet, but a block of two layers four times: 121 compiles for a minute.
-TRUNKS["densenet-tiny"] = partial(DenseNet, blocks=(2, 2, 2, 2))
+TRUNKS["densenet-tiny"] = partial(DenseNet, stages=(2, 2, 2, 2))
 DENSENETS["densenet-tiny"] = (2, 2, 2, 2)
 
 

@@ -27,6 +27,21 @@ def test_schedules_warm_up_and_then_decay(schedule: str, expected: list[float]) 
     np.testing.assert_allclose([rate(step) for step in range(6)], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [10, 25, 200])
+def test_one_cycle_is_torchs(steps: int) -> None:
+    torch = pytest.importorskip("torch")
+    rule = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(rule, 0.3, total_steps=steps, cycle_momentum=False)
+    expected = []
+    for _ in range(steps):
+        expected.append(theirs.get_last_lr()[0])
+        rule.step()
+        if len(expected) < steps:
+            theirs.step()
+    rate = create_schedule(network(schedule="onecycle", learning_rate=0.3), steps)
+    np.testing.assert_allclose([rate(step) for step in range(steps)], expected, rtol=1e-4, atol=1e-8)
+
+
 def test_a_run_without_warm_up_starts_at_its_peak() -> None:
     assert float(create_schedule(network(), steps=6)(0)) == 1.0
 
