@@ -20,7 +20,19 @@ ALLOWED = {
     "evaluation": {"commands", "errors", "findings", "progress", "spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},
     "training": {"errors", "findings", "progress", "data", "models", "evaluation"},
-    "predict": {"errors", "findings", "progress", "scanline", "data", "models", "training", "evaluation", "explain"},
+    "predict": {
+        "commands",
+        "errors",
+        "findings",
+        "progress",
+        "scanline",
+        "spreadsheet",
+        "data",
+        "models",
+        "training",
+        "evaluation",
+        "explain",
+    },
 }
 ABOVE = {"viewer", "export", "main", "study"}
 

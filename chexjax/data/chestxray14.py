@@ -161,13 +161,13 @@ def shrink(film: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BOX))
 
 
-def clean_films(films: list[np.ndarray], recipe: Recipe) -> list[np.ndarray]:
-    """Removes bright artefacts from films of any shapes, those of one shape in one call."""
+def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = _CHUNK) -> list[np.ndarray]:
+    """Removes bright artefacts from at most `chunk` films of any shapes, those of one shape in one call."""
     cleaned: dict[int, np.ndarray] = {}
     for shape in {film.shape for film in films}:
         places = [place for place, film in enumerate(films) if film.shape == shape]
         # A full batch each time: the kernel is then compiled once a shape.
-        batch = np.zeros((_CHUNK, *shape), np.uint8)
+        batch = np.zeros((chunk, *shape), np.uint8)
         batch[: len(places)] = [films[place] for place in places]
         done = np.asarray(remove_artifacts(batch, recipe.threshold, recipe.max_width))
         cleaned |= dict(zip(places, done, strict=False))

@@ -52,7 +52,12 @@ def _open_films(config: ConfigDict) -> Prepared:
         folder = Path(config.dir).expanduser()
     else:
         raise ConfigError(f"no data source is called {config.source!r}; there are phantom, chestxray14")
-    recipe = Recipe(
+    return prepare(folder, cache / "prepared", recipe_of(config))
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """How `config.data` wants films to be prepared."""
+    return Recipe(
         size=config.size,
         clean=config.clean,
         split=config.split,
@@ -61,7 +66,6 @@ def _open_films(config: ConfigDict) -> Prepared:
         split_seed=config.split_seed,
         skip_unreadable=config.skip_unreadable,
     )
-    return prepare(folder, cache / "prepared", recipe)
 
 
 def _name(phantom: ConfigDict) -> str:

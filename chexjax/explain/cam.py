@@ -5,7 +5,7 @@ one compiled call for all films and findings, and need nothing of a network but 
 one trunk, specialists and branches alike.
 
 - `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
-- `grad_cam`, `grad_cam_plus_plus`: by gradients, at any stage of the trunk; earlier ones are finer and less sure.
+- `grad_cam`, `grad_cam_plus_plus`, `layer_cam`: by gradients, at any stage of the trunk; earlier ones are finer.
 - `input_gradient`, `integrated_gradients`, `smooth_grad`: at the film's own resolution.
 """
 
@@ -92,6 +92,19 @@ def grad_cam_plus_plus(model: nn.Module, variables: PyTree, x: jax.Array, stride
     return _from_stage(model, variables, x, stride, weighted)
 
 
+@partial(jax.jit, static_argnames=("model", "stride"))
+def layer_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+    """The activations of a stage, weighted place by place by the positive gradient; made for earlier, finer stages.
+
+    Source: Jiang et al., "LayerCAM", IEEE TIP 2021, section III. Arguments, results, errors as for `grad_cam`.
+    """
+
+    def weighted(activation: jax.Array, gradient: jax.Array) -> jax.Array:
+        return jnp.einsum("nhwc,fnhwc->nhwf", activation, nn.relu(gradient))
+
+    return _from_stage(model, variables, x, stride, weighted)
+
+
 @partial(jax.jit, static_argnames="model")
 def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
     """The gradient of each logit by the film's grey levels, summed over channels; its magnitude is a saliency map.
@@ -150,14 +163,12 @@ def smooth_grad(
     return (jax.lax.fori_loop(0, samples, add, zeros) / samples).sum(-2)
 
 
-# A new kind of map is one function above and one line here.
+# The maps of evidence that prediction can show, by name: a new one is a function above and a line here.
 METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
     "cam": class_activation_map,
     "grad_cam": grad_cam,
     "grad_cam_plus_plus": grad_cam_plus_plus,
-    "input_gradient": input_gradient,
-    "integrated_gradients": integrated_gradients,
-    "smooth_grad": smooth_grad,
+    "layer_cam": layer_cam,
 }
 
 

@@ -1,0 +1,157 @@
+"""DICOM films: written here, value by value, and read against the standard's formulas and pydicom's own windowing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chexjax.data.dicom import apply_window, is_dicom, read_dicom
+from chexjax.errors import DataError
+
+pydicom = pytest.importorskip("pydicom")
+from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.uid import (  # noqa: E402
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from tests.dicom_files import write_dicom  # noqa: E402
+
+PIXELS = np.random.default_rng(0).integers(0, 4096, (40, 64)).astype(np.uint16)
+
+
+def grey(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.rint(255 * np.clip((values.astype(float) - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_without_a_window_the_pixels_own_range_is_shown(tmp_path: Path, syntax: Any, bits: int) -> None:
+    pixels = (PIXELS * (16 if bits == 16 else 1)).astype(np.uint16)
+    path = write_dicom(tmp_path / "film.dcm", pixels, syntax, BitsStored=bits)
+    assert is_dicom(path)
+    found = read_dicom(path)
+    assert (found.dtype, found.shape) == (np.uint8, (40, 64))
+    np.testing.assert_array_equal(found, grey(pixels, pixels.min(), pixels.max()))
+
+
+def test_monochrome1_is_inverted(tmp_path: Path) -> None:
+    straight = read_dicom(write_dicom(tmp_path / "a.dcm", PIXELS, BitsStored=12, WindowCenter=2048, WindowWidth=4096))
+    options = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096, "PhotometricInterpretation": "MONOCHROME1"}
+    inverted = read_dicom(write_dicom(tmp_path / "b.dcm", PIXELS, **options))
+    assert np.ptp(straight) > 200
+    # 255 minus a half rounds to an even number on either side: one level of slack there
+    assert np.abs(inverted.astype(int) + straight - 255).max() <= 1
+    again = read_dicom(write_dicom(tmp_path / "c.dcm", PIXELS, **options, PresentationLUTShape="INVERSE"))
+    np.testing.assert_array_equal(again, inverted)
+
+
+def test_rescaling_comes_before_the_window(tmp_path: Path) -> None:
+    fields = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 3000, "WindowWidth": 2000}
+    found = read_dicom(write_dicom(tmp_path / "film.dcm", PIXELS, BitsStored=12, **fields))
+    expected = np.zeros(PIXELS.shape)
+    for place, stored in np.ndenumerate(PIXELS.astype(float)):
+        value = 2 * stored - 1000
+        if value <= 3000 - 0.5 - 1999 / 2:
+            expected[place] = 0
+        elif value > 3000 - 0.5 + 1999 / 2:
+            expected[place] = 255
+        else:
+            expected[place] = ((value - 2999.5) / 1999 + 0.5) * 255
+    np.testing.assert_array_equal(found, np.rint(expected))
+    assert 0.2 < (found == 0).mean() < 0.8
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("center", "width"), [(2000, 1500), (100, 30), (2047.5, 4096)])
+def test_windows_are_pydicoms(function: str, center: float, width: float) -> None:
+    header = Dataset()
+    header.BitsStored, header.PixelRepresentation, header.PhotometricInterpretation = 12, 0, "MONOCHROME2"
+    header.WindowCenter, header.WindowWidth, header.VOILUTFunction = center, width, function
+    expected = pydicom.pixels.apply_windowing(PIXELS, header) / 4095
+    np.testing.assert_allclose(apply_window(PIXELS.astype(float), center, width, function), expected, atol=1e-9)
+
+
+def test_the_first_of_several_windows(tmp_path: Path) -> None:
+    several = read_dicom(write_dicom(tmp_path / "a.dcm", PIXELS, WindowCenter=[900, 3000], WindowWidth=[600, 100]))
+    one = read_dicom(write_dicom(tmp_path / "b.dcm", PIXELS, WindowCenter=900, WindowWidth=600))
+    np.testing.assert_array_equal(several, one)
+
+
+def test_a_voi_table(tmp_path: Path) -> None:
+    table = Dataset()
+    values = np.linspace(1023, 0, 4096).astype(np.uint16)  # falling: it inverts the film
+    table.add_new("LUTDescriptor", "US", [4096, 0, 10])
+    table.add_new("LUTData", "OW", values.tobytes())
+    found = read_dicom(write_dicom(tmp_path / "a.dcm", PIXELS, BitsStored=12, VOILUTSequence=[table]))
+    np.testing.assert_array_equal(found, np.rint(values[PIXELS] / 1023 * 255))
+
+
+def test_signed_pixels_and_padding(tmp_path: Path) -> None:
+    pixels = (PIXELS.astype(np.int16) - 2000).copy()
+    pixels[:, :10] = -30000
+    path = write_dicom(tmp_path / "a.dcm", pixels, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=-30000)
+    found = read_dicom(path)
+    inside = pixels[:, 10:].astype(float)
+    assert not found[:, :10].any()
+    expected = 255 * (1 - (inside - inside.min()) / (inside.max() - inside.min()))
+    np.testing.assert_allclose(found[:, 10:], expected, atol=0.51)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_films(tmp_path: Path, syntax: Any) -> None:
+    if syntax == JPEG2000Lossless:
+        pytest.importorskip("openjpeg")
+    found = read_dicom(write_dicom(tmp_path / "a.dcm", PIXELS, syntax, BitsStored=12))
+    np.testing.assert_array_equal(found, grey(PIXELS, PIXELS.min(), PIXELS.max()))
+
+
+def test_what_cannot_be_decoded_says_what_is_needed(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "a.dcm", PIXELS)
+    film = pydicom.dcmread(path)
+    film.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8 this is no JPEG"])
+    film["PixelData"].is_undefined_length = True
+    film.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    film.save_as(path)
+    with pytest.raises(DataError, match=r"(?s)cannot be decoded.*JPEG Lossless.*pylibjpeg"):
+        read_dicom(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"NumberOfFrames": 2}, "2 of kind 'MONOCHROME2'"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE"),
+    ],
+)
+def test_what_is_no_film(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = write_dicom(tmp_path / "a.dcm", np.stack([PIXELS, PIXELS]), **change)
+    with pytest.raises(DataError, match=message):
+        read_dicom(path)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    whole = write_dicom(tmp_path / "whole.dcm", PIXELS).read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(whole[:-500])
+    (tmp_path / "text.dcm").write_text("no film")
+    (tmp_path / "header.dcm").write_bytes(whole[: whole.index(b"\xe0\x7f\x10\x00")])
+    for name, message in (("cut", "decoded"), ("text", "as DICOM"), ("header", "without pixels"), ("no", "No such")):
+        with pytest.raises(DataError, match=message):
+            read_dicom(tmp_path / f"{name}.dcm")
+
+
+def test_nothing_of_the_patient_is_heard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_dicom(tmp_path / "a.dcm", PIXELS)
+    raw = path.read_bytes().replace(b"19700101", b"Jane1970")  # an invalid date, which pydicom warns about
+    path.write_bytes(raw)
+    read_dicom(path)
+    path.write_bytes(raw[:-300])
+    with pytest.raises(DataError) as caught:
+        read_dicom(path)
+    heard = "".join(capfd.readouterr()) + str(caught.value)
+    for word in ("Jane1970", "Lastnamington", "Firstnamia", "471147"):
+        assert word not in heard

@@ -1,0 +1,328 @@
+"""Films of every kind in, the same answers out; the command's tables, pictures and messages."""
+
+import csv
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from scipy.special import expit
+
+from chexjax import predict
+from chexjax.data import chestxray14
+from chexjax.data.chestxray14 import Recipe, shrink
+from chexjax.data.phantom import ARTIFACTS, plan_films, render_film
+from chexjax.errors import ConfigError, DataError
+from chexjax.explain import cam
+from chexjax.findings import FINDINGS
+from chexjax.models import create_model
+from chexjax.predict import Classifier, as_film
+from chexjax.scanline import read_grey, remove_artifacts_reference
+from chexjax.training.checkpoints import Checkpoints, claim_workdir
+from chexjax.training.state import create_network, create_state
+from configs import dml
+
+THRESHOLDS = {finding: {"youden": 0.05 * k} for k, finding in enumerate(FINDINGS, start=1)}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small networks, trained on cleaned films by their config, that have never seen one; with thresholds."""
+    config = dml.get_config()
+    for name in config.networks:
+        config.networks[name].update({"model": "tiny", "width": 0.125})
+    config.data.update({"size": 32, "clean": True, "mean": 0.4, "std": 0.3})
+    return save(config, tmp_path_factory.mktemp("run"))
+
+
+def save(config: ConfigDict, workdir: Path) -> Path:
+    claim_workdir(workdir, config)
+    models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
+    states = {name: create_state(config, name, model, (32, 32, 1), 1) for name, model in models.items()}
+    with Checkpoints(workdir, writing=True) as checkpoints:
+        checkpoints.save(3, states, 0.5, {"history": []})
+    results = {"step": 3, "networks": {"ensemble": {"thresholds": THRESHOLDS}}}
+    (workdir / "metrics.json").write_text(json.dumps(results))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def classifier(workdir: Path) -> Classifier:
+    return Classifier.from_checkpoint(workdir, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Simulated films with artefacts, of three shapes."""
+    folder = tmp_path_factory.mktemp("films")
+    for number, (film, size) in enumerate(zip(plan_films(5, seed=3), (256, 256, 200, 300, 64), strict=True)):
+        pixels, _ = render_film(dataclasses.replace(film, artifacts=ARTIFACTS), size)
+        Image.fromarray(pixels[: size - 20 * number]).save(folder / f"{number}.png")
+    return {path.name: path for path in sorted(folder.iterdir())}
+
+
+def by_hand(workdir: Path, film: np.ndarray) -> np.ndarray:
+    """Probabilities of a film, step by step as the training films went."""
+    from chexjax.training.restore import restore_best
+
+    restored = restore_best(workdir)
+    small = shrink(remove_artifacts_reference(film), 32)
+    x = (small[None, ..., None].astype(np.float32) / 255 - 0.4) / 0.3
+    models = restored.models.items()
+    return np.mean([expit(np.asarray(m.apply(restored.variables[n], x), np.float64))[0] for n, m in models], axis=0)
+
+
+def test_films_go_through_what_the_training_films_did(
+    classifier: Classifier, workdir: Path, films: dict[str, Path]
+) -> None:
+    for prediction in classifier.predict(films.values()):
+        film = read_grey(films[prediction.name])
+        np.testing.assert_array_equal(prediction.film, film)
+        np.testing.assert_array_equal(prediction.cleaned, remove_artifacts_reference(film))
+        np.testing.assert_allclose(prediction.probabilities, by_hand(workdir, film), rtol=1e-4, atol=1e-6)
+    assert (prediction.cleaned != prediction.film).any() or len(films) == 1
+
+
+def test_cleaning_is_that_of_the_prepared_set(classifier: Classifier, films: dict[str, Path]) -> None:
+    film = read_grey(films["3.png"])
+    (prepared,) = chestxray14.clean_films([film], Recipe(clean=True))
+    np.testing.assert_array_equal(classifier.clean(film), prepared)
+
+
+def test_kinds_of_films_may_be_mixed(classifier: Classifier, films: dict[str, Path]) -> None:
+    path = films["0.png"]
+    grey = np.asarray(Image.open(path))
+    rgba = np.dstack([grey] * 3 + [np.full_like(grey, 255)])
+    kinds = [
+        path,
+        str(path),
+        Image.open(path),
+        Image.fromarray(rgba),
+        grey,
+        grey[..., None],
+        rgba,
+        jax.numpy.asarray(grey),
+    ]
+    found = classifier.predict(kinds)
+    for prediction in found[1:]:
+        np.testing.assert_allclose(prediction.probabilities, found[0].probabilities, rtol=1e-5)
+    assert [prediction.name for prediction in found[:3]] == ["0.png"] * 3
+    assert found[4].name == "film 5"
+    (alone,) = classifier.predict(grey)
+    np.testing.assert_allclose(alone.probabilities, found[0].probabilities, rtol=1e-5)
+    assert classifier.predict([]) == []
+
+
+def test_the_number_of_compilations_is_bounded(classifier: Classifier, films: dict[str, Path]) -> None:
+    classifier.predict(films.values())
+    before = classifier._apply._cache_size()
+    rng = np.random.default_rng(0)
+    shapes = [(64, 64), (33, 90), (200, 31), (500, 512), (300, 300)]
+    classifier.predict([rng.integers(0, 256, shape, np.uint8) for shape in shapes])
+    assert classifier._apply._cache_size() == before == 1
+
+
+@pytest.mark.parametrize(
+    ("film", "message"),
+    [
+        (np.random.default_rng(0).random((40, 40)), r"array of float64 with values from .* to 0\.99.*\n.*8 bits"),
+        (np.full((40, 40), 4095, np.uint16), "uint16 with values from 4095 to 4095"),
+        (np.eye(40, dtype=bool), "array of bool"),
+        (np.eye(40, dtype=np.uint8), r"grey levels from 0 to 1; .* scaled to 0\.\.1"),
+        (np.full((40, 40), 9, np.uint8), "every pixel has grey level 9"),
+        (np.zeros((5, 40, 40), np.uint8), r"shape \(5, 40, 40\).*\n.*list"),
+        (np.zeros((0, 40), np.uint8), r"shape \(0, 40\)"),
+        (Image.new("F", (40, 40)), "mode 'F'"),
+        (Image.new("I;16", (40, 40)), "mode 'I;16'"),
+        (7, "int is no film"),
+    ],
+)
+def test_other_ranges_and_dtypes_are_refused_with_what_was_seen(film: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        as_film(film)
+
+
+def test_a_16_bit_file_and_a_missing_one_are_refused(tmp_path: Path, classifier: Classifier) -> None:
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        classifier.predict(tmp_path / "deep.png")
+    with pytest.raises(DataError, match="No such file"):
+        classifier.predict(tmp_path / "absent.png")
+
+
+def test_thresholds_and_ranks(classifier: Classifier, films: dict[str, Path]) -> None:
+    prediction = classifier.predict(films["0.png"])[0]
+    np.testing.assert_allclose(prediction.thresholds, [0.05 * k for k in range(1, 15)])
+    odds = {f: np.log(p / (1 - p)) - np.log(t / (1 - t)) for f, p, t in zip(
+        FINDINGS, prediction.probabilities, prediction.thresholds, strict=True)}  # fmt: skip
+    assert prediction.ranked == sorted(FINDINGS, key=lambda finding: -odds[finding])
+    assert prediction.called == [finding for finding in prediction.ranked if odds[finding] >= 0]
+    assert 0 < len(prediction.called) < 14
+
+
+@pytest.mark.parametrize("trouble", ["absent", "another step", "no thresholds", "no json", "one missing"])
+def test_without_thresholds_nothing_is_called(
+    trouble: str, workdir: Path, tmp_path: Path, films: dict[str, Path]
+) -> None:
+    restored = predict.restore_best(workdir)
+    results: dict[str, Any] = {"step": 3, "networks": {"ensemble": {"thresholds": dict(THRESHOLDS)}}}
+    if trouble == "another step":
+        results["step"] = 2
+    if trouble == "no thresholds":
+        del results["networks"]["ensemble"]["thresholds"]
+    if trouble == "one missing":
+        results["networks"]["ensemble"]["thresholds"]["Mass"] = {"youden": None}
+    if trouble != "absent":
+        (tmp_path / "metrics.json").write_text("{" if trouble == "no json" else json.dumps(results))
+    found = predict.read_thresholds(dataclasses.replace(restored, workdir=tmp_path))
+    if trouble == "one missing":
+        assert np.isnan(found).tolist() == [finding == "Mass" for finding in FINDINGS]
+    else:
+        assert np.isnan(found).all()
+        prediction = Classifier(restored, found).predict(films["0.png"])[0]
+        assert prediction.called == []
+        assert prediction.ranked == [FINDINGS[k] for k in np.argsort(-prediction.probabilities)]
+
+
+@pytest.mark.parametrize("maps", ["cam", "grad_cam", "layer_cam"])
+def test_maps_are_the_mean_over_the_networks(maps: str, workdir: Path, films: dict[str, Path]) -> None:
+    restored = predict.restore_best(workdir)
+    prediction = Classifier.from_checkpoint(workdir, maps=maps).predict(films["0.png"])[0]
+    x = (shrink(prediction.cleaned, 32)[None, ..., None].astype(np.float32) / 255 - 0.4) / 0.3
+    expected = np.mean([cam.METHODS[maps](m, restored.variables[n], x)[0] for n, m in restored.models.items()], axis=0)
+    np.testing.assert_allclose(prediction.maps, expected, rtol=1e-3, atol=1e-5)
+    heat = prediction.heat("Mass")
+    assert heat.shape == prediction.film.shape
+    height, width = prediction.film.shape
+    for box in prediction.boxes("Mass"):
+        assert 0 <= box.left < box.left + box.width <= width
+        assert 0 <= box.top < box.top + box.height <= height
+        inside = heat[box.top : box.top + box.height, box.left : box.left + box.width]
+        assert inside.max() == pytest.approx(box.peak, abs=0.05)
+
+
+def test_small_films_get_finer_maps(workdir: Path) -> None:
+    restored = predict.restore_best(workdir)
+    sizes = {64: "layer_cam at stride 8", 128: "layer_cam at stride 16", 224: "cam", 320: "cam"}
+    model = create_model("resnet18", width=0.0625)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
+    for size, expected in sizes.items():
+        config = ConfigDict({"data": {"size": size}})
+        one = dataclasses.replace(restored, config=config, models={"net1": model}, variables={"net1": shapes})
+        assert predict._choose_maps(one, "auto")[0] == expected
+    with pytest.raises(ConfigError, match=r"'cams'; there are auto, cam, grad_cam"):
+        predict._choose_maps(restored, "cams")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
+    try:
+        predict.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command(
+    workdir: Path, films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for name, target in (("a.png", "a.png"), ("b.png", "deeper/a.png"), ("c.png", "=cmd <b>.png")):
+        (folder / target).write_bytes(films[f"{'abc'.index(name[0])}.png"].read_bytes())
+    (folder / "broken.png").write_bytes(films["0.png"].read_bytes()[:2000])
+    (folder / "notes.txt").write_text("not a film")
+    out = tmp_path / "out"
+    status = run(
+        monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder, tmp_path / "absent.png", "--batch_size=2"
+    )
+    assert status == 1
+    told = capsys.readouterr()
+    assert "3 films" in told.out
+    assert "images/s" in told.out
+    assert "Traceback" not in told.err
+    assert "errors.csv: 2: " in told.err
+
+    names = [str(folder / "=cmd <b>.png"), str(folder / "a.png"), str(folder / "deeper/a.png")]
+    names[0] = "'=cmd <b>.png"  # the only film of that name; a spreadsheet must not run it
+    table = rows(out / "predictions.csv")
+    assert sorted(row["Image Index"] for row in table) == sorted(names)
+    assert tuple(table[0])[1:] == FINDINGS
+    expected = Classifier.from_checkpoint(workdir).predict(folder / "a.png")[0].probabilities
+    (row,) = [row for row in table if row["Image Index"] == names[1]]
+    np.testing.assert_allclose([float(row[finding]) for finding in FINDINGS], expected, rtol=1e-5)
+    assert {Path(row["Image Index"]).name for row in rows(out / "errors.csv")} == {"broken.png", "absent.png"}
+    assert not list(out.glob("*.partial"))
+
+    page = (out / "index.html").read_text()
+    assert "<b>.png" not in page
+    pictures = list((out / "overlays").iterdir())
+    assert 3 <= len(pictures) <= 9
+    assert all(f'src="overlays/{path.name}"' in page for path in pictures)
+    boxes = rows(out / "boxes.csv")
+    assert boxes
+    for box in boxes:
+        assert float(box["probability"]) >= float(box["threshold"])
+        assert box["Finding Label"] in FINDINGS
+
+    again = run(monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder / "*.p[n]g", "--overlays=1")
+    assert again == 1
+    assert {row["Image Index"] for row in rows(out / "predictions.csv")} == {"a.png", "'=cmd <b>.png"}
+    (folder / "broken.png").unlink()
+    assert run(monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder / "a.png") == 0
+    assert not (out / "errors.csv").exists()
+
+
+def test_dicom_goes_in_and_no_patient_comes_out(
+    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_files import SECRET, write_dicom
+
+    pixels = (np.random.default_rng(0).integers(0, 4096, (64, 64))).astype(np.uint16)
+    (tmp_path / "in").mkdir()
+    write_dicom(tmp_path / "in" / "film.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
+    write_dicom(tmp_path / "in" / "IM0001", pixels)  # as they lie on a disc, without a suffix
+    broken = write_dicom(tmp_path / "in" / "broken.dcm", pixels)
+    broken.write_bytes(broken.read_bytes()[:-4000])
+    assert run(monkeypatch, f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", tmp_path / "in") == 1
+    table = rows(tmp_path / "out" / "predictions.csv")
+    assert {row["Image Index"] for row in table} == {"film.dcm", "IM0001"}
+    assert table[0]["Mass"] != table[1]["Mass"]
+    heard = "".join(capfd.readouterr()).encode()
+    for content in (heard, *(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())):
+        for word in (*SECRET.split("^"), "471147", "19700101"):
+            assert word.encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage"),
+        (["film.png", "--out=x"], "configs/baseline.py"),
+        (["film.png", "--out=x", "--checkpoint=nowhere"], "nowhere is no workdir"),
+        (["film.png", "--out=x", "--checkpoint=nowhere", "--maps=none", "--batch_size=0"], "batch_size"),
+        (["--checkpoint=nowhere", "--out=x", "."], "no films in ."),
+    ],
+)
+def test_what_the_command_refuses(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
