@@ -92,7 +92,7 @@ def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context:
     learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
         guide = towards(logits[:turn] + logits[turn + 1 :], divergence)
-        learned.append(learn(state, run, batch["label"], turn, context, 1.0, guide, mutual.weight))
+        learned.append(learn(state, run, batch["label"], turn, context, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
             moved = learned[-1][0]
             logits[turn], _ = predict(state, moved.params, images)
@@ -113,7 +113,7 @@ def distill_step(states: States, batch: Batch, fixed: dict[str, PyTree], context
     guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = [
-        learn(state, linearize(state, own), batch["label"], turn, context, 1.0 - distill.weight, guide, distill.weight)
+        learn(state, linearize(state, own), batch["label"], turn, context, guide, distill.weight, 1.0 - distill.weight)
         for turn, state in enumerate(states)
     ]
     return gathered(learned)
@@ -193,9 +193,9 @@ def learn(
     labels: jax.Array,
     turn: int,
     context: Context,
-    labels_weight: float = 1.0,
     guide: Guide | None = None,
     guide_weight: float = 0.0,
+    labels_weight: float = 1.0,
 ) -> tuple[TrainState, Measured]:
     """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide."""
 
