@@ -75,7 +75,7 @@ def create_branched_model(
     if not 0 <= shared_stages < stages:
         raise ConfigError(f"shared_stages is {shared_stages}; {name} can share 0 to {stages - 1} stages")
     outputs = sorted(output for group in groups for output in group)
-    if outputs != list(range(len(outputs))) or not all(groups):
+    if not outputs or outputs != list(range(len(outputs))) or not all(groups):
         raise ConfigError(f"groups must hold every output once, and none may be empty; got {groups}")
     shared = whole.trunk.clone(end=shared_stages) if shared_stages else None
     branch = whole.clone(trunk=whole.trunk.clone(begin=shared_stages))
