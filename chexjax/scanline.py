@@ -19,7 +19,7 @@ the row. Three remarks make that possible:
 All three ask for the nearest pixel of a kind. Two exact forms answer that:
 
 - `_clean_octets` (CPU): one BIT a pixel, eight rows to a byte, and doubling: shifts by 1, 2, 4, 8, ... reach
-  2**n pixels in n steps (Hillis and Steele 1986). Only the few rows with a pair in them are touched as grey levels.
+  2**n pixels in n steps (Hillis and Steele 1986). Only rows near a pair are touched as grey levels.
 - `_clean_words` (elsewhere): 32 pixels of a row to a word; the nearest set bit is a count of leading or trailing zeros.
 
 Command line: `python -m chexjax.scanline FILE_OR_FOLDER --out=DIR --compare`.
@@ -54,6 +54,7 @@ COLUMNS: Final = -2
 WHITE: Final = 255
 OCTET: Final = 8  # rows that share a byte
 CHUNK: Final = 2**19  # bytes of film that the CPU form takes at once: with what it makes of them, a core's cache full
+WINDOWS: Final = 16  # to a chunk: octets are filled a window at a time
 WORD_LOG2: Final = 5
 WORD: Final = 2**WORD_LOG2  # pixels that share a word
 NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
@@ -209,9 +210,9 @@ def _remove(
         lines = jnp.moveaxis(cleaned, axis, -1)
         length = lines.shape[-1]
         clean = _for_any_batch(
-            steps=min(length.bit_length(), steps or length), edge_span=edge_span, spare_wide=spare_wide
+            steps=min((length - 1).bit_length(), steps or length), edge_span=edge_span, spare_wide=spare_wide
         )
-        rows = clean(lines.reshape(-1, length), threshold, jnp.clip(max_width, 1, length).astype(jnp.int32))
+        rows = clean(lines.reshape(-1, length), threshold, jnp.clip(max_width, 1, length - 1).astype(jnp.int32))
         cleaned = jnp.moveaxis(rows.reshape(lines.shape), -1, axis)
     return (cleaned, cleaned != images) if return_mask else cleaned
 
@@ -282,17 +283,21 @@ def _floor_mean(a: Array, b: Array) -> Array:
 # The form for CPUs: eight rows to a byte, and doubling
 
 
+State = tuple[Array, ...]  # of a doubling: arrays of one shape, pixels along the last axis
+
+
 def _clean_octets(
     rows: Array, threshold: Array, max_width: Array, *, steps: int, edge_span: int, spare_wide: bool
 ) -> Array:
     """uint8 (N, W) -> uint8 (N, W). `steps` such that 2**steps > max_width.
 
-    Works in place, in chunks that stay in a core's cache. Reading a chunk once for its edges is the
-    dear part; the bits that come out are an eighth of it; grey levels are written only where eight rows hold a pair.
+    Works in place, in chunks that stay in a core's cache. Reading a chunk once for its edges is the dear part; the
+    bits that come out are an eighth of it; grey levels are written a window at a time, from each octet with a pair on.
     """
     count, width = rows.shape
     octets = jnp.pad(rows, ((0, -count % OCTET), (0, 0))).reshape(-1, OCTET, width)
     chunk = min(len(octets), max(1, CHUNK // (OCTET * width)))
+    window = -(-chunk // WINDOWS)
 
     def clean_chunk(index: Array, octets: Array) -> Array:
         first = jnp.minimum(index * chunk, len(octets) - chunk)  # the last chunk may begin in the one before it
@@ -300,13 +305,16 @@ def _clean_octets(
         ups, downs = _edges(films, threshold, edge_span)
         inside = _inside_pairs(_pack(ups), _pack(downs), max_width, steps, spare_wide)  # (chunk, W)
         unseen = first + jnp.arange(chunk) >= index * chunk
-        busy = (inside.max(axis=-1) > 0) & unseen
+        inside = jnp.where(unseen[:, None], inside, 0)
+        busy = inside.max(axis=-1) > 0
 
         def fill_next(state: tuple[Array, Array]) -> tuple[Array, Array]:
             busy, octets = state
-            one = jnp.argmax(busy)
-            filled = _fill(octets[first + one], _unpack(inside[one]), steps)
-            return busy.at[one].set(False), octets.at[first + one].set(filled)
+            start = jnp.minimum(jnp.argmax(busy), chunk - window)  # a row filled twice keeps its bits
+            some = lax.dynamic_slice_in_dim(octets, first + start, window)
+            filled = _fill(some, _unpack(lax.dynamic_slice_in_dim(inside, start, window)), max_width, steps)
+            busy = lax.dynamic_update_slice_in_dim(busy, jnp.zeros(window, bool), start, 0)
+            return busy, lax.dynamic_update_slice_in_dim(octets, filled, first + start, 0)
 
         return lax.while_loop(lambda state: state[0].any(), fill_next, (busy, octets))[1]
 
@@ -319,9 +327,9 @@ def _pack(bits: Array) -> Array:
     return jnp.sum(bits.astype(jnp.uint8) << _rows_of_octet(), axis=-2, dtype=jnp.uint8)
 
 
-def _unpack(octet: Array) -> Array:
-    """uint8 (W,) -> bool (8, W)."""
-    return ((octet >> _rows_of_octet()) & 1) != 0
+def _unpack(octets: Array) -> Array:
+    """uint8 (..., W) -> bool (..., 8, W)."""
+    return (octets[..., None, :] & (jnp.uint8(1) << _rows_of_octet())) != 0  # not a shift: AVX2 has none for bytes
 
 
 def _rows_of_octet() -> Array:
@@ -333,8 +341,8 @@ def _inside_pairs(ups: Array, downs: Array, max_width: Array, steps: int, spare_
     near = _before(downs, max_width, steps)
     starts = ups & near
     if spare_wide:  # an up-edge too far from its down-edge spoils the stretch, however long that is
-        starts &= ~_held(ups & ~near, downs, ups.shape[-1].bit_length())
-    return _held(starts, downs, steps)
+        starts &= ~_held(ups & ~near, downs, jnp.int32(ups.shape[-1]), (ups.shape[-1] - 1).bit_length())
+    return _held(starts, downs, max_width, steps)
 
 
 def _before(events: Array, reach: Array, steps: int) -> Array:
@@ -344,49 +352,75 @@ def _before(events: Array, reach: Array, steps: int) -> Array:
     is set, the next window is put in FRONT of what `near` saw, so all shifts are powers of two and known beforehand.
     """
 
-    def step(state: tuple[Array, Array], shift: int) -> tuple[Array, Array]:
-        near, window = state
-        longer = window | _shift(near, -shift, 0)
-        return jnp.where((reach & shift) != 0, longer, near), window | _shift(window, -shift, 0)
+    def step(here: State, there: State, shift: int) -> State:
+        (near, window), (near_there, window_there) = here, there
+        return jnp.where((reach & shift) != 0, window | near_there, near), window | window_there
 
-    return _doubling(step, (jnp.zeros_like(events), _shift(events, -1, 0)), steps)[0]
+    return _doubling(step, (jnp.zeros_like(events), _shift(events, -1, 0)), 0, reach, steps, ahead=True)[0]
 
 
-def _held(starts: Array, stops: Array, steps: int) -> Array:
+def _held(starts: Array, stops: Array, reach: Array, steps: int) -> Array:
     """From each start up to, not including, the next stop, at most 2**steps pixels: a latch, set and cleared."""
 
-    def step(state: tuple[Array, Array], shift: int) -> tuple[Array, Array]:
-        on, free = state  # free: none of the last 2**m pixels stops
-        return on | (free & _shift(on, shift, 0)), free & _shift(free, shift, 0)
+    def step(here: State, there: State, shift: int) -> State:
+        (on, free), (on_there, free_there) = here, there  # free: none of the last 2**m pixels stops
+        return on | (free & on_there), free & free_there
 
-    return _doubling(step, (starts, ~stops), steps)[0]
+    return _doubling(step, (starts, ~stops), 0, reach, steps, ahead=False)[0]
 
 
-def _fill(rows: Array, inside: Array, steps: int) -> Array:
-    """Replaces runs by the mean of the untouched pixels at their ends, uint8 (8, W): remark 3.
+def _fill(rows: Array, inside: Array, reach: Array, steps: int) -> Array:
+    """Replaces runs by the mean of the untouched pixels at their ends, uint8 (..., W): remark 3.
 
     White stands for "not known yet". The two ends are never white, since a jump leads up from both.
     """
     unknown = jnp.where(inside, jnp.uint8(WHITE), rows)
 
-    def step(state: tuple[Array, Array], shift: int) -> tuple[Array, Array]:
-        left, right = state
-        left = jnp.where(left != WHITE, left, _shift(left, shift, WHITE))
-        right = jnp.where(right != WHITE, right, _shift(right, -shift, WHITE))
-        return left, right
+    def step(here: State, there: State, shift: int) -> State:
+        return (jnp.where(here[0] != WHITE, here[0], there[0]),)
 
-    left, right = _doubling(step, (unknown, unknown), steps)
+    (left,) = _doubling(step, (unknown,), WHITE, reach, steps, ahead=False)
+    (right,) = _doubling(step, (unknown,), WHITE, reach, steps, ahead=True)
     return jnp.where(inside, _floor_mean(left, right), rows)
 
 
-def _doubling(step: Callable[..., Any], state: Any, steps: int) -> Any:
-    """`step(state, shift)` for shift = 1, 2, 4, ..., 2**(steps-1), the result of each in memory before the next begins.
+def _doubling(
+    step: Callable[[State, State, int], State], state: State, beyond: int, reach: Array, steps: int, ahead: bool
+) -> State:
+    """`step(here, there, shift)` for shift = 1, 2, 4, ..., 2**(steps-1); beyond `reach` nothing changes.
 
-    In a Python loop XLA's CPU backend would fuse the steps into one that computes 2**steps pixels for each pixel it
-    writes (40 times slower). It does not fuse through a switch.
+    `there` is what stands `shift` pixels ahead, or else behind. The margin of `beyond` that the shifts reach into is
+    made at once, and each step eats its share: a slice has no border to ask about, so any CPU's compiler vectorises it.
     """
-    branches = [functools.partial(step, shift=1 << m) for m in range(steps)]
-    return lax.fori_loop(0, steps, lambda m, state: lax.switch(m, branches, state), state)
+    margin = 2**steps - 1
+    sides = [(0, 0, 0)] * (state[0].ndim - 1) + [(0, margin, 0) if ahead else (margin, 0, 0)]
+
+    def put_margin(*state: Array) -> State:
+        return tuple(lax.pad(x, jnp.asarray(beyond, x.dtype), sides) for x in state)
+
+    def here(shift: int, *state: Array) -> State:
+        return tuple(x[..., :-shift] if ahead else x[..., shift:] for x in state)
+
+    def there(shift: int, *state: Array) -> State:
+        return tuple(x[..., shift:] if ahead else x[..., :-shift] for x in state)
+
+    def run(shift: int, *state: Array) -> State:
+        return step(here(shift, *state), there(shift, *state), shift)
+
+    state = _apart(put_margin, reach, *state)
+    for shift in (1 << m for m in range(steps)):
+        state = lax.cond(reach >= shift, functools.partial(run, shift), functools.partial(here, shift), *state)
+    return state
+
+
+def _apart(function: Callable[..., State], reach: Array, *state: Array) -> State:
+    """`function(*state)`, `reach` being at least 1. XLA fuses nothing through a branch, the never taken one is empty.
+
+    Fused, all steps of a doubling would become one that computes 2**steps pixels for each pixel it writes, and the
+    margin's border would be asked about at each of them.
+    """
+    shapes = jax.eval_shape(function, *state)
+    return lax.cond(reach >= 1, function, lambda *_: tuple(jnp.zeros(x.shape, x.dtype) for x in shapes), *state)
 
 
 # The form for accelerators: 32 pixels to a word, and counts of zeros

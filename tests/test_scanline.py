@@ -157,9 +157,11 @@ def test_noise_at_full_width() -> None:
     assert np.array_equal(word_form(1, False)(film, np.uint8(50), np.int32(40)), wanted)
 
 
-def test_chunks_that_do_not_divide_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last chunk then begins in the one before it, whose rows must not be cleaned a second time."""
+@pytest.mark.parametrize("windows", [1, 2, 16])
+def test_chunks_that_do_not_divide_the_rows(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last chunk then begins in the one before it, whose rows must not be cleaned a second time; windows too."""
     monkeypatch.setattr(scanline, "CHUNK", 3 * 8 * 40)
+    monkeypatch.setattr(scanline, "WINDOWS", windows)  # all three octets of a chunk at a time, two, or one
     film = np.random.default_rng(2).integers(0, 256, (8 * 7 + 5, 40), dtype=np.uint8)
     once = remove_artifacts_reference(film, 20, 12)
     assert not np.array_equal(once, remove_artifacts_reference(once, 20, 12)), "this film could not show the fault"
