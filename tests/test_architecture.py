@@ -19,7 +19,7 @@ ALLOWED = {
     "data": {"commands", "errors", "findings", "progress", "scanline"},
     "evaluation": {"commands", "errors", "findings", "progress", "spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},
-    "training": {"errors", "findings", "progress", "data", "models", "evaluation"},
+    "training": {"errors", "findings", "progress", "data", "models", "evaluation", "explain"},
     "predict": {
         "commands",
         "errors",

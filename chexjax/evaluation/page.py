@@ -40,8 +40,8 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 thead th:first-child { background: var(--shade); }
 tr.lead td { font-weight: 600; } td small { color: var(--dim); font-weight: 400; }
 table.words td, table.words th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; margin: .6rem 0; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 1.2rem; max-width: 900px; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 1rem; margin: .6rem 0; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 1.2rem; max-width: 640px; }
 figure { margin: 0; } figure svg { width: 100%; height: auto; display: block; } figcaption { overflow-wrap: anywhere; }
 figure img { width: 100%; display: block; image-rendering: auto; background: #000; }
 svg text { font: 10px system-ui, sans-serif; fill: var(--dim); } svg .axis { stroke: var(--line); fill: none; }

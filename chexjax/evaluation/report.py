@@ -11,6 +11,7 @@ from chexjax.evaluation.figures import INTERVALS, figures, find_thresholds, numb
 from chexjax.evaluation.metrics import convergence_epoch
 from chexjax.evaluation.plots import History, plot_curves
 from chexjax.evaluation.predictions import write_predictions
+from chexjax.evaluation.report_page import versions
 from chexjax.findings import FINDINGS
 
 Results = dict[str, Any]
@@ -53,6 +54,7 @@ def results(
         "positives": dict(zip(FINDINGS, films.labels.sum(axis=0).tolist(), strict=True)),
         "networks": networks,
         "notes": notes,
+        "versions": versions(),
     }
 
 
@@ -107,13 +109,17 @@ def format_epoch(entry: dict[str, float], epochs: float, names: tuple[str, ...])
     return f"epoch {entry['epoch']:.4g}/{epochs:.4g}, validation loss and mean: " + ", ".join(networks)
 
 
-def write(workdir: Path, found: Results, predictions: Predictions, history: History) -> None:
-    """Writes `metrics.json`, `predictions_<network>.csv` and `curves.png` into `workdir`."""
+def write(workdir: Path, found: Results, predictions: Predictions, history: History, page: str) -> None:
+    """Writes `predictions_<network>.csv`, `curves.png`, the `page` as `report.html`, and `metrics.json`."""
     for name, probabilities in predictions.probabilities.items():
         write_predictions(workdir / f"predictions_{name}.csv", predictions.films.names, probabilities)
     plot_curves(workdir / "curves.png", history, tuple(predictions.probabilities))
-    # Last, and in one move: where metrics.json is, the rest is whole.
-    partial = workdir / "metrics.json.partial"
+    # Last, and each in one move: where metrics.json is, the rest is whole.
     curves = [{key: number(figure) for key, figure in entry.items()} for entry in history]
-    partial.write_text(json.dumps({**found, "history": curves}, indent=2, allow_nan=False))
-    partial.rename(workdir / "metrics.json")
+    for name, text in {
+        "report.html": page,
+        "metrics.json": json.dumps({**found, "history": curves}, indent=2, allow_nan=False),
+    }.items():
+        partial = workdir / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(workdir / name)

@@ -16,6 +16,7 @@ from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_te
 from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.metrics import mean_over_findings
+from chexjax.evaluation.report_page import as_page
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.progress import progress_bar
@@ -23,6 +24,7 @@ from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, cl
 from chexjax.training.groups import by_names, check_groups, find_groups, names
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
+from chexjax.training.places import look
 from chexjax.training.restore import Restored, digest, groups_in, restore_best, restore_others
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teacher, create_step
@@ -122,7 +124,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
         results = report.results(predictions, validation, history, config, best.step, split)
-        report.write(workdir, results, predictions, history)
+        results["localization"], examples = look(best, films, split, predictions)
+        page = as_page(results, config, films.parts, predictions, history, examples)
+        report.write(workdir, results, predictions, history, page)
         print(report.format_table(results))
     return predictions
 
