@@ -5,7 +5,7 @@
 
 The first writes StableHLO: cleaning (where the networks were trained with it), shrinking, normalisation, the networks,
 sigmoid, and of several networks the mean. It takes uint8 films (any number, height, width) and gives float32
-probabilities (number, 14), in the order of `findings` in FILE.json. To run it, jax and flatbuffers are needed, and no chexjax:
+probabilities (number, 14), in the order of `findings` in FILE.json. It runs where jax and flatbuffers are:
 
     from pathlib import Path
     from jax import export
