@@ -51,6 +51,7 @@ def base() -> ConfigDict:
     config.convergence_tolerance = 0.001  # nats of validation loss, for the epoch of convergence
     config.dtype = "float32"  # or "bfloat16"; parameters and statistics stay float32
     config.sync_batch_norm = True  # statistics over all devices: the result does not depend on their number
+    config.views = "one"  # of a film in evaluation, averaged: or "flip" (2 passes a film), "ten-crop" (10)
     config.log_every = 20  # steps between TensorBoard points
 
     config.data = ConfigDict()

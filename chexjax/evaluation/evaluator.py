@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from scipy.special import expit
 from chexjax.data.augment import normalize
 from chexjax.data.chestxray14 import Part
 from chexjax.evaluation import metrics
+from chexjax.evaluation.views import mean_logits
 
 PyTree = Any
 Apply = Callable[..., Any]
@@ -39,12 +41,18 @@ class Predictions:
         return {name: np.asarray(metrics.auroc(self.films.labels, p)) for name, p in self.probabilities.items()}
 
 
-def create_predictor(networks: Mapping[str, Apply], mean: float, std: float) -> Predictor:
-    """A function over all local devices that applies every network to a batch, by running statistics."""
+def create_predictor(networks: Mapping[str, Apply], mean: float, std: float, views: str = "one") -> Predictor:
+    """A function over all local devices that applies every network to a batch, by running statistics.
+
+    Of several `views` (a key of `views.VIEWS`) the logits are those of the mean probability.
+    """
 
     def predict(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
         x = normalize(images, mean, std)
-        return {name: apply(variables[name], x, train=False) for name, apply in networks.items()}
+        return {
+            name: mean_logits(partial(apply, variables[name], train=False), x, views)
+            for name, apply in networks.items()
+        }
 
     return jax.pmap(predict)
 

@@ -12,6 +12,7 @@ from chexjax.evaluation.metrics import convergence_epoch
 from chexjax.evaluation.plots import History, plot_curves
 from chexjax.evaluation.predictions import write_predictions
 from chexjax.evaluation.report_page import versions
+from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS
 
 Results = dict[str, Any]
@@ -42,12 +43,15 @@ def results(
         f"{config.convergence_tolerance} nats",
         INTERVALS,
     ]
+    if (count := len(VIEWS[config.views])) > 1:
+        notes.append(f"probabilities are means over {count} views ({config.views}), at {count} forward passes a film")
     if missing := undefined(films.labels):
         reasons = ", ".join(f"{finding}: {reason}" for finding, reason in missing.items())
         notes.append(f"n/a, and left out of the mean: only one class in this split ({reasons})")
     return {
         "split": split,
         "split_source": config.data.split,
+        "views": config.views,
         "step": step,
         "films": len(films.names),
         "patients": len(set(films.patients)),

@@ -17,6 +17,7 @@ from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.metrics import mean_over_findings
 from chexjax.evaluation.report_page import as_page
+from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.progress import progress_bar
@@ -118,7 +119,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     best = restore_best(workdir)
     with Checkpoints(workdir) as checkpoints:
         history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
-    predictor = create_predictor({n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std)
+    predictor = create_predictor(
+        {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
+    )
     variables = flax.jax_utils.replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
@@ -319,6 +322,7 @@ def check(config: ConfigDict) -> None:
         "distill.targets": (config.distill.targets, tuple(SOFT_TARGETS)),
         "loss.name": (config.loss.name, tuple(LOSSES)),
         "dtype": (config.dtype, ("float32", "bfloat16")),
+        "views": (config.views, tuple(VIEWS)),
     }
     for field_name, (value, allowed) in choices.items():
         if value not in allowed:
