@@ -9,6 +9,7 @@ def base() -> ConfigDict:
     config.regime = "supervised"  # a key of training.steps.STEPS
     config.seed = 0  # of the data's order, the augmentation and, with each network's own, the first weights
     config.networks = ConfigDict({"net1": network("resnet18", seed=1)})
+    config.init_from = ""  # imported weights, or an earlier run's workdir, that new networks start from
     config.mutual = ConfigDict(
         {
             "updates": "alternating",  # or "simultaneous" (a field "update" would hide a method of ConfigDict)
@@ -91,7 +92,9 @@ def network(model: str, seed: int) -> ConfigDict:
             "shared_stages": config_dict.placeholder(int),  # None: one head; 0: specialists; 1 to 3: branches after it
             "seed": seed,
             "optimizer": "adamw",  # or "adam", "sgd"
+            "init_from": "",  # this network's own start; "": config.init_from
             "learning_rate": 5e-4,
+            "head_learning_rate": 0.0,  # of the head, at the same schedule; 0: as the trunk's
             "schedule": "cosine",  # or "linear", "constant", "onecycle"
             "warmup_steps": 0,
             "weight_decay": 1e-4,

@@ -17,24 +17,8 @@ from chexjax.data.augment import normalize
 from chexjax.errors import ConfigError
 from chexjax.findings import FINDINGS
 from chexjax.models.torch_weights import convert_state_dict
-from chexjax.training.checkpoints import Checkpoints, claim_workdir
 from chexjax.training.restore import restore_best
-from chexjax.training.state import create_network, create_state
-
-
-def save_untrained(config: ConfigDict, workdir: Path) -> Path:
-    """A workdir with one checkpoint of networks as they are first drawn, but for their statistics."""
-    claim_workdir(workdir, config)
-    shape = (config.data.size, config.data.size, 1)
-    states = {name: create_state(config, name, create_network(config, name), shape, 1) for name in config.networks}
-    random = np.random.default_rng(0)
-    shaken = {
-        name: state.replace(batch_stats=jax.tree.map(lambda x: x + random.uniform(0, 0.5, x.shape), state.batch_stats))
-        for name, state in states.items()
-    }
-    with Checkpoints(workdir, writing=True) as checkpoints:
-        checkpoints.save(1, shaken, 0.5, {"groups": None})
-    return workdir
+from tests.untrained import save_untrained
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.places import look
 from chexjax.training.restore import Restored, digest, groups_in, restore_best, restore_others
+from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teacher, create_step
 
@@ -34,8 +35,8 @@ from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teache
 def train(config: ConfigDict, workdir: Path) -> None:
     """Trains the networks of `config`, from where `workdir` stands, to the last step.
 
-    The order in which a state is found: the workdir's latest checkpoint, else new weights. The same command therefore
-    goes on where it was stopped, and ends with the same weights as if it never had been.
+    The order in which a state is found: the workdir's latest checkpoint, else `init_from`, else new weights. The same
+    command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
 
     Raises:
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
@@ -72,6 +73,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
             check_teacher(saved, teacher, config)
             batches.set_state(saved["place"])
             say(f"going on from step {step} of {last_step}")
+        else:
+            states = {n: start_from(config, n, models[n], state, shape) for n, state in states.items()}
         if step >= last_step:
             return
 
@@ -361,6 +364,7 @@ def check(config: ConfigDict) -> None:
     for name, network in config.networks.items():
         ranges |= {
             f"networks.{name}.learning_rate": (network.learning_rate, 0, math.inf),
+            f"networks.{name}.head_learning_rate": (network.get("head_learning_rate", 0.0), 0, math.inf),
             f"networks.{name}.weight_decay": (network.weight_decay, 0, math.inf),
             f"networks.{name}.warmup_steps": (network.warmup_steps, 0, math.inf),
             f"networks.{name}.clip_norm": (network.clip_norm, 0, math.inf),

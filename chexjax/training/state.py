@@ -59,6 +59,10 @@ def create_state(
     """
     network = config.networks[name]
     variables = create_variables(model, config.seed, network.seed, film_shape)
+    if source_of(config, name):
+        # Whatever the run starts from, its structure follows from the config alone: a resume need not find the source.
+        stem = stem_of(variables["params"])
+        stem["offset"] = jnp.zeros_like(stem["kernel"])
     rule = create_optimizer(network, steps)
     if isinstance(model, BranchedNetwork):
         rule = for_branches(rule)
@@ -72,6 +76,17 @@ def create_state(
         average=average,
         average_decay=network.average_decay,
     )
+
+
+def source_of(config: ConfigDict, name: str) -> str:
+    """What the network starts from: its own `init_from`, else the run's; "" for new weights."""
+    return config.networks[name].get("init_from", "") or config.get("init_from", "")
+
+
+def stem_of(params: PyTree) -> dict[str, Any]:
+    """The first convolution's parameters, in place; of a network with branches the shared or the stacked ones."""
+    trunk = params.get("trunk") or params.get("shared") or params["branch"]["trunk"]
+    return trunk["conv0"] if "conv0" in trunk else trunk["conv1"]
 
 
 def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:
@@ -157,4 +172,17 @@ def create_optimizer(network: ConfigDict, steps: int) -> optax.GradientTransform
     if network.optimizer not in rules:
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(network.clip_norm) if network.clip_norm else optax.identity()
-    return optax.chain(clip, rules[network.optimizer]())
+    rate = network.get("head_learning_rate", 0.0)
+    head = scale_head(rate / network.learning_rate) if rate and network.learning_rate else optax.identity()
+    return optax.chain(clip, rules[network.optimizer](), head)
+
+
+def scale_head(ratio: float) -> optax.GradientTransformation:
+    """Makes the head's steps `ratio` times as long, which with every rule here is a learning rate of its own."""
+
+    def scale(updates: PyTree, params: PyTree = None) -> PyTree:
+        return {
+            part: jax.tree.map(lambda u: u * ratio, tree) if part == "head" else tree for part, tree in updates.items()
+        }
+
+    return optax.stateless(scale)

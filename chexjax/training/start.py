@@ -1,0 +1,103 @@
+"""Where a new run's weights come from: `config.init_from`, imported weights or the workdir of an earlier run."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexjax.errors import CheckpointError, ChexjaxError
+from chexjax.models import Network
+from chexjax.models.torch_weights import ABOUT, fold_stem, load_weights
+from chexjax.training.checkpoints import check_fit
+from chexjax.training.logging import say
+from chexjax.training.restore import restore_best
+from chexjax.training.state import AnyNetwork, TrainState, source_of, stem_of
+
+PyTree = Any
+
+
+def start_from(
+    config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...]
+) -> TrainState:  # fmt: skip
+    """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
+
+    Every array must be there and have its shape. A head that was left out when the weights were imported stays the new
+    one, and that is said. The stem is brought to this run's `data.mean` and `data.std`, exactly. A branched network
+    takes a whole network into each branch, or another of the same branches.
+
+    Raises:
+      CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
+    """
+    source = source_of(config, name)
+    if not source:
+        return state
+    try:
+        variables, mean, std = read(Path(source).expanduser(), name)
+    except ChexjaxError as error:
+        raise CheckpointError(f"init_from of {name}: {error}") from error
+    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    told = "new head" if not has_head(variables) else "head included"
+    variables = renormalize(variables, mean, std, config)
+    if isinstance(model, Network):
+        params = {"head": state.params["head"]} | dict(variables["params"])
+        variables = {**variables, "params": params}
+    elif "branch" not in variables["params"]:
+        variables = spread(model, variables, state, film_shape)
+    check_fit(fresh, variables, f"{source}, from which {name} is to start,")
+    say(f"{name}: starts from {source}, {told}")
+    variables = jax.tree.map(jnp.array, variables)
+    average = state.average and jax.tree.map(jnp.copy, variables)
+    return state.replace(params=variables["params"], batch_stats=variables["batch_stats"], average=average)
+
+
+def read(path: Path, name: str) -> tuple[PyTree, float, float]:
+    """Variables, and the mean and spread of the films that they expect. Of several networks in a workdir the namesake.
+
+    Raises:
+      CheckpointError: there are none, or it is not clear which are meant.
+    """
+    if (path / ABOUT).exists():
+        variables, about = load_weights(path)
+        return variables, about.mean, about.std
+    best = restore_best(path)
+    names = list(best.variables)
+    if name not in names and len(names) > 1:
+        raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
+    data = best.config.data
+    return best.variables[name if name in names else names[0]], data.mean, data.std
+
+
+def has_head(variables: PyTree) -> bool:
+    """Whether the weights come with a head."""
+    return "head" in variables["params"] or "branch" in variables["params"]
+
+
+def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict) -> PyTree:
+    """The same network for films normalised as this run's are; its stem then has an offset in any case."""
+    variables = jax.tree.map(np.asarray, variables)
+    stem = stem_of(variables["params"])
+    offset = stem.get("offset", np.zeros_like(stem["kernel"]))
+    if (mean, std) != (config.data.mean, config.data.std):
+        kernels, offsets = (x.reshape(-1, *x.shape[-4:]) for x in (stem["kernel"], offset))
+        folded = [
+            fold_stem(kernel, [mean], [std], config.data.mean, config.data.std, old)
+            for kernel, old in zip(kernels, offsets, strict=True)
+        ]
+        stem["kernel"], offset = (np.stack(x).reshape(offset.shape) for x in zip(*folded, strict=True))
+    stem["offset"] = offset
+    return variables
+
+
+def spread(model: Any, whole: PyTree, state: TrainState, film_shape: tuple[int, ...]) -> PyTree:
+    """A branched network out of one whole network's variables; without a head there, the heads of `state`."""
+    head = {
+        "head": {"kernel": np.zeros((1, sum(map(len, model.groups)))), "bias": np.zeros(sum(map(len, model.groups)))}
+    }
+    filled = {**whole, "params": head | dict(whole["params"])}
+    variables = model.assemble([filled] * len(model.groups), film_shape)
+    if not has_head(whole):
+        variables["params"]["branch"]["head"] = state.params["branch"]["head"]
+    return variables

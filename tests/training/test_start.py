@@ -1,0 +1,156 @@
+"""A run that starts from other weights gives their numbers, and takes nothing that does not fit."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from chexjax.data.augment import normalize
+from chexjax.errors import CheckpointError
+from chexjax.findings import FINDINGS
+from chexjax.models.torch_weights import About, save_weights
+from chexjax.training import loop
+from chexjax.training.checkpoints import Checkpoints
+from chexjax.training.restore import restore_best
+from chexjax.training.start import start_from
+from chexjax.training.state import create_network, create_optimizer, create_state
+from configs import common
+from tests.untrained import save_untrained
+
+SHAPE = (32, 32, 1)
+GREY = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+
+
+def started(config: ConfigDict, name: str, groups=None):
+    model = create_network(config, name, groups)
+    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE)
+
+
+def logits_of(workdir: Path, name: str) -> np.ndarray:
+    restored = restore_best(workdir)
+    x = normalize(GREY, restored.config.data.mean, restored.config.data.std)
+    return np.asarray(restored.models[name].apply(restored.variables[name], x))
+
+
+@pytest.fixture
+def earlier(small_baseline: ConfigDict, tmp_path: Path) -> Path:
+    """A workdir of another normalisation than the default."""
+    config = copy.deepcopy(small_baseline)
+    config.seed = 9
+    config.data.update({"mean": 0.3, "std": 0.4})
+    return save_untrained(config, tmp_path / "earlier")
+
+
+def test_each_network_of_a_pair_starts_from_its_own(
+    small_dml: ConfigDict, earlier: Path, tmp_path: Path, capsys
+) -> None:
+    pair = save_untrained(copy.deepcopy(small_dml), tmp_path / "pair")
+    small_dml.seed = 5
+    small_dml.init_from = str(pair)
+    small_dml.networks.net1.init_from = str(earlier)
+    for name, source in (("net1", earlier), ("net2", pair)):
+        model, state = started(small_dml, name)
+        found = model.apply(state.variables, normalize(GREY, small_dml.data.mean, small_dml.data.std))
+        np.testing.assert_allclose(found, logits_of(source, name), rtol=1e-4, atol=1e-5)
+    assert f"net2: starts from {pair}, head included" in capsys.readouterr().out
+
+
+def test_without_a_source_the_weights_are_new(small_baseline: ConfigDict) -> None:
+    model = create_network(small_baseline, "net1")
+    state = create_state(small_baseline, "net1", model, SHAPE, 10)
+    assert start_from(small_baseline, "net1", model, state, SHAPE) is state
+    assert "offset" not in state.params["trunk"]["conv1"]
+
+
+def test_a_head_that_was_left_out_is_new(small_baseline: ConfigDict, earlier: Path, tmp_path: Path, capsys) -> None:
+    variables = dict(restore_best(earlier).variables["net1"])
+    trunk = {**variables, "params": {"trunk": variables["params"]["trunk"]}}
+    save_weights(tmp_path / "imported", trunk, About("tiny", 0.3, 0.4, "file.pth"))
+    small_baseline.init_from = str(tmp_path / "imported")
+    _, state = started(small_baseline, "net1")
+    assert "new head" in capsys.readouterr().out
+    small_baseline.init_from = ""
+    fresh = create_state(small_baseline, "net1", create_network(small_baseline, "net1"), SHAPE, 10)
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
+    block = "layer1_0"
+    jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+
+
+def test_what_does_not_fit_is_listed(small_baseline: ConfigDict, earlier: Path, tmp_path: Path) -> None:
+    small_baseline.init_from = str(earlier)
+    small_baseline.networks.net1.width = 0.25
+    with pytest.raises(CheckpointError, match=r"from which net1 is to start.*misshaped \d+: .*params/trunk"):
+        started(small_baseline, "net1")
+    small_baseline.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"init_from of net1: .*nowhere is no workdir"):
+        started(small_baseline, "net1")
+
+
+def test_a_pair_does_not_tell_which_is_meant(small_dml: ConfigDict, small_baseline: ConfigDict, tmp_path: Path) -> None:
+    pair = save_untrained(small_dml, tmp_path / "pair")
+    small_baseline.networks = ConfigDict({"other": small_baseline.networks.net1})
+    small_baseline.init_from = str(pair)
+    with pytest.raises(CheckpointError, match="holds net1, net2, and none is called other"):
+        started(small_baseline, "other")
+
+
+def test_specialists_start_from_one_whole_network(small_baseline: ConfigDict, earlier: Path) -> None:
+    small_baseline.init_from = str(earlier)
+    small_baseline.networks.net1.shared_stages = 0
+    places = list(range(len(FINDINGS)))
+    model, state = started(small_baseline, "net1", (tuple(places[5:]), tuple(places[:5])))
+    found = model.apply(state.variables, normalize(GREY, small_baseline.data.mean, small_baseline.data.std))
+    np.testing.assert_allclose(found, logits_of(earlier, "net1"), rtol=1e-4, atol=1e-5)
+
+
+def test_resume_comes_before_init_from_and_is_exact(
+    small_baseline: ConfigDict, earlier: Path, phantom_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """A stopped run goes on without its source, and ends with the weights of one that was not stopped."""
+    config, source = small_baseline, {"source": "chestxray14", "dir": str(phantom_folder)}
+    config.data.update({**source, "cache": str(tmp_path / "cache"), "val_fraction": 0.3})
+    config.update({"init_from": str(earlier), "max_steps": 4, "eval_epochs": 0.5})
+    loop.train(config, tmp_path / "through")
+    add = loop.Window.add
+
+    def stop(self, step, *args):
+        if step == 3:
+            raise KeyboardInterrupt
+        add(self, step, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Window, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path / "stopped")
+    shutil.rmtree(earlier)
+    loop.train(config, tmp_path / "stopped")
+    ends = []
+    for workdir in ("through", "stopped"):
+        with Checkpoints(tmp_path / workdir) as checkpoints:
+            ends.append(checkpoints._load(4, ("networks", "training")))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    restore_best(tmp_path / "stopped")  # nor does evaluation need the source
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_head_has_a_learning_rate_of_its_own(optimizer: str) -> None:
+    params = {part: {"kernel": np.full((2, 2), 2.0, np.float32)} for part in ("trunk", "head")}
+
+    def moved(rate: float, head_rate: float) -> dict:
+        network = common.network("resnet18", seed=1)
+        network.update({"optimizer": optimizer, "learning_rate": rate, "head_learning_rate": head_rate})
+        rule = create_optimizer(network, steps=10)
+        memory, now = rule.init(params), params
+        for _ in range(3):
+            updates, memory = rule.update(now, memory, now)
+            now = optax.apply_updates(now, updates)
+        return now
+
+    both = moved(0.01, 0.1)
+    np.testing.assert_allclose(both["trunk"]["kernel"], moved(0.01, 0.0)["trunk"]["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(both["head"]["kernel"], moved(0.1, 0.0)["head"]["kernel"], rtol=1e-5)
