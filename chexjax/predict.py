@@ -316,7 +316,7 @@ def find_files(patterns: Sequence[str]) -> dict[str, Path]:
         path = Path(pattern).expanduser()
         matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         for match in matches or [path]:
-            paths += filter(_looks_like_film, sorted(match.rglob("*"))) if match.is_dir() else [match]
+            paths += filter(looks_like_film, sorted(match.rglob("*"))) if match.is_dir() else [match]
     paths = list(dict.fromkeys(paths))
     if not paths:
         raise ConfigError(f"no films in {', '.join(patterns)}: looked for {', '.join((*SUFFIXES, *dicom.SUFFIXES))}")
@@ -324,7 +324,8 @@ def find_files(patterns: Sequence[str]) -> dict[str, Path]:
     return {path.name if counts[path.name] == 1 else path.as_posix(): path for path in paths}
 
 
-def _looks_like_film(path: Path) -> bool:
+def looks_like_film(path: Path) -> bool:
+    """PNG, JPEG and DICOM by suffix, and DICOM files without one."""
     if not path.is_file() or path.name.startswith("."):
         return False
     return path.suffix.lower() in (*SUFFIXES, *dicom.SUFFIXES) or (not path.suffix and dicom.is_dicom(path))

@@ -21,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from chexjax.errors import ConfigError
+from chexjax.models.network import BranchedNetwork, places
 
 PyTree = Any
 Path = tuple[str, ...]
@@ -307,14 +308,29 @@ def _apply_tapped(
 ) -> jax.Array:
     """The logits, with `tap` between every submodule's output and what uses it."""
 
-    def intercept(
-        call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: nn.module.InterceptorContext
-    ) -> Any:
-        output = call(*args, **kwargs)
-        return tap(context.module.path, output) if context.method_name == "__call__" else output
+    def under(name: Path, module: nn.Module, own: PyTree, x: jax.Array) -> Any:
+        def intercept(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+            output = call(*args, **kwargs)
+            return tap(name + context.module.path, output) if context.method_name == "__call__" else output
 
-    with nn.intercept_methods(intercept):
-        return _apply(model, variables, x)
+        with nn.intercept_methods(intercept):
+            return _apply(module, own, x)
+
+    if not isinstance(model, BranchedNetwork):
+        return under((), model, variables, x)
+
+    # Its branches run under one vmap, out of which nothing can be taken: here they run one after the other.
+    def part(name: str) -> PyTree:
+        return {kind: tree[name] for kind, tree in variables.items() if name in tree}
+
+    if model.shared is not None:
+        x = under(("shared",), model.shared, part("shared"), x)
+    logits = [
+        under((f"branch{k}",), model.branch, jax.tree.map(lambda leaf, k=k: leaf[k], part("branch")), x)
+        for k in range(len(model.groups))
+    ]
+    columns = {output: logits[k][:, place] for k, place, output in places(model.groups)}
+    return jnp.stack([columns[output] for output in sorted(columns)], axis=-1)
 
 
 def _apply(model: nn.Module, variables: PyTree, x: jax.Array, **options: Any) -> Any:
