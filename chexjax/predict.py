@@ -34,7 +34,7 @@ from chexjax import spreadsheet
 from chexjax.commands import parse
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import clean_films, shrink
+from chexjax.data.chestxray14 import Recipe, clean_films, shrink
 from chexjax.data.films import recipe_of
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten
 from chexjax.evaluation.evaluator import ENSEMBLE
@@ -169,7 +169,7 @@ class Classifier:
         """The same, one by one, for (name, uint8 (height, width)) as `as_film` gives them."""
         films = iter(films)
         while batch := list(islice(films, self.batch_size)):
-            cleaned = [self.clean(film) for _, film in batch] if self.recipe.clean else None
+            cleaned = [clean_film(film, self.recipe) for _, film in batch] if self.recipe.clean else None
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
             for place, (_, film) in enumerate(batch):
                 images[place, ..., 0] = shrink(cleaned[place] if cleaned else film, self.recipe.size)
@@ -184,16 +184,17 @@ class Classifier:
                     maps=maps[place],
                 )
 
-    def clean(self, film: np.ndarray) -> np.ndarray:
-        """Removes bright artefacts as the preparation of the training films did; uint8 (height, width).
 
-        The film is continued to powers of two by its last row and column, where the rule finds no edge: so there are
-        few shapes to compile for, and the result is the same.
-        """
-        height, width = film.shape
-        padding = [(0, max(512, 2 ** math.ceil(math.log2(size))) - size) for size in (height, width)]
-        (padded,) = clean_films([np.pad(film, padding, mode="edge")], self.recipe, chunk=1)
-        return padded[:height, :width]
+def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Removes bright artefacts as the preparation of the training films does; uint8 (height, width).
+
+    The film is continued to powers of two by its last row and column, where the rule finds no edge: so there are few
+    shapes to compile for, and the result is the same.
+    """
+    height, width = film.shape
+    padding = [(0, max(512, 2 ** math.ceil(math.log2(size))) - size) for size in (height, width)]
+    (padded,) = clean_films([np.pad(film, padding, mode="edge")], recipe, chunk=1)
+    return padded[:height, :width]
 
 
 def _choose_maps(restored: Restored, maps: str) -> tuple[str, Callable[..., jax.Array]]:

@@ -25,11 +25,20 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
 from chexjax.commands import parse
+from chexjax.data.chestxray14 import Recipe
 from chexjax.errors import ChexjaxError, ConfigError, command
 from chexjax.explain import overlay
 from chexjax.explain.cam import MapBox
 from chexjax.findings import RADIOLOGY
-from chexjax.predict import NO_THRESHOLDS, TRAIN_FIRST, Classifier, Prediction, as_film, looks_like_film
+from chexjax.predict import (
+    NO_THRESHOLDS,
+    TRAIN_FIRST,
+    Classifier,
+    Prediction,
+    as_film,
+    clean_film,
+    looks_like_film,
+)
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
@@ -186,6 +195,7 @@ class Viewer(tk.Tk):
         super().__init__()
         self.film_path: Path | None = None
         self.film: np.ndarray | None = None
+        self.cleaned: np.ndarray | None = None
         self.prediction: Prediction | None = None
         self.classifier: Classifier | None = None
         self.finding: str | None = None
@@ -237,7 +247,7 @@ class Viewer(tk.Tk):
             tk.BooleanVar(self, value) for value in (True, True, False)
         )
         for text, variable in (("Map", self.show_map), ("Boxes", self.show_boxes), ("Cleaned", self.show_cleaned)):
-            button = ttk.Checkbutton(bar, text=text, variable=variable, command=self.redraw)
+            button = ttk.Checkbutton(bar, text=text, variable=variable, command=self._redraw_cleaned)
             button.pack(side="left", padx=line // 4)
         ttk.Label(bar, text="Opacity").pack(side="left", padx=(line // 2, 2))
         self.opacity = tk.DoubleVar(self, overlay.OPACITY)
@@ -298,7 +308,7 @@ class Viewer(tk.Tk):
     def open(self, path: Path) -> None:
         """Shows a film, then its findings when they are there."""
         self._turn += 1
-        self.film_path, self.film, self.prediction, self.finding = path, None, None, None
+        self.film_path, self.film, self.cleaned, self.prediction, self.finding = path, None, None, None, None
         self._boxes.clear()
         self.view = replace(self.view, zoom=1.0, x=0.5, y=0.5)
         turn = self._turn
@@ -421,12 +431,15 @@ class Viewer(tk.Tk):
             self._predict()
         elif tag[0] == "film":
             self.film = value
-            self.redraw()
+            self._redraw_cleaned()
             if self.classifier is not None:
                 self._predict()
             elif not self._waiting:
                 self.say(NO_CHECKPOINT)
                 self._retitle("shown")
+        elif tag[0] == "cleaned":
+            self.cleaned = value
+            self.redraw()
         else:
             self.prediction = value
             self.choose(value.ranked[0])
@@ -437,6 +450,13 @@ class Viewer(tk.Tk):
         name, film, classifier = self.film_path.name, self.film, self.classifier
         self.say("The networks look at the film …")
         self._do(("prediction", self._turn), lambda: next(classifier.predict_named([(name, film)])))
+
+    def _redraw_cleaned(self) -> None:
+        """Draws again; a film that is to be shown cleaned is cleaned first, off this thread."""
+        if self.show_cleaned.get() and self.film is not None and self.cleaned is None:
+            film, recipe = self.film, self.classifier.recipe if self.classifier else Recipe()
+            self._do(("cleaned", self._turn), lambda: clean_film(film, recipe))
+        self.redraw()
 
     # Drawing
 
@@ -458,26 +478,15 @@ class Viewer(tk.Tk):
         if self.film is None:
             return None
         film, map2d, boxes = self.film, None, tuple[MapBox, ...]()
-        if self.prediction is not None and self.finding is not None:
-            if self.show_cleaned.get():
-                film = self._cleaned()
-            if self.show_map.get():
-                map2d = self.prediction.map(self.finding)
-                if self.show_boxes.get():
-                    if self.finding not in self._boxes:
-                        self._boxes[self.finding] = tuple(self.prediction.boxes(self.finding))
-                    boxes = self._boxes[self.finding]
+        if self.show_cleaned.get() and self.cleaned is not None:
+            film = self.cleaned
+        if self.prediction is not None and self.finding is not None and self.show_map.get():
+            map2d = self.prediction.map(self.finding)
+            if self.show_boxes.get():
+                if self.finding not in self._boxes:
+                    self._boxes[self.finding] = tuple(self.prediction.boxes(self.finding))
+                boxes = self._boxes[self.finding]
         return render(film, self.view, self._size(), map2d, boxes, self.opacity.get())
-
-    def _cleaned(self) -> np.ndarray:
-        """What the networks saw; for networks that were trained without cleaning, what it would do."""
-        assert self.film is not None
-        if self.prediction is not None and self.prediction.cleaned is not None:
-            return self.prediction.cleaned
-        if self.classifier is None:
-            return self.film
-        self.prediction = replace(self.prediction, cleaned=self.classifier.clean(self.film))  # type: ignore[type-var]
-        return self.prediction.cleaned  # type: ignore[return-value, union-attr]
 
     def _size(self) -> tuple[int, int]:
         return max(self.canvas.winfo_width(), 1), max(self.canvas.winfo_height(), 1)
@@ -548,7 +557,7 @@ class Viewer(tk.Tk):
 
     def _toggle(self, variable: tk.BooleanVar) -> None:
         variable.set(not variable.get())
-        self.redraw()
+        self._redraw_cleaned()
 
 
 @command

@@ -1,13 +1,16 @@
 """Draws the pictures of README.md and BUILD-notes.md, all from simulated films.
 
-    python docs/pictures.py [WORKDIR]
+    python docs/pictures.py [WORKDIR [EXPLAINED]]
 
-WORKDIR is that of the README's first command; without it, its picture is left as it is.
+WORKDIR is that of the README's first command, EXPLAINED any workdir; without them, their pictures are left as they are.
+That of the window needs Xvfb and ImageMagick.
 """
 
 import dataclasses
 import json
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
 from chexjax.data.phantom import ARTIFACTS, plan_films, render_film
-from chexjax.scanline import remove_artifacts
+from chexjax.predict import Classifier, draw
+from chexjax.scanline import comparison, remove_artifacts
 
 IMAGES = Path(__file__).parent / "images"
 SIDE, SHOWN = 180, 240  # of a detail: pixels of a film of 1024, pixels in the picture
@@ -51,6 +55,39 @@ def draw_option(name: str, option: dict[str, Any]) -> None:
     sheet.quantize(32).save(IMAGES / f"scanline_{name}.png", optimize=True)
 
 
+def draw_cleaning() -> None:
+    """A film with wires and a marker, before and after the scan line, and what changed."""
+    film = dataclasses.replace(plan_films(8, seed=4)[5], artifacts=("wires", "marker"))
+    before, _ = render_film(film, 1024)
+    after, mask = remove_artifacts(before, axes=(-1, -2), return_mask=True)
+    sheet = comparison(before, np.asarray(after), np.asarray(mask))
+    sheet.resize((900, round(900 * sheet.height / sheet.width))).quantize(64).save(
+        IMAGES / "cleaning.png", optimize=True
+    )
+
+
+def draw_explained(workdir: Path) -> None:
+    """An overlay, and the window with the same film, on a virtual screen."""
+    film = next(film for film in plan_films(400, seed=9) if set(film.severities) == {"Cardiomegaly"})
+    pixels, _ = render_film(dataclasses.replace(film, severities={"Cardiomegaly": 0.9}), 512)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "simulated.png"
+        Image.fromarray(pixels).save(path)
+        (prediction,) = Classifier.from_checkpoint(workdir).predict(path)
+        draw(prediction, "Cardiomegaly", IMAGES / "overlay.png")
+        Image.open(IMAGES / "overlay.png").resize((440, 415)).quantize(128).save(IMAGES / "overlay.png", optimize=True)
+        screen = ["xvfb-run", "-a", "-s", "-screen 0 1200x690x24", "sh", "-c"]
+        shoot = (
+            f"{sys.executable} -m chexjax.viewer --checkpoint={workdir} {path} & "
+            f"sleep 60; import -window root {folder}/w.png; kill $!"
+        )
+        subprocess.run([*screen, shoot], check=True)
+        window = Image.open(f"{folder}/w.png").convert("RGB")
+        window.resize((900, round(900 * window.height / window.width))).quantize(128).save(
+            IMAGES / "window.png", optimize=True
+        )
+
+
 def draw_first_run(workdir: Path) -> None:
     """Six simulated films over the curves of the first run."""
     history = json.loads((workdir / "metrics.json").read_text())["history"]
@@ -80,5 +117,8 @@ def draw_first_run(workdir: Path) -> None:
 if __name__ == "__main__":
     for option_name, chosen_option in OPTIONS.items():
         draw_option(option_name, chosen_option)
+    draw_cleaning()
     if len(sys.argv) > 1:
         draw_first_run(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        draw_explained(Path(sys.argv[2]))

@@ -17,6 +17,7 @@ from PIL import Image
 from chexjax.errors import ConfigError
 from chexjax.explain import cam
 from chexjax.models import Network
+from chexjax.models.network import BranchedNetwork
 from chexjax.models.resnet import BasicBlock, ResNet
 
 FINDINGS = 5
@@ -167,6 +168,26 @@ def test_gradient_maps_of_an_earlier_stage(
     found = method(model, variables[name], FILMS, stride=4)
     assert expected.max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_branched_networks_have_the_maps_of_their_parts(shared: bool) -> None:
+    begin = 1 if shared else 0
+    branch = Network(ResNet(stages=(1, 1), block=BasicBlock, width=0.125, begin=begin), 3)
+    whole_trunk = ResNet(stages=(1, 1), block=BasicBlock, width=0.125, end=1) if shared else None
+    model = BranchedNetwork(branch, ((0, 2, 4), (1, 3)), whole_trunk)
+    found = jax.jit(model.init)(jax.random.key(1, impl="rbg"), FILMS)
+    logits = model.apply(found, FILMS)
+    cams = cam.class_activation_map(model, found, FILMS)
+    np.testing.assert_allclose(cams.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(cam._apply_tapped(model, found, FILMS, lambda _, y: y), logits, rtol=1e-4, atol=1e-5)
+    for f, (k, place) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]):
+        kernel = found["params"]["branch"]["head"]["kernel"][k, :, place]
+        channels = kernel.shape[0]
+        features = model.apply(found, FILMS, method="features")[..., k * channels : (k + 1) * channels]
+        expected = np.maximum(features @ kernel / 24, 0)
+        np.testing.assert_allclose(cam.grad_cam(model, found, FILMS)[..., f], expected, rtol=1e-3, atol=1e-6)
+    assert cam.layer_cam(model, found, FILMS, stride=4).shape == (3, 8, 12, 5)
 
 
 def test_a_stage_that_there_is_not(variables: dict[str, Any]) -> None:
