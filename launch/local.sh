@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# N processes of one run on this machine.
+#
+#   launch/local.sh N --config=configs/dml.py --workdir=DIR [more flags of chexjax.main]
+#
+# The first process prepares the films while the others wait; its output is shown, that of the others goes to
+# DIR/process-I.log. When one fails, the others are ended and its status is this script's. Give the same command again to resume.
+set -euo pipefail
+
+usage() {
+  echo "usage: launch/local.sh N --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]" >&2
+  exit 2
+}
+[[ "${1:-}" =~ ^[1-9][0-9]*$ ]] || usage
+count=$1
+shift
+workdir=
+for flag in "$@"; do
+  case $flag in --workdir=*) workdir=${flag#--workdir=} ;; esac
+done
+[[ -n $workdir ]] || usage
+mkdir -p "$workdir"
+
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count
+
+processes=()
+# JAX's coordination service takes SIGTERM for a notice of preemption and lives on: only KILL ends a waiting process.
+end_all() { kill -KILL "${processes[@]}" 2>/dev/null || true; }
+trap end_all EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+for ((place = 0; place < count; place++)); do
+  export JAX_PROCESS_ID=$place
+  if ((place == 0)); then
+    python -m chexjax.main --distributed "$@" &
+  else
+    python -m chexjax.main --distributed "$@" >"$workdir/process-$place.log" 2>&1 &
+  fi
+  processes+=($!)
+done
+for ((left = count; left > 0; left--)); do
+  status=0
+  wait -n || status=$?
+  if ((status != 0)); then
+    echo "a process ended with status $status; its last words are above or in $workdir/process-*.log" >&2
+    exit "$status"
+  fi
+done
