@@ -17,7 +17,7 @@ SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # one device a process
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900, env=environment)
 
 
 def test_two_processes_train_as_one(phantom_folder: Path, tmp_path: Path) -> None:
