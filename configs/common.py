@@ -10,6 +10,7 @@ def base() -> ConfigDict:
     config.seed = 0  # of the data's order, the augmentation and, with each network's own, the first weights
     config.networks = ConfigDict({"net1": network("resnet18", seed=1)})
     config.init_from = ""  # imported weights, or an earlier run's workdir, that new networks start from
+    config.freeze_trunk_epochs = 0.0  # for so many epochs the heads learn alone
     config.mutual = ConfigDict(
         {
             "updates": "alternating",  # or "simultaneous" (a field "update" would hide a method of ConfigDict)

@@ -1,6 +1,7 @@
 """The loop that every regime shares: read it from `train` downwards."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
+    frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
     with Checkpoints(workdir, writing=True) as checkpoints:
         latest = checkpoints.latest
@@ -62,7 +64,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         teacher = restore_others(config.teacher, "teacher", config) if config.regime == "distill" else None
         models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
         shape = (films.size, films.size, 1)
-        states = {name: create_state(config, name, model, shape, last_step) for name, model in models.items()}
+        states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, states, groups, teacher, last_step, eval_steps)
 
         step, history = 0, []
@@ -78,7 +80,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         if step >= last_step:
             return
 
-        train_step = create_step(context(config, films, groups, teacher))
+        known = context(config, films, groups, teacher)
+        train_step, frozen_step = create_step(known), create_step(replace(known, frozen=True))
         fixed = flax.jax_utils.replicate(teacher.variables if teacher else {})
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = flax.jax_utils.replicate(tuple(states.values()))
@@ -86,7 +89,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         for batch in flax.jax_utils.prefetch_to_device(batches, 2):
-            replicated, measured = train_step(replicated, batch, fixed)
+            move = frozen_step if step < frozen_steps else train_step
+            replicated, measured = move(replicated, batch, fixed)
             window.add(step, batch, measured)
             step += 1
             bar.update(config.batch_size)
@@ -347,6 +351,7 @@ def check(config: ConfigDict) -> None:
     ranges = {
         "seed": (config.seed, 0, 2**31),
         "max_steps": (config.max_steps, 0, math.inf),
+        "freeze_trunk_epochs": (config.freeze_trunk_epochs, 0, math.inf),
         "mutual.weight": (config.mutual.weight, 0, math.inf),
         "distill.weight": (config.distill.weight, 0, 1),
         "loss.label_smoothing": (config.loss.label_smoothing, 0, 0.999),

@@ -41,6 +41,13 @@ def restore_best(workdir: Path) -> Restored:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
     """
     config = read_config(workdir)
+    try:
+        return _restore(workdir, config)
+    except (AttributeError, KeyError) as error:
+        raise CheckpointError(f"{workdir} was made by another version of chexjax: {error}; train anew") from error
+
+
+def _restore(workdir: Path, config: ConfigDict) -> Restored:
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.best
         metadata = checkpoints.metadata(step)

@@ -49,13 +49,14 @@ def create_network(
 
 
 def create_state(
-    config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...], steps: int
-) -> TrainState:  # fmt: skip
+    config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...], steps: int, frozen_steps: int = 0
+) -> TrainState:
     """A new TrainState for `config.networks[name]`, from a key folded from the run's and the network's seed.
 
     Args:
       film_shape: (height, width, channels) of a film as the network sees it.
       steps: how many there will be in all; the learning-rate schedule ends there.
+      frozen_steps: for how many of them the trunk stands still.
     """
     network = config.networks[name]
     variables = create_variables(model, config.seed, network.seed, film_shape)
@@ -64,6 +65,8 @@ def create_state(
         stem = stem_of(variables["params"])
         stem["offset"] = jnp.zeros_like(stem["kernel"])
     rule = create_optimizer(network, steps)
+    if frozen_steps:
+        rule = heads_first(rule, create_optimizer(network, max(steps - frozen_steps, 1)), frozen_steps)
     if isinstance(model, BranchedNetwork):
         rule = for_branches(rule)
     # Copies, because two networks that shared a buffer could not both be donated to the step.
@@ -114,6 +117,17 @@ def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransforma
     """
     each = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
     return optax.partition({"shared": rule, "branch": each}, lambda params: {part: part for part in params})
+
+
+def heads_first(
+    heads: optax.GradientTransformation, trunk: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
+    """Moves heads from the start and the trunk after `steps`, each by a rule of its own.
+
+    The trunk's rule begins, schedule and memory, when the trunk does: Adam's count must not run ahead of its moments.
+    """
+    rules = {"head": heads, "trunk": optax.conditionally_mask(trunk, lambda step: step >= steps)}
+    return optax.partition(rules, lambda params: {part: "head" if part == "head" else "trunk" for part in params})
 
 
 def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:

@@ -46,13 +46,15 @@ class Context:
     """What the steps of a run know beside its config.
 
     `prevalence` is the share of training films with each finding, float (findings,); `groups` are those of the
-    branched networks; `teacher` is there in distillation alone.
+    branched networks; `teacher` is there in distillation alone. While `frozen`, heads learn alone, and the trunks
+    predict as in evaluation, by running statistics that stay as they are.
     """
 
     config: ConfigDict
     prevalence: np.ndarray
     groups: Groups | None = None
     teacher: Teacher | None = None
+    frozen: bool = False
 
 
 # (states, batch, fixed): `fixed` holds the teacher's variables by network name, and is empty elsewhere.
@@ -69,7 +71,8 @@ def supervised_step(
     """
     images = prepare(batch, states[0].step, context.config)
     learned = [
-        learn(state, linearize(state, images), batch["label"], turn, context) for turn, state in enumerate(states)
+        learn(state, linearize(state, images, context), batch["label"], turn, context)
+        for turn, state in enumerate(states)
     ]
     return gathered(learned)
 
@@ -87,7 +90,7 @@ def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context:
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
     images = prepare(batch, states[0].step, context.config)
-    runs = [linearize(state, images) for state in states]
+    runs = [linearize(state, images, context) for state in states]
     logits = [run.logits for run in runs]
     learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
@@ -95,7 +98,7 @@ def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context:
         learned.append(learn(state, run, batch["label"], turn, context, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
             moved = learned[-1][0]
-            logits[turn], _ = predict(state, moved.params, images)
+            logits[turn], _ = predict(state, moved.params, images, context)
     return gathered(learned)
 
 
@@ -112,10 +115,12 @@ def distill_step(states: States, batch: Batch, fixed: dict[str, PyTree], context
     targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.items()]
     guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
     own = normalize(images, context.config.data.mean, context.config.data.std)
-    learned = [
-        learn(state, linearize(state, own), batch["label"], turn, context, guide, distill.weight, 1.0 - distill.weight)
-        for turn, state in enumerate(states)
-    ]
+    learned = []
+    for turn, state in enumerate(states):
+        run = linearize(state, own, context)
+        learned.append(
+            learn(state, run, batch["label"], turn, context, guide, distill.weight, labels_weight=1.0 - distill.weight)
+        )
     return gathered(learned)
 
 
@@ -154,16 +159,29 @@ def prepare(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Arra
     return normalize(augmented(batch, step, config), config.data.mean, config.data.std)
 
 
-def predict(state: TrainState, params: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
+def predict(state: TrainState, params: PyTree, images: jax.Array, context: Context) -> tuple[jax.Array, PyTree]:
     """Logits in training mode, by the batch's own statistics; and the running statistics that follow."""
     variables = {"params": params, "batch_stats": state.batch_stats}
+    if context.frozen:
+        return state.apply_fn(variables | {"params": only_heads(params)}, images, train=False), state.batch_stats
     logits, mutated = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
     return logits, mutated["batch_stats"]
 
 
-def linearize(state: TrainState, images: jax.Array) -> Run:
+def only_heads(params: PyTree) -> PyTree:
+    """The same parameters, of which only those of heads pass gradients on."""
+
+    def held(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        return leaf if any(key.key == "head" for key in path) else jax.lax.stop_gradient(leaf)
+
+    return jax.tree_util.tree_map_with_path(held, params)
+
+
+def linearize(state: TrainState, images: jax.Array, context: Context) -> Run:
     """One forward pass that keeps what the backward pass needs."""
-    logits, pull_back, batch_stats = jax.vjp(lambda params: predict(state, params, images), state.params, has_aux=True)
+    logits, pull_back, batch_stats = jax.vjp(
+        lambda params: predict(state, params, images, context), state.params, has_aux=True
+    )
     return Run(logits, pull_back, batch_stats)
 
 

@@ -8,17 +8,19 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import normalize
 from chexjax.errors import CheckpointError
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models.torch_weights import About, save_weights
 from chexjax.training import loop
 from chexjax.training.checkpoints import Checkpoints
+from chexjax.training.groups import by_names
 from chexjax.training.restore import restore_best
 from chexjax.training.start import start_from
-from chexjax.training.state import create_network, create_optimizer, create_state
+from chexjax.training.state import create_network, create_optimizer, create_state, create_variables
 from configs import common
 from tests.untrained import save_untrained
 
@@ -154,3 +156,52 @@ def test_the_head_has_a_learning_rate_of_its_own(optimizer: str) -> None:
     both = moved(0.01, 0.1)
     np.testing.assert_allclose(both["trunk"]["kernel"], moved(0.01, 0.0)["trunk"]["kernel"], rtol=1e-6)
     np.testing.assert_allclose(both["head"]["kernel"], moved(0.1, 0.0)["head"]["kernel"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shared_stages", [None, 1])
+def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
+    small_baseline: ConfigDict, phantom_folder: Path, tmp_path: Path, shared_stages: int | None
+) -> None:
+    """Two frozen steps of four, a checkpoint after each, resumed after the third; the head never stands still."""
+    config = small_baseline
+    config.networks.net1.update({"model": "tiny2", "optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.0})
+    with config.networks.net1.ignore_type():
+        config.networks.net1.shared_stages = shared_stages
+    config.data.update({"source": "chestxray14", "dir": str(phantom_folder), "cache": str(tmp_path / "cache")})
+    config.data.val_fraction = 0.3
+    config.update({"freeze_trunk_epochs": 0.5, "eval_epochs": 0.25, "max_steps": 4})
+    loop.train(config, tmp_path / "through")
+    kept: dict[int, dict] = {}
+    save = Checkpoints.save
+
+    def remember(self, step, states, *rest):
+        stopping = step == 3 and step not in kept
+        kept[step] = jax.device_get({"params": states["net1"].params, "batch_stats": states["net1"].batch_stats})
+        save(self, step, states, *rest)
+        if stopping:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "save", remember)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(config, tmp_path / "stopped")
+        loop.train(config, tmp_path / "stopped")
+    ends = []
+    for workdir in ("through", "stopped"):
+        with Checkpoints(tmp_path / workdir) as checkpoints:
+            ends.append(checkpoints._load(4, ("networks", "training")))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS)
+    model = create_network(config, "net1", groups)
+    start = create_variables(model, config.seed, config.networks.net1.seed, SHAPE)
+    was = {key: flatten_dict(dict(start[key]), sep="/") for key in ("params", "batch_stats")}
+    now = {step: {key: flatten_dict(tree, sep="/") for key, tree in kept[step].items()} for step in kept}
+    for key, value in was["params"].items():
+        moved = [not np.array_equal(now[step]["params"][key], value) for step in (1, 2)]
+        assert moved == [("head" in key)] * 2, key
+        if "head" not in key and "kernel" in key:  # Adam's first step is the gradient's sign, at the rate's full length
+            assert np.median(np.abs(now[3]["params"][key] - value)) == pytest.approx(0.01, rel=0.02), key
+    for key, value in was["batch_stats"].items():
+        np.testing.assert_array_equal(now[2]["batch_stats"][key], value)
+        assert not np.array_equal(now[3]["batch_stats"][key], value)
