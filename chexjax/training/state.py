@@ -1,6 +1,7 @@
 """What a network is while it trains: parameters, batch statistics, the optimiser's memory, a step count."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -127,7 +128,12 @@ def heads_first(
     The trunk's rule begins, schedule and memory, when the trunk does: Adam's count must not run ahead of its moments.
     """
     rules = {"head": heads, "trunk": optax.conditionally_mask(trunk, lambda step: step >= steps)}
-    return optax.partition(rules, lambda params: {part: "head" if part == "head" else "trunk" for part in params})
+    return optax.partition(rules, partial(jax.tree_util.tree_map_with_path, part_of))
+
+
+def part_of(path: tuple[Any, ...], leaf: Any = None) -> str:
+    """Whether a parameter belongs to a "head" or a "trunk", of a whole network or of a branch."""
+    return "head" if any(key.key == "head" for key in path) else "trunk"
 
 
 def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
@@ -195,8 +201,6 @@ def scale_head(ratio: float) -> optax.GradientTransformation:
     """Makes the head's steps `ratio` times as long, which with every rule here is a learning rate of its own."""
 
     def scale(updates: PyTree, params: PyTree = None) -> PyTree:
-        return {
-            part: jax.tree.map(lambda u: u * ratio, tree) if part == "head" else tree for part, tree in updates.items()
-        }
+        return jax.tree_util.tree_map_with_path(lambda path, u: u * ratio if part_of(path) == "head" else u, updates)
 
     return optax.stateless(scale)

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from chexjax.data.augment import augment, normalize
 from chexjax.models.network import Groups
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
-from chexjax.training.state import TrainState
+from chexjax.training.state import TrainState, part_of
 
 AXIS: Final = "data"
 
@@ -172,7 +172,7 @@ def only_heads(params: PyTree) -> PyTree:
     """The same parameters, of which only those of heads pass gradients on."""
 
     def held(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        return leaf if any(key.key == "head" for key in path) else jax.lax.stop_gradient(leaf)
+        return leaf if part_of(path) == "head" else jax.lax.stop_gradient(leaf)
 
     return jax.tree_util.tree_map_with_path(held, params)
 

@@ -20,7 +20,7 @@ from chexjax.training.checkpoints import Checkpoints
 from chexjax.training.groups import by_names
 from chexjax.training.restore import restore_best
 from chexjax.training.start import start_from
-from chexjax.training.state import create_network, create_optimizer, create_state, create_variables
+from chexjax.training.state import create_network, create_optimizer, create_state, create_variables, for_branches
 from configs import common
 from tests.untrained import save_untrained
 
@@ -156,6 +156,19 @@ def test_the_head_has_a_learning_rate_of_its_own(optimizer: str) -> None:
     both = moved(0.01, 0.1)
     np.testing.assert_allclose(both["trunk"]["kernel"], moved(0.01, 0.0)["trunk"]["kernel"], rtol=1e-6)
     np.testing.assert_allclose(both["head"]["kernel"], moved(0.1, 0.0)["head"]["kernel"], rtol=1e-5)
+
+
+def test_the_heads_of_branches_have_it_too() -> None:
+    network = common.network("resnet18", seed=1)
+    network.update({"optimizer": "sgd", "learning_rate": 0.01, "head_learning_rate": 0.1, "momentum": 0.0})
+    network.update({"weight_decay": 0.0, "schedule": "constant"})
+    rule = for_branches(create_optimizer(network, steps=10))
+    ones = np.ones((4, 2, 2), np.float32)
+    params = {"shared": {"conv": ones[0]}, "branch": {"trunk": {"conv": ones}, "head": {"kernel": ones}}}
+    updates, _ = rule.update(params, rule.init(params), params)
+    np.testing.assert_allclose(updates["shared"]["conv"], -0.01, rtol=1e-6)
+    np.testing.assert_allclose(updates["branch"]["trunk"]["conv"], -0.01, rtol=1e-6)
+    np.testing.assert_allclose(updates["branch"]["head"]["kernel"], -0.1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shared_stages", [None, 1])
