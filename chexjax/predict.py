@@ -15,10 +15,9 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -45,9 +44,7 @@ from chexjax.progress import progress_bar
 from chexjax.scanline import SUFFIXES, read_grey
 from chexjax.training.restore import Restored, restore_best
 
-AUTO: Final = "auto"
 BATCH: Final = 8
-COARSEST: Final = 7  # places on a map's side below which the class activation map is too coarse to show
 TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
 
 Film = str | Path | Image.Image | np.ndarray | jax.Array
@@ -113,14 +110,15 @@ class Classifier:
     of powers of two that a film fits in.
     """
 
-    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = AUTO, batch_size: int = BATCH):
+    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = cam.AUTO, batch_size: int = BATCH):
         """See `from_checkpoint`. `thresholds` is float64 (14,), NaN where unknown."""
         data = restored.config.data
         self.workdir, self.step = restored.workdir, restored.step
         self.recipe = recipe_of(data)
         self.batch_size, self.thresholds = batch_size, thresholds
         self._variables = jax.device_put(restored.variables)
-        self.maps, method = _choose_maps(restored, maps)
+        pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
+        self.maps, method = cam.choose_maps(pairs, data.size, maps)
 
         @jax.jit
         def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -133,7 +131,7 @@ class Classifier:
         self._apply = apply
 
     @classmethod
-    def from_checkpoint(cls, workdir: str | Path, maps: str = AUTO, batch_size: int = BATCH) -> "Classifier":
+    def from_checkpoint(cls, workdir: str | Path, maps: str = cam.AUTO, batch_size: int = BATCH) -> "Classifier":
         """The best checkpoint of a workdir.
 
         Args:
@@ -195,31 +193,6 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
     padding = [(0, max(512, 2 ** math.ceil(math.log2(size))) - size) for size in (height, width)]
     (padded,) = clean_films([np.pad(film, padding, mode="edge")], recipe, chunk=1)
     return padded[:height, :width]
-
-
-def _choose_maps(restored: Restored, maps: str) -> tuple[str, Callable[..., jax.Array]]:
-    """The name of a kind of map, and the function that makes it of (model, variables, x)."""
-    if maps in cam.METHODS:
-        return maps, cam.METHODS[maps]
-    if maps != AUTO:
-        raise ConfigError(f"no maps are called {maps!r}; there are {', '.join((AUTO, *cam.METHODS))}")
-    size = restored.config.data.size
-    x = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
-
-    def side(method: Callable[..., jax.Array]) -> int:
-        pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
-        return min(jax.eval_shape(partial(method, model), own, x).shape[1] for model, own in pairs)
-
-    if side(cam.class_activation_map) >= COARSEST:
-        return "cam", cam.class_activation_map
-    for stride in (16, 8, 4):
-        method = partial(cam.layer_cam, stride=stride)
-        try:
-            if side(method) >= COARSEST:
-                return f"layer_cam at stride {stride}", method
-        except ConfigError:  # a network without a stage of that stride
-            continue
-    return "cam", cam.class_activation_map
 
 
 def read_thresholds(restored: Restored) -> np.ndarray:
@@ -446,7 +419,7 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
     flags.DEFINE_string("out", None, "Where the tables, the overlays and the page go.", flag_values=values)
-    flags.DEFINE_string("maps", AUTO, f"auto, or one of {', '.join(cam.METHODS)}.", flag_values=values)
+    flags.DEFINE_string("maps", cam.AUTO, f"auto, or one of {', '.join(cam.METHODS)}.", flag_values=values)
     flags.DEFINE_integer("batch_size", BATCH, "Films at once.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("overlays", 3, "At most so many findings are drawn a film.", lower_bound=1, flag_values=values)
     rest = parse(sys.argv, values, __doc__)

@@ -207,17 +207,14 @@ def test_maps_are_the_mean_over_the_networks(maps: str, workdir: Path, films: di
         assert inside.max() == pytest.approx(box.peak, abs=0.05)
 
 
-def test_small_films_get_finer_maps(workdir: Path) -> None:
-    restored = predict.restore_best(workdir)
+def test_small_films_get_finer_maps() -> None:
     sizes = {64: "layer_cam at stride 8", 128: "layer_cam at stride 16", 224: "cam", 320: "cam"}
     model = create_model("resnet18", width=0.0625)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
     for size, expected in sizes.items():
-        config = ConfigDict({"data": {"size": size}})
-        one = dataclasses.replace(restored, config=config, models={"net1": model}, variables={"net1": shapes})
-        assert predict._choose_maps(one, "auto")[0] == expected
+        assert cam.choose_maps([(model, shapes)], size)[0] == expected
     with pytest.raises(ConfigError, match=r"'cams'; there are auto, cam, grad_cam"):
-        predict._choose_maps(restored, "cams")
+        cam.choose_maps([(model, shapes)], 64, "cams")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

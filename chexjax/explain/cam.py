@@ -173,6 +173,45 @@ METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
 }
 
 
+AUTO: Final = "auto"
+COARSEST: Final = 7  # places on a map's side below which the class activation map is too coarse to show
+
+
+def choose_maps(
+    networks: Sequence[tuple[nn.Module, PyTree]], size: int, kind: str = AUTO
+) -> tuple[str, Callable[..., jax.Array]]:
+    """A kind of map by name, and the function that makes it of (model, variables, x).
+
+    Args:
+      networks: models with their variables.
+      size: the side of their films.
+      kind: a key of `METHODS`; or "auto": class activation maps where they have at least 7 x 7 places (films of
+        224 px), otherwise LayerCAM at the coarsest stage that has.
+
+    Raises:
+      ConfigError: there is no such kind.
+    """
+    if kind in METHODS:
+        return kind, METHODS[kind]
+    if kind != AUTO:
+        raise ConfigError(f"no maps are called {kind!r}; there are {', '.join((AUTO, *METHODS))}")
+    x = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+
+    def side(method: Callable[..., jax.Array]) -> int:
+        return min(jax.eval_shape(partial(method, model), own, x).shape[1] for model, own in networks)
+
+    if side(class_activation_map) >= COARSEST:
+        return "cam", class_activation_map
+    for stride in (16, 8, 4):
+        method = partial(layer_cam, stride=stride)
+        try:
+            if side(method) >= COARSEST:
+                return f"layer_cam at stride {stride}", method
+        except ConfigError:  # a network without a stage of that stride
+            continue
+    return "cam", class_activation_map
+
+
 @partial(jax.jit, static_argnames=("height", "width"))
 def upsample(maps: jax.Array, height: int, width: int) -> jax.Array:
     """Maps (batch, h, w, findings), drawn smoothly at another size: (batch, height, width, findings).
