@@ -69,7 +69,9 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
 
     def program(films: jax.Array) -> jax.Array:
         x = normalize(jax.lax.map(prepare, films)[..., None], data.mean, data.std)
-        logits: list[Any] = [restored.models[name].apply(restored.variables[name], x) for name in names]
+        # As arrays of JAX: a NumPy one that a branch's rule meets as a constant cannot be lowered.
+        variables = {name: jax.tree.map(jnp.asarray, restored.variables[name]) for name in names}
+        logits: list[Any] = [restored.models[name].apply(variables[name], x) for name in names]
         return jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(axis=0)
 
     return program

@@ -24,6 +24,7 @@ from tests.untrained import save_untrained
 @pytest.fixture
 def pair(small_dml: ConfigDict, tmp_path: Path) -> Path:
     small_dml.data.clean = True
+    small_dml.networks.net2.shared_stages = 0  # four specialists beside a whole network
     return save_untrained(small_dml, tmp_path / "pair")
 
 

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.training.checkpoints import Checkpoints, claim_workdir
+from chexjax.training.groups import by_names, names
 from chexjax.training.state import create_network, create_state
 
 
@@ -14,12 +16,13 @@ def save_untrained(config: ConfigDict, workdir: Path) -> Path:
     """A workdir with one checkpoint of networks as they are first drawn, but for their statistics."""
     claim_workdir(workdir, config)
     shape = (config.data.size, config.data.size, 1)
-    states = {name: create_state(config, name, create_network(config, name), shape, 1) for name in config.networks}
+    groups = by_names(SPECIALIST_GROUPS)  # for those with branches
+    states = {n: create_state(config, n, create_network(config, n, groups), shape, 1) for n in config.networks}
     random = np.random.default_rng(0)
     shaken = {
         name: state.replace(batch_stats=jax.tree.map(lambda x: x + random.uniform(0, 0.5, x.shape), state.batch_stats))
         for name, state in states.items()
     }
     with Checkpoints(workdir, writing=True) as checkpoints:
-        checkpoints.save(1, shaken, 0.5, {"groups": None})
+        checkpoints.save(1, shaken, 0.5, {"groups": names(groups)})
     return workdir
