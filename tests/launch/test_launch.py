@@ -17,6 +17,7 @@ SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # one device a process
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as in an activated environment
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900, env=environment)
 
 
