@@ -299,7 +299,7 @@ def test_a_shared_trunk_gets_the_sum_of_its_branches_gradients(small_baseline: C
         def loss(params):
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, _ = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
-            taken = jnp.array(group)
+            taken = np.array(group)
             return optax.sigmoid_binary_cross_entropy(logits[:, taken], batch["label"][0][:, taken]).mean()
 
         return jax.jit(jax.grad(loss))(state.params)
