@@ -211,7 +211,7 @@ def _places(found: dict[str, Any]) -> str:
     ]
     return (
         page.paragraph(
-            f"Class activation maps against {found['cases']:,} findings with true boxes. Only what lies "
+            f"The maps that prediction shows, against {found['cases']:,} findings with true boxes. Only what lies "
             f"above the {RANDOM}, of the same resolution, and the {CENTRE} is earned: large boxes are hit by accident."
         )
         + page.table(heads, tables[0])
