@@ -20,7 +20,7 @@ import numpy as np
 
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_model
-from chexjax.training.groups import by_names
+from chexjax.models.network import by_names
 from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, create_step
 from configs import baseline, specialists

@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.models.network import by_names, names
 from chexjax.training.checkpoints import Checkpoints, claim_workdir
-from chexjax.training.groups import by_names, names
 from chexjax.training.state import create_network, create_state
 
 

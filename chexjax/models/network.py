@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from chexjax.findings import FINDINGS
+
 PyTree = Any
 Groups = tuple[tuple[int, ...], ...]  # the outputs of each branch, by their place in the prediction
 
@@ -118,3 +120,13 @@ class BranchedNetwork(nn.Module):
 def places(groups: Groups) -> list[tuple[int, int, int]]:
     """(branch, place in its head, output) for every output."""
     return [(k, place, output) for k, group in enumerate(groups) for place, output in enumerate(group)]
+
+
+def by_names(groups: tuple[tuple[str, ...], ...] | list[list[str]]) -> Groups:
+    """Findings to their places."""
+    return tuple(tuple(FINDINGS.index(finding) for finding in group) for group in groups)
+
+
+def names(groups: Groups) -> list[list[str]]:
+    """Places to findings: what is printed, and saved."""
+    return [[FINDINGS[output] for output in group] for group in groups]

@@ -20,6 +20,7 @@ from chexjax.errors import ConfigError
 from chexjax.evaluation.evaluator import gather
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
+from chexjax.models.network import by_names
 from chexjax.training.restore import Restored, restore_others
 
 SOURCES: Final = ("report", "cooccurrence", "embeddings")
@@ -42,16 +43,6 @@ def find_groups(config: ConfigDict, films: Prepared) -> Groups:
         return cluster(cooccurrence(labels), config.groups.count)
     restored = restore_others(config.groups.network, "groups.network", config)
     return cluster(likeness(embed(restored, films, config), labels), config.groups.count)
-
-
-def by_names(groups: tuple[tuple[str, ...], ...] | list[list[str]]) -> Groups:
-    """Findings to their places."""
-    return tuple(tuple(FINDINGS.index(finding) for finding in group) for group in groups)
-
-
-def names(groups: Groups) -> list[list[str]]:
-    """Places to findings: what is printed, and saved."""
-    return [[FINDINGS[output] for output in group] for group in groups]
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:

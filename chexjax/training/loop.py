@@ -21,13 +21,14 @@ from chexjax.evaluation.report_page import as_page
 from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
+from chexjax.models.network import by_names, names
 from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
-from chexjax.training.groups import by_names, check_groups, find_groups, names
+from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.places import look
-from chexjax.training.restore import Restored, digest, groups_in, restore_best, restore_others
+from chexjax.training.restore import Restored, groups_in, restore_best, restore_others
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teacher, create_step
@@ -262,7 +263,7 @@ def bookmark(
         # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
         "place": {"next_index": step},
         "groups": groups and names(groups),
-        "teacher": teacher and digest(teacher),
+        "teacher": teacher and teacher.digest,
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
         "history": history,
     }
@@ -274,7 +275,7 @@ def check_teacher(metadata: Metadata, teacher: Restored | None, config: ConfigDi
     Raises:
       CheckpointError: it is another, or has learned since.
     """
-    if metadata["teacher"] != (teacher and digest(teacher)):
+    if metadata["teacher"] != (teacher and teacher.digest):
         raise CheckpointError(
             f"{config.teacher} does not hold the weights that this run learned from until now\n"
             "bring the old teacher back, or train anew in another --workdir"

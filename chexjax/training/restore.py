@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import jax
 from ml_collections import ConfigDict
 
 from chexjax.errors import CheckpointError, ConfigError
-from chexjax.findings import FINDINGS
 from chexjax.models import Groups
+from chexjax.models.network import by_names
 from chexjax.training.checkpoints import Checkpoints, Metadata, digests, read_config
 from chexjax.training.state import AnyNetwork, create_network, create_state
 
@@ -32,6 +33,11 @@ class Restored:
     models: dict[str, AnyNetwork]
     variables: dict[str, PyTree]
     metadata: Metadata
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 of the weights, by which a run knows them again."""
+        return hashlib.sha256(json.dumps(digests(self.variables), sort_keys=True).encode()).hexdigest()
 
 
 def restore_best(workdir: Path) -> Restored:
@@ -62,8 +68,7 @@ def _restore(workdir: Path, config: ConfigDict) -> Restored:
 
 def groups_in(metadata: Metadata) -> Groups | None:
     """The groups of findings that a checkpoint's branches were made for; None where it has no branches."""
-    groups = metadata["groups"]
-    return groups and tuple(tuple(FINDINGS.index(finding) for finding in group) for group in groups)
+    return metadata["groups"] and by_names(metadata["groups"])
 
 
 def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
@@ -84,8 +89,3 @@ def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
                 f"data.{name}={config.data[name]}; give both the same"
             )
     return other
-
-
-def digest(restored: Restored) -> str:
-    """A sha256 of the restored weights, by which a run knows them again."""
-    return hashlib.sha256(json.dumps(digests(restored.variables), sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 from chexjax.errors import ConfigError
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_branched_model, create_model
-from chexjax.training.groups import by_names
+from chexjax.models.network import by_names
 
 GROUPS = by_names(SPECIALIST_GROUPS)
 SHAPE = (32, 32, 1)

@@ -6,7 +6,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
-from chexjax.training.groups import by_names, cluster, cooccurrence, likeness, names
+from chexjax.models.network import by_names, names
+from chexjax.training.groups import cluster, cooccurrence, likeness
 
 
 def test_the_reports_groups_hold_every_finding_once() -> None:

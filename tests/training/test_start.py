@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from chexjax.data.augment import normalize
 from chexjax.errors import CheckpointError
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.models.network import by_names
 from chexjax.models.torch_weights import About, save_weights
 from chexjax.training import loop
 from chexjax.training.checkpoints import Checkpoints
-from chexjax.training.groups import by_names
 from chexjax.training.restore import restore_best
 from chexjax.training.start import start_from
 from chexjax.training.state import create_network, create_optimizer, create_state, create_variables, for_branches

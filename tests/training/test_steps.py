@@ -14,7 +14,7 @@ from scipy.special import expit, rel_entr, softmax
 from chexjax.data.augment import normalize
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
-from chexjax.training.groups import by_names
+from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, Context, Teacher, create_step, prepare
