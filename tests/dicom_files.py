@@ -1,20 +1,28 @@
 """Writes DICOM films for the tests, as a hospital's archive would give them."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
 SECRET = "Lastnamington^Firstnamia"
 
 
-def write_dicom(path: Path, pixels: np.ndarray, syntax: Any = ExplicitVRLittleEndian, **fields: Any) -> Path:
-    """A film as a hospital's archive would give it, patient and all; `fields` are set last."""
+def write_dicom(
+    path: Path, pixels: np.ndarray, syntax: Any = ExplicitVRLittleEndian, encoded: bytes | None = None, **fields: Any
+) -> Path:
+    """A film as a hospital's archive would give it, patient and all; `fields` are set last.
+
+    `encoded` is the film as a codestream of a compressed `syntax`; without it pydicom encodes `pixels`.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3.4.5"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax.is_compressed else syntax
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax.is_compressed and encoded is None else syntax
     film = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     film.PatientName, film.PatientID, film.PatientBirthDate = SECRET, "PATIENT-471147", "19700101"
@@ -28,7 +36,44 @@ def write_dicom(path: Path, pixels: np.ndarray, syntax: Any = ExplicitVRLittleEn
         setattr(film, name, value)
     film.PixelData = pixels.tobytes()
     film["PixelData"].VR = "OW"
-    if syntax.is_compressed:
+    if encoded is not None:
+        film.PixelData = encapsulate([encoded])
+        film["PixelData"].is_undefined_length = True
+    elif syntax.is_compressed:
         film.compress(syntax)
     film.save_as(path, enforce_file_format=True)
     return path
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    """uint8 (height, width) as baseline JPEG, by Pillow."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg", quality=90)
+    return buffer.getvalue()
+
+
+def lossless_jpeg(pixels: np.ndarray, bits: int) -> bytes:
+    """uint (height, width) of `bits` bits as lossless JPEG, each pixel told by its left neighbour (selection value 1).
+
+    Differences come as the number of their bits, all numbers in codes of five bits, and then those bits. Source: ITU-T
+    T.81, annex H.
+    """
+    values = pixels.astype(np.int64)
+    guess = np.empty_like(values)
+    guess[:, 1:], guess[1:, 0], guess[0, 0] = values[:, :-1], values[:-1, 0], 1 << (bits - 1)
+    code = ""
+    for difference in ((values - guess + 0x7FFF) % 0x10000 - 0x7FFF).ravel().tolist():  # told modulo 2^16
+        size = abs(difference).bit_length()
+        bits_of = difference if difference > 0 else difference + (1 << size) - 1
+        code += f"{size:05b}" + (f"{bits_of:0{size}b}" if 0 < size < 16 else "")
+    code += "1" * (-len(code) % 8)
+    scan = int(code, 2).to_bytes(len(code) // 8, "big").replace(b"\xff", b"\xff\x00")
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+    height, width = (extent.to_bytes(2, "big") for extent in pixels.shape)
+    table = segment(0xC4, bytes([0, 0, 0, 0, 0, 17] + [0] * 11 + [*range(17)]))
+    frame = segment(0xC3, bytes([bits]) + height + width + bytes([1, 1, 0x11, 0]))
+    start = segment(0xDA, bytes([1, 1, 0, 1, 0, 0]))
+    return b"\xff\xd8" + frame + table + start + scan + b"\xff\xd9"

@@ -1,10 +1,12 @@
 """DICOM films: written here, value by value, and read against the standard's formulas and pydicom's own windowing."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chexjax.data.dicom import apply_window, is_dicom, read_dicom
 from chexjax.errors import DataError
@@ -15,11 +17,13 @@ from pydicom.uid import (  # noqa: E402
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     RLELossless,
 )
 
-from tests.dicom_files import write_dicom  # noqa: E402
+from tests.dicom_files import jpeg, lossless_jpeg, write_dicom  # noqa: E402
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (40, 64)).astype(np.uint16)
 
@@ -108,6 +112,32 @@ def test_compressed_films(tmp_path: Path, syntax: Any) -> None:
         pytest.importorskip("openjpeg")
     found = read_dicom(write_dicom(tmp_path / "a.dcm", PIXELS, syntax, BitsStored=12))
     np.testing.assert_array_equal(found, grey(PIXELS, PIXELS.min(), PIXELS.max()))
+
+
+@pytest.mark.parametrize("syntax", [JPEGLossless, JPEGLosslessSV1])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_lossless_jpeg(tmp_path: Path, syntax: Any, bits: int) -> None:
+    """What most archives send; encoded in the tests, as nothing at hand writes it."""
+    pytest.importorskip("libjpeg")
+    pixels = (PIXELS << 4 >> (16 - bits)).astype(np.uint8 if bits == 8 else np.uint16)
+    encoded = lossless_jpeg(pixels, bits)
+    fields = {"BitsStored": bits, "PhotometricInterpretation": "MONOCHROME1"}
+    found = read_dicom(write_dicom(tmp_path / "a.dcm", pixels, syntax, encoded, **fields))
+    plain = read_dicom(write_dicom(tmp_path / "b.dcm", pixels, **fields))
+    np.testing.assert_array_equal(found, plain)
+    assert np.ptp(found) == 255
+
+
+def test_baseline_jpeg(tmp_path: Path) -> None:
+    """Against Pillow's decoder of the same bytes; two decoders round a level or two apart."""
+    pytest.importorskip("libjpeg")
+    x, y = np.meshgrid(np.arange(64), np.arange(40))
+    encoded = jpeg((128 + 100 * np.sin(x / 9) * np.cos(y / 7)).astype(np.uint8))
+    expected = np.asarray(Image.open(io.BytesIO(encoded)))
+    window = {"WindowCenter": 128, "WindowWidth": 256}
+    found = read_dicom(write_dicom(tmp_path / "a.dcm", expected, JPEGBaseline8Bit, encoded, **window))
+    assert np.abs(found.astype(int) - expected).max() <= 2
+    assert np.ptp(found) > 150
 
 
 def test_what_cannot_be_decoded_says_what_is_needed(tmp_path: Path) -> None:

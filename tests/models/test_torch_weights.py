@@ -1,6 +1,6 @@
 """Imported weights give torch's numbers: logits, gradients, ten steps; and what does not fit is told in full."""
 
-import copy
+import json
 import os
 import pickle
 import re
@@ -8,19 +8,16 @@ import subprocess
 import sys
 import warnings
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
 from chexjax.errors import CheckpointError, ConfigError
 from chexjax.findings import FINDINGS
-from chexjax.models import TRUNKS, create_model
-from chexjax.models.densenet import DenseNet
+from chexjax.models import create_model
 from chexjax.models.layers import Conv
 from chexjax.models.torch_weights import (
     IMAGENET_MEAN,
@@ -35,7 +32,7 @@ from chexjax.models.torch_weights import (
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
-from tests.torch_networks import DENSENETS, create_torch_network, shake  # noqa: E402  # it imports torch
+from tests.torch_networks import create_torch_network, shake  # noqa: E402  # it imports torch
 
 FIVE = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
 SOAK = bool(os.environ.get("CHEXJAX_SOAK"))
@@ -50,17 +47,6 @@ def logits_of(network, x: np.ndarray) -> np.ndarray:
     """Of a torch network, for films (batch, height, width, channels)."""
     with torch.no_grad():
         return network.eval()(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).numpy()
-
-
-def check_logits(name: str, size: int, channels: int) -> None:
-    network = shake(create_torch_network(name))
-    grey = np.random.default_rng(size).integers(0, 256, (2, size, size, 1)).astype(np.float32) / 255
-    expected = logits_of(network, (grey - MEAN) / STD)
-    variables = convert_state_dict(name, numpy_dict(network), input_channels=channels)
-    x = (grey - MEAN) / STD if channels == 3 else (grey - 0.5) / 0.25
-    found = jax.jit(create_model(name).apply)(variables, x)
-    assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 # A DenseNet compiles for ten seconds a shape, so every size of every network only where CHEXJAX_SOAK is set.
@@ -87,80 +73,30 @@ def test_logits_are_torchs(name: str, size: int, channels: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-# The same DenseNet, but a block of two layers four times: 121 compiles for a minute.
-TRUNKS["densenet-tiny"] = partial(DenseNet, stages=(2, 2, 2, 2))
-DENSENETS["densenet-tiny"] = (2, 2, 2, 2)
+def parity(name: str, dtype: str) -> dict[str, float]:
+    """How far apart ten steps are, by `tests/torch_parity.py` in a process of its own."""
+    command = [sys.executable, "-m", "tests.torch_parity", name, dtype]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", FIVE if SOAK else ["resnet18", "densenet-tiny"])
 def test_gradients_and_ten_steps_are_torchs(name: str) -> None:
-    """In training mode: the BCE's gradient of every parameter, then ten steps of SGD, and the running statistics.
-
-    Where rounding puts the input of one ReLU on the other side of zero, a gradient moves by a per cent or two. That
-    happens in half of all batches, in torch in float32 against float64 as here; a fault would show in all five.
-    """
-    torch.manual_seed(0)
-    network = shake(create_torch_network(name)).train()
-    variables = convert_state_dict(name, numpy_dict(network))
-    random = np.random.default_rng(1)
-    films = random.normal(size=(10, 8, 64, 64, 3)).astype(np.float32)
-    labels = (random.uniform(size=(10, 8, 14)) < 0.3).astype(np.float32)
-    model, rule = create_model(name), optax.sgd(0.002, momentum=0.9)
-
-    @jax.jit
-    def step(params, batch_stats, memory, x, y):
-        def objective(params):
-            variables = {"params": params, "batch_stats": batch_stats}
-            logits, mutated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-            return optax.sigmoid_binary_cross_entropy(logits, y).mean(), mutated["batch_stats"]
-
-        (loss, stats), gradients = jax.value_and_grad(objective, has_aux=True)(params)
-        updates, memory = rule.update(gradients, memory)
-        return optax.apply_updates(params, updates), stats, memory, loss, gradients
-
-    def torch_loss(x, y):
-        logits = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y))
-
-    def named(params, batch_stats) -> dict[str, np.ndarray]:
-        return to_state_dict(name, jax.device_get({"params": params, "batch_stats": batch_stats}), channels=3)
-
-    params, batch_stats = variables["params"], variables["batch_stats"]
-    memory = rule.init(params)
-    before = copy.deepcopy(network.state_dict())
-    errors = []
-    for x, y in zip(films[:5], labels[:5], strict=True):
-        *_, gradients = step(params, batch_stats, memory, x, y)
-        network.zero_grad()
-        torch_loss(x, y).backward()
-        theirs = {key: value.grad.numpy() for key, value in network.named_parameters()}
-        errors.append(relative_errors(named(gradients, batch_stats), theirs))
-    least = {key: min(error[key] for error in errors) for key in errors[0]}
-    assert {key: error for key, error in least.items() if not error < 5e-4} == {}
-    assert max(max(error.values()) for error in errors) < 0.1
-
-    network.load_state_dict(before)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.002, momentum=0.9)
-    losses = []
-    for x, y in zip(films, labels, strict=True):
-        params, batch_stats, memory, loss, _ = step(params, batch_stats, memory, x, y)
-        optimizer.zero_grad()
-        expected = torch_loss(x, y)
-        expected.backward()
-        optimizer.step()
-        losses.append((float(loss), expected.item()))
-    np.testing.assert_allclose(*zip(*losses, strict=True), rtol=1e-3)
-    theirs = numpy_dict(network)
-    moved = relative_errors(theirs, {key: value.numpy() for key, value in before.items()})
-    errors = relative_errors(named(params, batch_stats), theirs)
-    assert {key: (error, moved[key]) for key, error in errors.items() if not error < 1e-2} == {}
-    assert max(moved.values()) > 0.1
+    """In training mode and float64: the gradient of every parameter, and all that ten steps of SGD move."""
+    apart = parity(name, "float64")
+    assert apart["gradients"] < 1e-8
+    assert apart["losses"] < 1e-10
+    assert apart["weights and statistics"] < 1e-10
+    assert apart["learned"] > 0.01
 
 
-def relative_errors(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Array by array, the norm of the difference against the norm."""
-    keys = [key for key in theirs if not key.endswith("num_batches_tracked")]
-    return {key: float(np.linalg.norm(ours[key] - theirs[key]) / np.linalg.norm(theirs[key])) for key in keys}
+@pytest.mark.parametrize("name", FIVE if SOAK else ["resnet18"])
+def test_ten_steps_in_single_precision(name: str) -> None:
+    """The loss curves; a ReLU's input may round across zero, so gradients are judged in float64 alone."""
+    apart = parity(name, "float32")
+    assert apart["losses"] < 1e-3
+    assert apart["learned"] > 0.01
 
 
 # Keys
