@@ -22,7 +22,7 @@ from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Context, create_step
+from chexjax.training.steps import AXIS, Context, Fixed, create_step
 from configs import baseline, specialists
 
 
@@ -33,8 +33,10 @@ def contestant(config: Any, model: Any, batch: dict[str, np.ndarray], outputs: S
     step = create_step(Context(config, np.full(len(outputs), 0.1), by_names(SPECIALIST_GROUPS)))
     placed = {**batch, "label": batch["label"][..., list(outputs)]}
 
+    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+
     def run() -> None:
-        state[0], measured = step(state[0], placed, {})
+        state[0], measured = step(state[0], placed, fixed)
         jax.block_until_ready((state[0], measured))
 
     return run

@@ -28,7 +28,7 @@ from chexjax.evaluation.metrics import auroc, delong_test, holm, mean_over_findi
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
 from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, create_step
+from chexjax.training.steps import AXIS, Fixed, create_step
 from configs import baseline
 from tests.torch_networks import create_torch_network
 
@@ -158,8 +158,10 @@ def speed(config: ConfigDict, films: Prepared, rounds: int) -> dict[str, list[fl
     step = create_step(loop.context(config, films, None, None))
     place: dict[str, Any] = {"states": flax.jax_utils.replicate((state,)), "batch": by_device(batch)}
 
+    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+
     def ours() -> None:
-        place["states"], measured = step(place["states"], place["batch"], {})
+        place["states"], measured = step(place["states"], place["batch"], fixed)
         jax.block_until_ready(measured)
 
     sides = {"torch": lambda: theirs.step(images, labels.float()), "chexjax": ours}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from chexjax.cache import keep_compilations
 from chexjax.errors import ConfigError
 
 
@@ -11,7 +12,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
     """Reads `argv` into `values` and returns what is no flag; `--help` prints `about` and the flags, and ends.
 
     Each command has a `FlagValues` of its own, not absl's global one: modules with commands are imported together, and
-    their flags share names.
+    their flags share names. What the command compiles is kept for its next start.
 
     Raises:
       ConfigError: a flag that there is not, or a value it cannot have.
@@ -24,4 +25,5 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
     if values["help"].value:
         print(f"{about}\n{values.get_help()}")
         raise SystemExit(0)
+    keep_compilations()
     return rest

@@ -12,6 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from chexjax.cache import keep_compilations
 from chexjax.errors import fail, told_plainly
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; config fields are set as --config.FIELD=VALUE", status=2)
+    keep_compilations()
     if DISTRIBUTED.value:
         join_processes()
     # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.

@@ -54,6 +54,7 @@ def base() -> ConfigDict:
     config.dtype = "float32"  # or "bfloat16"; parameters and statistics stay float32
     config.sync_batch_norm = True  # statistics over all devices: the result does not depend on their number
     config.views = "one"  # of a film in evaluation, averaged: or "flip" (2 passes a film), "ten-crop" (10)
+    config.steps_per_call = 4  # at most, without a word from the host; where the films are on the device
     config.log_every = 20  # steps between TensorBoard points
 
     config.data = ConfigDict()
@@ -70,6 +71,7 @@ def base() -> ConfigDict:
     config.data.mean = 0.5  # of grey / 255, as the network sees films: (grey / 255 - mean) / std
     config.data.std = 0.25
     config.data.threads = 2
+    config.data.residence = "auto"  # of training films: "device" memory, "host" (streamed), or where they fit
     config.data.phantom = ConfigDict({"count": 2400, "size": 64, "seed": 0, "rare_share": 0.07, "artifact_share": 0.2})
 
     config.augment = ConfigDict(

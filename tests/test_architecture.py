@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).parent.parent / "chexjax"
 
 # Each room may use itself and what stands here; the order is that of the house, from the ground up.
 ALLOWED = {
+    "cache": set(),
     "errors": set(),
     "findings": set(),
     "progress": set(),
     "spreadsheet": set(),
-    "commands": {"errors"},
+    "commands": {"cache", "errors"},
     "scanline": {"commands", "errors", "progress", "spreadsheet"},
     "models": {"commands", "errors", "findings"},
-    "data": {"commands", "errors", "findings", "progress", "scanline"},
+    "data": {"cache", "commands", "errors", "findings", "progress", "scanline"},
     "evaluation": {"commands", "errors", "findings", "progress", "spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},
     "training": {"errors", "findings", "progress", "data", "models", "evaluation", "explain"},

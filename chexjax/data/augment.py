@@ -15,14 +15,16 @@ def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
-def augment(images: jax.Array, films: jax.Array, step: jax.Array | int, seed: int, config: ConfigDict) -> jax.Array:
+def augment(
+    images: jax.Array, films: jax.Array, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict
+) -> jax.Array:
     """Draws a crop, a mirror, a rotation and a brightness for each film, in one resampling.
 
     Args:
       images: uint8 (batch, height, width, 1).
       films: int32 (batch,), record numbers.
       step: int32 scalar.
-      seed: the run's.
+      seed: the run's, an int32 scalar.
       config: `crop` (least share of the side that is kept, 1: no crop), `flip` (probability of a mirror image),
         `rotation` (degrees to either side), `brightness` and `contrast` (relative, to either side).
 

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from chexjax.cache import cache_folder
 from chexjax.data.chestxray14 import Prepared, Recipe, prepare
 from chexjax.data.phantom import VERSION, write_films
 from chexjax.errors import ConfigError, DataError
@@ -32,7 +32,7 @@ def open_films(config: ConfigDict) -> Prepared:
 
 
 def _open_films(config: ConfigDict) -> Prepared:
-    cache = Path(config.cache or os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax").expanduser()
+    cache = Path(config.cache).expanduser() if config.cache else cache_folder()
     if config.source == "phantom":
         folder = cache / "phantom" / _name(config.phantom)
         if config.dir:

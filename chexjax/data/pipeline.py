@@ -8,7 +8,8 @@ A batch is a dict of arrays with a leading axis of local devices: `image` uint8 
 import io
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 import grain
 import jax
@@ -18,6 +19,7 @@ from PIL import Image
 from chexjax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
+ENDLESS: Final = 2**40  # films that no run lives to see
 
 
 class Records:
@@ -40,12 +42,33 @@ class Records:
         return f"Records({len(self)})"
 
 
+def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, films: int) -> jax.Array:
+    """The order in which an epoch shows `films` films: a permutation, int32 (films,); traced or not.
+
+    The shuffled stream is epoch after epoch, without a seam: a film that does not fit an epoch's last full batch opens
+    the next one, so every batch is full and no film is dropped.
+    """
+    # No step has this number, so the order shares no key with the augmentation of any.
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**32 - 1), epoch)
+    return jax.random.permutation(key, films)
+
+
+def batch_films(seed: int, step: int, batch_size: int, films: int) -> np.ndarray:
+    """The record numbers of a step's whole batch, int (batch_size,), in order."""
+    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), films)
+    return np.array([_order_on_host(seed, int(epoch), films)[k] for epoch, k in zip(epochs, places, strict=True)])
+
+
+@lru_cache(maxsize=4)
+def _order_on_host(seed: int, epoch: int, films: int) -> np.ndarray:
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return np.asarray(epoch_order(seed, epoch, films))
+
+
 def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) -> grain.DatasetIterator:
     """An endless iterator over shuffled batches of `batch_size` films, this process's share of each.
 
-    Every epoch has an order of its own, drawn from `seed`. Epochs follow each other without a seam: a film that does
-    not fit an epoch's last full batch opens the next one, so every batch is full and no film is dropped. The n-th
-    global batch holds the same films however many processes share it.
+    The n-th global batch holds the films `batch_films` tells, however many processes share it.
 
     `get_state()` is the iterator's place (a small dict), `set_state()` goes there.
 
@@ -58,9 +81,15 @@ def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) 
     """
     if batch_size < 1 or batch_size % jax.device_count():
         raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
-    films = grain.MapDataset.source(Records(source)).seed(seed).shuffle().repeat(None)
-    share = films[jax.process_index() :: jax.process_count()]
-    batches = share.batch(batch_size // jax.process_count(), drop_remainder=True).map(by_device)
+    records, share = Records(source), batch_size // jax.process_count()
+    first = jax.process_index() * share
+
+    def read(place: Any) -> dict[str, np.ndarray]:
+        step, place = divmod(int(place), share)
+        epoch, place = divmod(step * batch_size + first + place, len(records))
+        return records[_order_on_host(seed, epoch, len(records))[place]]
+
+    batches = grain.MapDataset.range(ENDLESS).map(read).batch(share, drop_remainder=True).map(by_device)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))
 
 

@@ -24,7 +24,17 @@ from chexjax.training.state import TrainState
 CONFIG: Final = "config.json"
 CHECKPOINTS: Final = "checkpoints"
 # What may differ when a run goes on: where things lie and how they are shown, not what is computed.
-MAY_CHANGE: Final = ("data.dir", "data.cache", "data.threads", "data.lists", "log_every", "views", "teacher")
+MAY_CHANGE: Final = (
+    "data.dir",
+    "data.cache",
+    "data.threads",
+    "data.lists",
+    "data.residence",
+    "steps_per_call",
+    "log_every",
+    "views",
+    "teacher",
+)
 
 PyTree = Any
 Metadata = dict[str, Any]

@@ -1,6 +1,7 @@
 """The loop that every regime shares: read it from `train` downwards."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.data.chestxray14 import Prepared
+from chexjax.data.feed import open_feed
 from chexjax.data.films import open_films
-from chexjax.data.pipeline import evaluation_batches, training_batches
+from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_ten
 from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
@@ -31,7 +33,7 @@ from chexjax.training.places import look
 from chexjax.training.restore import Restored, groups_in, restore_best, restore_others
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Batch, Context, Measured, Teacher, create_step
+from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, create_steps
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -51,7 +53,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
     train_films = films.parts["train"].names
     if config.batch_size > len(train_films):
         raise ConfigError(f"config.batch_size is {config.batch_size}, but there are {len(train_films)} training films")
-    batches = training_batches(films.source("train"), config.batch_size, config.seed, config.data.threads)
     epoch_steps = len(train_films) // config.batch_size
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
@@ -74,7 +75,6 @@ def train(config: ConfigDict, workdir: Path) -> None:
             states, _ = checkpoints.restore(step, states)
             history = check_metadata(saved, films, workdir)
             check_teacher(saved, teacher, config)
-            batches.set_state(saved["place"])
             say(f"going on from step {step} of {last_step}")
         else:
             states = {n: start_from(config, n, models[n], state, shape) for n, state in states.items()}
@@ -82,20 +82,26 @@ def train(config: ConfigDict, workdir: Path) -> None:
             return
 
         known = context(config, films, groups, teacher)
-        train_step, frozen_step = create_step(known), create_step(replace(known, frozen=True))
-        fixed = flax.jax_utils.replicate(teacher.variables if teacher else {})
+        feed = open_feed(config, films, step, AXIS)
+        say(feed.told)
+        trainer = create_steps(known, feed.read, feed.most)
+        heads_trainer = create_steps(replace(known, frozen=True), feed.read, feed.most)
+        fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = flax.jax_utils.replicate(tuple(states.values()))
-        scalars, window = Scalars(workdir, step), Window(tuple(states), train_films)
+        scalars, window = Scalars(workdir, step), Window(tuple(states), namer(config, train_films))
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
-        for batch in flax.jax_utils.prefetch_to_device(batches, 2):
-            move = frozen_step if step < frozen_steps else train_step
-            replicated, measured = move(replicated, batch, fixed)
-            window.add(step, batch, measured)
-            step += 1
-            bar.update(config.batch_size)
-            if step % config.log_every == 0:
+        while step < last_step:
+            frozen = step < frozen_steps
+            pause = min(step - step % eval_steps + eval_steps, frozen_steps if frozen else last_step, last_step)
+            count = min(feed.most, pause - step)
+            move = heads_trainer if frozen else trainer
+            replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
+            window.add(step, count, measured)
+            step += count
+            bar.update(count * size)
+            if step % config.log_every < count:
                 scalars.write(step, window.means("train"))
             if step % eval_steps == 0 or step == last_step:
                 window.close()
@@ -108,9 +114,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 best_by = selection_figure(figures, tuple(states))
                 checkpoints.save(step, states, best_by, bookmark(config, films, groups, teacher, step, history))
-                window = Window(tuple(states), train_films)
-            if step == last_step:
-                break
+                window = Window(tuple(states), namer(config, train_films))
         bar.close()
         scalars.close()
 
@@ -177,16 +181,16 @@ class Window:
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
 
-    def __init__(self, networks: tuple[str, ...], films: tuple[str, ...]):
-        self._networks, self._films = networks, films
-        self._pending: tuple[int, jax.Array, Measured] | None = None
+    def __init__(self, networks: tuple[str, ...], films_of: Callable[[int], list[str]]):
+        self._networks, self._films_of = networks, films_of
+        self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
 
-    def add(self, step: int, batch: Batch, measured: Measured) -> None:
-        """Takes what `step` measured, and reads what the step before it did."""
+    def add(self, step: int, count: int, measured: Measured) -> None:
+        """Takes what the `count` steps from `step` on measured, and reads what the call before them did."""
         self.close()
-        self._pending = (step, batch["film"], measured)
+        self._pending = (step, count, measured)
 
     def close(self) -> None:
         """Reads what is still waiting.
@@ -196,12 +200,14 @@ class Window:
         """
         if self._pending is None:
             return
-        (step, films, measured), self._pending = self._pending, None
-        values = {key: np.asarray(value, np.float64) for key, value in jax.device_get(measured).items()}
-        if not all(np.isfinite(value).all() for value in values.values()):
-            raise TrainingError(self._trouble(step, np.asarray(films).reshape(-1), values))
-        self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
-        self._count += 1
+        (step, count, measured), self._pending = self._pending, None
+        steps = {key: np.asarray(value, np.float64)[:count] for key, value in jax.device_get(measured).items()}
+        for k in range(count):
+            values = {key: value[k] for key, value in steps.items()}
+            if not all(np.isfinite(value).all() for value in values.values()):
+                raise TrainingError(self._trouble(step + k, values))
+            self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
+        self._count += count
 
     def means(self, prefix: str) -> dict[str, float]:
         """`prefix/network/measurement` -> its mean; over findings too."""
@@ -211,7 +217,7 @@ class Window:
             for k, name in enumerate(self._networks)
         }
 
-    def _trouble(self, step: int, films: np.ndarray, values: dict[str, np.ndarray]) -> str:
+    def _trouble(self, step: int, values: dict[str, np.ndarray]) -> str:
         findings = [
             f"{name} on {finding}"
             for k, name in enumerate(self._networks)
@@ -227,9 +233,14 @@ class Window:
         what = f"the loss is not finite for {first_ten(findings)}" if findings else f"not finite: {first_ten(others)}"
         return (
             f"step {step + 1}: {what}; the last good checkpoint is kept\n"
-            f"films of the batch, {first_ten([self._films[film] for film in films])}; "
+            f"films of the batch, {first_ten(self._films_of(step))}; "
             "a lower learning_rate or clip_norm=1 is what helps most often"
         )
+
+
+def namer(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
+    """The function from a step to the names of its batch's films."""
+    return lambda step: [train_films[k] for k in batch_films(config.seed, step, config.batch_size, len(train_films))]
 
 
 def choose_groups(config: ConfigDict, films: Prepared, saved: Metadata | None) -> Groups | None:
@@ -257,11 +268,9 @@ def bookmark(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None,
     step: int, history: list[dict[str, float]],
 ) -> Metadata:  # fmt: skip
-    """What a checkpoint says beside its arrays: its films, the place in them, groups, teacher, seeds, the history."""
+    """What a checkpoint says beside its arrays: its films, groups, teacher, seeds, the history."""
     return {
         "data": films.digest,
-        # The n-th batch belongs to the n-th step; the iterator itself is already further, prefetching.
-        "place": {"next_index": step},
         "groups": groups and names(groups),
         "teacher": teacher and teacher.digest,
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
@@ -331,6 +340,7 @@ def check(config: ConfigDict) -> None:
         "loss.name": (config.loss.name, tuple(LOSSES)),
         "dtype": (config.dtype, ("float32", "bfloat16")),
         "views": (config.views, tuple(VIEWS)),
+        "data.residence": (config.data.residence, ("auto", "host", "device")),
     }
     for field_name, (value, allowed) in choices.items():
         if value not in allowed:
@@ -340,6 +350,7 @@ def check(config: ConfigDict) -> None:
         "epochs": config.epochs,
         "eval_epochs": config.eval_epochs,
         "log_every": config.log_every,
+        "steps_per_call": config.steps_per_call,
         "mutual.temperature": config.mutual.temperature,
         "distill.temperature": config.distill.temperature,
         "loss.positive_weight_limit": config.loss.positive_weight_limit,

@@ -57,19 +57,32 @@ class Context:
     frozen: bool = False
 
 
-# (states, batch, fixed): `fixed` holds the teacher's variables by network name, and is empty elsewhere.
-Step = Callable[[States, Batch, dict[str, PyTree]], tuple[States, Measured]]
+class Fixed(NamedTuple):
+    """What a step reads and never changes; arguments, so that one compiled step serves every seed and every teacher.
+
+    `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation.
+    """
+
+    seed: Any
+    teacher: dict[str, PyTree] = {}  # noqa: RUF012
+
+
+Step = Callable[[States, Batch, Fixed], tuple[States, Measured]]
+# (states, source, fixed, begin, count): `count` steps from step `begin` on, with the films of `source`.
+Steps = Callable[[States, PyTree, Fixed, np.integer, np.integer], tuple[States, Measured]]
+# (source, seed, begin) -> the function from a step to this device's share of its batch; all traced.
+Read = Callable[[PyTree, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
 
 
 def supervised_step(
-    states: States, batch: Batch, fixed: dict[str, PyTree], context: Context
+    states: States, batch: Batch, fixed: Fixed, context: Context
 ) -> tuple[States, Measured]:  # fmt: skip
     """Each network learns from the labels alone; several would learn side by side without meeting.
 
     Of a branched network every branch learns the mean loss of its own findings. Specialists, who share nothing, so
     move as they would in runs of their own.
     """
-    images = prepare(batch, states[0].step, context.config)
+    images = prepare(batch, states[0].step, fixed.seed, context.config)
     learned = [
         learn(state, linearize(state, images, context), batch["label"], turn, context)
         for turn, state in enumerate(states)
@@ -77,7 +90,7 @@ def supervised_step(
     return gathered(learned)
 
 
-def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context: Context) -> tuple[States, Measured]:
+def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) -> tuple[States, Measured]:
     """The networks learn in turn, each from the labels and from what the others now predict.
 
     Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1; of more than two networks each learns from the mean
@@ -89,7 +102,7 @@ def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context:
     """
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
-    images = prepare(batch, states[0].step, context.config)
+    images = prepare(batch, states[0].step, fixed.seed, context.config)
     runs = [linearize(state, images, context) for state in states]
     logits = [run.logits for run in runs]
     learned = []
@@ -102,7 +115,7 @@ def mutual_step(states: States, batch: Batch, fixed: dict[str, PyTree], context:
     return gathered(learned)
 
 
-def distill_step(states: States, batch: Batch, fixed: dict[str, PyTree], context: Context) -> tuple[States, Measured]:
+def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -> tuple[States, Measured]:
     """The students learn from the labels and from a teacher that does not move (Hinton et al. 2015, section 2).
 
     Student and teacher see the same augmented films. A teacher of several networks teaches by the mean of their
@@ -110,9 +123,9 @@ def distill_step(states: States, batch: Batch, fixed: dict[str, PyTree], context
     """
     distill, teacher = context.config.distill, context.teacher
     assert teacher is not None
-    images = augmented(batch, states[0].step, context.config)
+    images = augmented(batch, states[0].step, fixed.seed, context.config)
     seen = normalize(images, teacher.mean, teacher.std)
-    targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.items()]
+    targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
     guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
@@ -141,6 +154,34 @@ def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
 
 
+def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.Device] | None = None) -> Steps:
+    """The compiled steps of the config's regime: up to `most` of them in one call, without a word from the host.
+
+    Measurements have a leading axis of `most` steps, of which the first `count` are filled. How often the loop turns
+    is an argument: one program serves every count, and so N steps in a call give bit for bit what N calls of one do.
+    """
+    # Compiled apart, so that it is traced once for its shapes and its use.
+    step = jax.jit(partial(STEPS[context.config.regime], context=context))
+
+    def many(
+        states: States, source: PyTree, fixed: Fixed, begin: jax.Array, count: jax.Array
+    ) -> tuple[States, Measured]:  # fmt: skip
+        batch = read(source, fixed.seed, begin)
+
+        def body(k: jax.Array, carried: tuple[States, Measured]) -> tuple[States, Measured]:
+            states, kept = carried
+            states, measured = step(states, batch(begin + k), fixed)
+            return states, jax.tree.map(lambda all_, new: all_.at[k].set(new), kept, measured)
+
+        measured = jax.eval_shape(lambda: step(states, batch(begin), fixed)[1])
+        empty = jax.tree.map(lambda one: jnp.zeros((most, *one.shape), one.dtype), measured)
+        return jax.lax.fori_loop(0, count, body, (states, empty))
+
+    return jax.pmap(
+        many, AXIS, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
+    )  # fmt: skip
+
+
 class Run(NamedTuple):
     """A network linearised at its present weights on one batch."""
 
@@ -149,14 +190,14 @@ class Run(NamedTuple):
     batch_stats: PyTree
 
 
-def augmented(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Array:
+def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
     """The step's films, augmented: float grey levels."""
-    return augment(batch["image"], batch["film"], step, config.seed, config.augment)
+    return augment(batch["image"], batch["film"], step, seed, config.augment)
 
 
-def prepare(batch: Batch, step: jax.Array | int, config: ConfigDict) -> jax.Array:
+def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
     """The step's network input out of its stored films."""
-    return normalize(augmented(batch, step, config), config.data.mean, config.data.std)
+    return normalize(augmented(batch, step, seed, config), config.data.mean, config.data.std)
 
 
 def predict(state: TrainState, params: PyTree, images: jax.Array, context: Context) -> tuple[jax.Array, PyTree]:

@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
     add = loop.Window.add
 
     def stop(self, step, *args):
-        if step == stopped_at:
+        if step == stopped_at - stopped_at % 2:  # two steps a call
             raise KeyboardInterrupt
         add(self, step, *args)
 
@@ -130,7 +130,17 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
     with Checkpoints(tmp_path) as resumed, Checkpoints(run_through) as through:
         assert resumed.metadata(6) == through.metadata(6)
         assert through.metadata(6)["seeds"] == {"run": 0, "net1": 1, "net2": 2}
-        assert through.metadata(6)["place"] == {"next_index": 6}
+
+
+@pytest.mark.parametrize(("residence", "steps_per_call"), [("host", 4), ("device", 1)])
+def test_where_films_lie_and_how_many_steps_a_call_does_change_no_bit(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, residence: str, steps_per_call: int
+) -> None:
+    """`run_through` has its films on the devices and does two steps a call."""
+    dml.data.residence, dml.steps_per_call = residence, steps_per_call
+    loop.train(dml, tmp_path)
+    for found, expected in zip(weights(tmp_path, 6, dml), weights(run_through, 6, dml), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("regime", ["specialists", "branches", "distill", "cohort"])
@@ -157,7 +167,7 @@ def test_every_regime_goes_on_bit_for_bit_and_evaluates(
 
     add = loop.Window.add
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Window, "add", lambda self, step, *rest: add(self, step, *rest) if step < 3 else 1 / 0)
+        patched.setattr(loop.Window, "add", lambda self, step, *rest: add(self, step, *rest) if step < 2 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
             loop.train(dml, tmp_path / "stopped")
     assert max(steps_kept(tmp_path / "stopped")) == 2
@@ -203,7 +213,7 @@ def test_a_teacher_of_other_films_is_refused(dml: ConfigDict, run_through: Path,
 
 
 def test_a_finished_run_trains_no_further(dml: ConfigDict, run_through: Path, monkeypatch) -> None:
-    monkeypatch.setattr(loop, "create_step", lambda context: pytest.fail("trains on"))
+    monkeypatch.setattr(loop, "create_steps", lambda *arguments: pytest.fail("trains on"))
     loop.train(dml, run_through)
 
 
@@ -243,22 +253,21 @@ def test_films_that_changed_are_refused(
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
     dml: ConfigDict, tmp_path: Path, monkeypatch
 ) -> None:
-    create = loop.create_step
+    create = loop.create_steps
 
-    def poisoned(context):
-        step = create(context)
-        calls = iter(range(100))
+    def poisoned(context, read, most):
+        steps = create(context, read, most)
 
-        def run(states, batch, fixed):
-            if next(calls) == 4:
+        def run(states, source, fixed, begin, count):
+            if begin == 4:
                 params = jax.tree.map(lambda x: x, states[1].params)
                 params["head"]["bias"] = params["head"]["bias"].at[..., 7].set(np.nan)
                 states = (states[0], states[1].replace(params=params))
-            return step(states, batch, fixed)
+            return steps(states, source, fixed, begin, count)
 
         return run
 
-    monkeypatch.setattr(loop, "create_step", poisoned)
+    monkeypatch.setattr(loop, "create_steps", poisoned)
     with pytest.raises(TrainingError, match=r"step 5: .*net2 on Pneumothorax") as caught:
         loop.train(dml, tmp_path)
     assert "films of the batch, 8: 0000" in str(caught.value)

@@ -17,7 +17,7 @@ from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Teacher, create_step, prepare
+from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, prepare
 
 FILMS = 8
 
@@ -59,7 +59,7 @@ def run(
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
     states = flax.jax_utils.replicate(new_states(config), places)
     step = create_step(Context(config, PREVALENCE, GROUPS, teacher), places)
-    held = flax.jax_utils.replicate(fixed or {}, places)
+    held = flax.jax_utils.replicate(Fixed(np.int32(config.seed), fixed or {}), places)
     for _ in range(steps):
         states, measured = step(states, shares, held)
     states, measured = jax.device_get((states, measured))
@@ -128,7 +128,7 @@ def test_the_two_orders_of_updates_differ_in_the_second_network_alone(small_dml:
 def test_measured_losses_equal_a_numpy_derivation(small_dml: ConfigDict, batch: dict, kl: str) -> None:
     small_dml.mutual.update({"updates": "simultaneous", "kl": kl, "temperature": 3.0, "weight": 0.5})
     _, measured = run(small_dml, batch, steps=1, devices=1)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_dml)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_dml.seed, small_dml)
     logits = []
     for state in new_states(small_dml, None):
         variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -181,7 +181,7 @@ def test_supervised_step_is_plain_gradient_descent(small_baseline: ConfigDict, b
     )
     (found,), _ = run(small_baseline, batch, steps=1, devices=1)
     (state,) = new_states(small_baseline, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_baseline)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_baseline.seed, small_baseline)
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -258,7 +258,7 @@ def test_specialists_move_as_in_four_runs_of_their_own(small_baseline: ConfigDic
     (found,), _ = run(config, batch, steps=4, devices=1)
     shared, _ = run(config, batch, steps=4, devices=4)
     assert_same_networks(shared, (found,), atol=1e-5)
-    images = [prepare({k: x[0] for k, x in batch.items()}, jnp.int32(step), config) for step in range(4)]
+    images = [prepare({k: x[0] for k, x in batch.items()}, jnp.int32(step), config.seed, config) for step in range(4)]
     rule = create_optimizer(config.networks.net1, 10)
     for k, group in enumerate(GROUPS):
         model, labels = create_model("tiny", len(group), width=0.25), batch["label"][0][:, group]
@@ -293,7 +293,7 @@ def test_a_shared_trunk_gets_the_sum_of_its_branches_gradients(small_baseline: C
     config.networks.net1.update({"momentum": 0.0, "schedule": "constant"})
     (found,), _ = run(config, batch, steps=1, devices=1)
     (state,) = new_states(config, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)
 
     def gradient(group):
         def loss(params):
@@ -317,7 +317,7 @@ def test_the_configured_loss_is_the_one_that_is_minimised(small_baseline: Config
     config.loss.update({"name": loss, "label_smoothing": 0.1, "positive_weight_limit": 10.0})
     _, measured = run(config, batch, steps=1, devices=1)
     (state,) = new_states(config, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     z = np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
     p, y = expit(z), batch["label"][0] * 0.9 + 0.05

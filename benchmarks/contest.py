@@ -1,0 +1,107 @@
+"""What the benchmarks share: contestants that take turns, medians of their times, and the machine they ran on."""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from chexjax.findings import FINDINGS
+
+Results = dict[str, Any]
+
+
+def take_turns(runs: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+    """Seconds a call of each contestant, one figure a round.
+
+    Each is called once beforehand, to compile. In every round they come in random order, `calls` times in a row each,
+    so that a busy neighbour slows all alike; a contestant waits for its own result.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in random.sample(list(runs.items()), len(runs)):
+            began = time.perf_counter()
+            for _ in range(calls):
+                run()
+            times[name].append((time.perf_counter() - began) / calls)
+    return times
+
+
+def ratio(times: dict[str, list[float]], one: str, other: str) -> dict[str, float]:
+    """Time of `one` over time of `other`: of medians, and of the shortest, for machines that are never quiet."""
+    return {
+        "medians": statistics.median(times[one]) / statistics.median(times[other]),
+        "best": min(times[one]) / min(times[other]),
+    }
+
+
+def noise(batch: int, size: int) -> dict[str, np.ndarray]:
+    """A batch of uniform noise with random labels, shared among the local devices; no step's cost depends on it."""
+    random_, devices = np.random.default_rng(0), jax.local_device_count()
+    shape = (devices, batch // devices)
+    return {
+        "image": random_.integers(0, 256, (*shape, size, size, 1), np.uint8),
+        "label": random_.integers(0, 2, (*shape, len(FINDINGS)), np.uint8),
+        "film": np.arange(batch, dtype=np.int32).reshape(shape),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Where the figures come from."""
+    device = jax.devices()[0]
+    return {
+        "backend": jax.default_backend(),
+        "device": f"{jax.device_count()} x {device.device_kind}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+def processor() -> str:
+    """The processor's name and how wide its vectors are, where the system tells."""
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = next((line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line), "unknown")
+    return f"{name} ({'AVX-512' if 'avx512f' in told else 'AVX2' if 'avx2' in told else 'no AVX2'})"
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the module's own text, and `--json=FILE`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    return parser
+
+
+def finish(results: Results, path: Path | None) -> Results:
+    """The results with the machine; written to `path` where one is given."""
+    results = {"machine": machine(), **results}
+    if path:
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def introduce(what: str) -> None:
+    """Prints the machine and what runs on it."""
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
+    print(what, flush=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows as a Markdown table, as they go into README.md and BUILD-notes.md."""
+    lines = [list(map(str, head)), ["---"] * len(head), *[[*map(str, row)] for row in rows]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,141 @@
+"""Where training steps find their films: streamed from the prepared records, or resident on the devices.
+
+Both give the same films at the same step, for any number of devices and processes (see `pipeline.epoch_order`), so a
+run may change from one to the other and still end with the same weights.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.jax_utils
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from chexjax.data.chestxray14 import Prepared
+from chexjax.data.pipeline import Records, epoch_order, training_batches
+from chexjax.errors import ConfigError
+from chexjax.progress import progress_bar
+
+Batch = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a call of `steps.create_steps` takes films from.
+
+    `read(source, seed, begin)` is traced: it gives the function from a step to this device's share of its batch.
+    `sources` gives each call its source; with `most` steps a call at most.
+    """
+
+    read: Callable[[Any, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
+    sources: Iterator[Any]
+    most: int
+    told: str
+
+
+class Resident(NamedTuple):
+    """The films of a split in the devices' memory, film k on device k // (films a device); the last is filled up.
+
+    `image` uint8 (devices, films, height, width, 1), `label` uint8 (devices, films, 14).
+    """
+
+    image: Any
+    label: Any
+
+
+def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -> Feed:
+    """The training films for steps from `begin` on, where `config.data.residence` wants them.
+
+    "auto" takes the devices' memory where the films fill at most half of what is free there.
+
+    Raises:
+      ConfigError: the batch is no multiple of the devices.
+    """
+    count, size = len(films.parts["train"].names), config.batch_size
+    if size % jax.device_count():
+        raise ConfigError(f"batch_size {size} is no multiple of the {jax.device_count()} devices")
+    needed = -(-count // jax.device_count()) * films.size**2
+    free = free_memory()
+    residence = config.data.residence
+    if residence == "auto":
+        residence = "device" if needed <= free // 2 else "host"
+    sums = f"{count} training films of {films.size} px are {needed / 2**20:,.0f} MiB a device, {free / 2**20:,.0f} free"
+    if residence == "host":
+        batches = training_batches(films.source("train"), size, config.seed, config.data.threads)
+        # The n-th batch belongs to the n-th step.
+        batches.set_state({"next_index": begin})
+        prefetched = flax.jax_utils.prefetch_to_device(batches, 2)
+        return Feed(lambda batch, seed, begin: lambda step: batch, prefetched, 1, f"{sums}: they are streamed")
+    resident = load_films(films, "train", axis_name, config.data.threads)
+    read = partial(shuffled, films=count, batch_size=size, axis_name=axis_name)
+    # A call looks into two epochs, so it must not reach into a third.
+    most = max(min(config.steps_per_call, count // size), 1)
+    return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
+
+
+def free_memory() -> int:
+    """Bytes that a device has free, the least of all; of a CPU's virtual devices each its share of the machine's."""
+    device = jax.local_devices()[0]
+    memory = device.memory_stats() or {}
+    if "bytes_limit" in memory:
+        free = memory["bytes_limit"] - memory["bytes_in_use"]
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") // jax.local_device_count()
+    if jax.process_count() > 1:
+        free = int(multihost_utils.process_allgather(np.int64(free // 2**20)).min()) * 2**20
+    return free
+
+
+def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Resident:
+    """Reads a split into the devices' memory; each process reads what its own devices keep."""
+    records = Records(films.source(split))
+    share = -(-len(records) // jax.device_count())
+    places = jax.pmap(lambda x: jax.lax.axis_index(axis_name), axis_name=axis_name)(np.zeros(jax.local_device_count()))
+    kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
+    images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
+    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.uint8)
+    real = [(row, film) for row, film in enumerate(kept) if film < len(records)]
+    stream = grain.MapDataset.source([film for _, film in real]).map(records.__getitem__)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
+    with progress_bar(len(real), "loading films", shown=jax.process_index() == 0, kept=False) as bar:
+        for (row, _), record in zip(real, stream.to_iter_dataset(options), strict=True):
+            images[row], labels[row] = record["image"], record["label"]
+            bar.update(1)
+    devices = jax.local_device_count()
+    shaped = (x.reshape(devices, share, *x.shape[1:]) for x in (images, labels))
+    return Resident(*jax.pmap(lambda image, label: (image, label))(*shaped))
+
+
+def shuffled(
+    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int, axis_name: str
+) -> Callable[[jax.Array], Batch]:  # fmt: skip
+    """Traced, on each device: the batches of the steps from `begin` on, as `pipeline.training_batches` gives them.
+
+    Every device picks what it keeps of the batch's films, and gives each to the device whose share it is in.
+    """
+    epoch = begin * batch_size // films
+    order = jnp.concatenate([epoch_order(seed, epoch, films), epoch_order(seed, epoch + 1, films)])
+
+    def batch(step: jax.Array) -> Batch:
+        film = order[step * batch_size + jnp.arange(batch_size) - epoch * films]
+        place = film - jax.lax.axis_index(axis_name) * len(resident.label)
+        here = (place >= 0) & (place < len(resident.label))
+
+        def give(kept: jax.Array) -> jax.Array:
+            picked = kept[jnp.clip(place, 0, len(kept) - 1)]
+            mine = jnp.where(here.reshape(-1, *[1] * (picked.ndim - 1)), picked, 0)
+            return jax.lax.psum_scatter(mine, axis_name, tiled=True)
+
+        share = batch_size // jax.lax.axis_size(axis_name)
+        mine = jax.lax.dynamic_slice_in_dim(film, jax.lax.axis_index(axis_name) * share, share)
+        return {"image": give(resident.image), "label": give(resident.label), "film": mine}
+
+    return batch
