@@ -6,6 +6,7 @@ run may change from one to the other and still end with the same weights.
 
 import itertools
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -92,6 +93,12 @@ def free_memory() -> int:
     if jax.process_count() > 1:
         free = int(multihost_utils.process_allgather(np.int64(free // 2**20)).min()) * 2**20
     return free
+
+
+def peak_memory() -> int:
+    """The most bytes that were in use until now: of the first device, or where it does not tell of the process."""
+    memory = jax.local_devices()[0].memory_stats() or {}
+    return memory.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Resident:

@@ -1,6 +1,7 @@
 """The loop that every regime shares: read it from `train` downwards."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.data.chestxray14 import Prepared
-from chexjax.data.feed import open_feed
+from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_ten
@@ -45,6 +46,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     Raises:
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
+    began = time.monotonic()
     check(config)
     claim_workdir(workdir, config)
     films = open_films(config.data)
@@ -92,6 +94,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         scalars, window = Scalars(workdir, step), Window(tuple(states), namer(config, train_films))
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
+        first = step
         while step < last_step:
             frozen = step < frozen_steps
             pause = min(step - step % eval_steps + eval_steps, frozen_steps if frozen else last_step, last_step)
@@ -99,6 +102,9 @@ def train(config: ConfigDict, workdir: Path) -> None:
             move = heads_trainer if frozen else trainer
             replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
             window.add(step, count, measured)
+            if step == first:
+                jax.block_until_ready(measured)
+                say(f"the first {count} steps ended {time.monotonic() - began:.1f} s after the start")
             step += count
             bar.update(count * size)
             if step % config.log_every < count:
@@ -117,6 +123,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
                 window = Window(tuple(states), namer(config, train_films))
         bar.close()
         scalars.close()
+        say(f"most memory that was in use: {peak_memory() / 2**20:,.0f} MiB")
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:

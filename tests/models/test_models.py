@@ -80,6 +80,28 @@ def test_convolve_is_a_convolution(side: int, size: int, stride: int) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [3, 7])
+@pytest.mark.parametrize("side", [4, 7, 10])
+def test_the_gradients_of_a_convolution_are_jaxs_own(side: int, size: int, stride: int) -> None:
+    """`layers._pull_back_in_order` writes them anew; all sides, so that windows end short of the border and at it."""
+    rng = np.random.default_rng(side)
+    x = rng.normal(size=(2, side, side + 1, 3)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        pad = ((size - 1) // 2,) * 2
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    upstream = rng.normal(size=plain(x, kernel).shape).astype(np.float32)
+    expected = jax.vjp(plain, x, kernel)[1](upstream)
+    found = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)[1](upstream)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 4), (8, 8)])
 def test_max_pool_is_the_windowed_maximum_and_so_is_its_gradient(shape: tuple[int, int]) -> None:
     x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)

@@ -17,7 +17,7 @@ from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, prepare
+from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, create_steps, prepare
 
 FILMS = 8
 
@@ -71,6 +71,30 @@ def assert_same_networks(found: tuple, expected: tuple, atol: float) -> None:
         for tree in ("params", "batch_stats"):
             for x, y in zip(jax.tree.leaves(getattr(a, tree)), jax.tree.leaves(getattr(b, tree)), strict=True):
                 np.testing.assert_allclose(x, y, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_steps_in_a_call_are_so_many_steps(small_dml: ConfigDict, batch: dict, count: int) -> None:
+    """Each sees its own batch; no more steps are done, and no more measurements filled, than were asked for."""
+    devices = jax.devices()[:1]
+    batches = {k: np.stack([np.roll(x[0], k_, axis=0) for k_ in range(4)])[None] for k, x in batch.items()}
+    context, fixed = Context(small_dml, PREVALENCE, GROUPS), Fixed(np.full(1, small_dml.seed, np.int32))
+
+    def read(source, seed, begin):
+        return lambda step: jax.tree.map(lambda x: x[step], source)
+
+    step, steps = create_step(context, devices), create_steps(context, read, 4, devices)
+    states, told = flax.jax_utils.replicate(new_states(small_dml), devices), []
+    for k in range(count):
+        states, measured = step(states, jax.tree.map(lambda x, k=k: x[:, k], batches), fixed)
+        told.append(measured)
+    found = steps(
+        flax.jax_utils.replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count)
+    )
+    assert_same_networks(found[0], states, atol=1e-6)
+    for key, values in found[1].items():
+        np.testing.assert_allclose(values[:count], np.stack([one[key] for one in told]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(values[count:], 0)
 
 
 def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
