@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Final, NoReturn
 
 
 class ChexjaxError(Exception):
@@ -26,6 +26,14 @@ class TrainingError(ChexjaxError):
     """Training cannot go on, most often because a loss is no longer finite."""
 
 
+class Stopped(ChexjaxError):
+    """A run was asked to stop, and has saved where it is."""
+
+
+# sysexits.h's EX_TEMPFAIL, "invited to retry". Not 143: that is also the status of what SIGTERM killed unsaved.
+STOPPED_STATUS: Final = 75
+
+
 def first_ten(names: Sequence[str]) -> str:
     """Counts the names and shows the first ten: ``"12: a.png, b.png, ... (2 more)"``."""
     shown = ", ".join(names[:10])
@@ -35,13 +43,24 @@ def first_ten(names: Sequence[str]) -> str:
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on what a user can cause."""
+    """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on what a user can cause.
+
+    A run that was asked to stop, and saved, ends with status 75: it wants to be started again.
+    """
     try:
         yield
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED_STATUS) from None
     except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is the user's to mend, too
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=130)
+
+
+def warn(message: str) -> None:
+    """Prints ``warning: message`` on stderr, for what the program got over by itself."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

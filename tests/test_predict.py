@@ -45,8 +45,8 @@ def save(config: ConfigDict, workdir: Path) -> Path:
     claim_workdir(workdir, config)
     models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
     states = {name: create_state(config, name, model, (32, 32, 1), 1) for name, model in models.items()}
-    with Checkpoints(workdir, writing=True) as checkpoints:
-        checkpoints.save(3, states, 0.5, {"groups": None, "history": []})
+    checkpoints = Checkpoints(workdir, writing=True)
+    checkpoints.save(3, states, 0.5, {"groups": None, "history": []})
     results = {"step": 3, "networks": {"ensemble": {"thresholds": THRESHOLDS}}}
     (workdir / "metrics.json").write_text(json.dumps(results))
     return workdir

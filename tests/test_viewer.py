@@ -144,8 +144,8 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.networks.net1.width, config.data.size = 0.0625, 32
     claim_workdir(folder, config)
     state = create_state(config, "net1", create_network(config, "net1", None), (32, 32, 1), 1)
-    with Checkpoints(folder, writing=True) as checkpoints:
-        checkpoints.save(1, {"net1": state}, 0.5, {"groups": None, "history": []})
+    checkpoints = Checkpoints(folder, writing=True)
+    checkpoints.save(1, {"net1": state}, 0.5, {"groups": None, "history": []})
     return folder
 
 

@@ -23,6 +23,6 @@ def save_untrained(config: ConfigDict, workdir: Path) -> Path:
         name: state.replace(batch_stats=jax.tree.map(lambda x: x + random.uniform(0, 0.5, x.shape), state.batch_stats))
         for name, state in states.items()
     }
-    with Checkpoints(workdir, writing=True) as checkpoints:
-        checkpoints.save(1, shaken, 0.5, {"groups": names(groups)})
+    checkpoints = Checkpoints(workdir, writing=True)
+    checkpoints.save(1, shaken, 0.5, {"groups": names(groups)})
     return workdir

@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
+from chexjax import manifest
 from chexjax.commands import parse
 from chexjax.data.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten
@@ -36,6 +37,7 @@ from chexjax.scanline import read_grey, remove_artifacts
 VERSION: Final = "1.0.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+_SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 _CHUNK: Final = 32  # films that are read, cleaned and shrunk together
 
 
@@ -130,10 +132,22 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
 def load(path: str | Path) -> Prepared:
     """Opens a prepared set by its folder.
 
+    Its manifest is checked: the size of each file, and the content of the small ones. The large ones, the records, are
+    checked by ArrayRecord as they are read; hashing 7 GB at each start would take longer than starting.
+
     Raises:
-      DataError: the folder holds none.
+      DataError: the folder holds none, or one that is not as it was written.
     """
     path = Path(path)
+    if path.is_dir() and (troubles := manifest.troubles(path, _SMALL)):
+        raise DataError(
+            f"the prepared films in {path} are not as they were written, {first_ten(troubles)}\n"
+            "remove that folder, and they are prepared anew"
+        )
+    return _load(path)
+
+
+def _load(path: Path) -> Prepared:
     try:
         names = json.loads((path / "features.json").read_text())["featuresDict"]["features"]
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
@@ -217,6 +231,7 @@ def _write(
         written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
         _write_tables(built, entries, written, skipped)
         _verify(built, written)
+        manifest.write(built)
         built.rename(final)
     except OSError:
         if not final.exists():  # else another process was quicker, with the same films
@@ -364,7 +379,7 @@ def _write_tables(
 
 def _verify(folder: Path, written: dict[str, list[str]]) -> None:
     """Reads every record's name back: a file cut short by a full disk must not be taken for whole."""
-    prepared = load(folder)
+    prepared = _load(folder)
     for split, names in written.items():
         source = prepared.source(split)
         if len(source) != len(names) or any(source[k]["id"].decode() != name for k, name in enumerate(names)):

@@ -32,7 +32,7 @@ def open_films(config: ConfigDict) -> Prepared:
 
 
 def _open_films(config: ConfigDict) -> Prepared:
-    cache = Path(config.cache).expanduser() if config.cache else cache_folder()
+    cache = cache_of(config)
     if config.source == "phantom":
         folder = cache / "phantom" / _name(config.phantom)
         if config.dir:
@@ -53,6 +53,16 @@ def _open_films(config: ConfigDict) -> Prepared:
     else:
         raise ConfigError(f"no data source is called {config.source!r}; there are phantom, chestxray14")
     return prepare(folder, cache / "prepared", recipe_of(config))
+
+
+def cache_of(config: ConfigDict) -> Path:
+    """Where `config.data` has prepared and simulated films kept."""
+    return Path(config.cache).expanduser() if config.cache else cache_folder()
+
+
+def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
+    """The folders below the cache of `config.data` that hold the prepared set of that digest: one or none."""
+    return sorted((cache_of(config) / "prepared").glob(f"*/*-{digest}/*"))
 
 
 def recipe_of(config: ConfigDict) -> Recipe:

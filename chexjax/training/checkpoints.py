@@ -1,28 +1,40 @@
-"""Checkpoints of a run, by Orbax: the latest and the best, and in each all that a run needs to go on.
+"""Checkpoints of a run: the newest two and the best, and in each all that a run needs to go on.
 
-A step folder holds `networks` (per network what evaluation applies: `params` and `batch_stats`), `training` (what only
-training needs: the optimiser's memory, the step count), and as metadata the seed, the data's digest and place, and the
-history of validation figures. Everything is stored as plain arrays of one device, so that any number of devices can
-restore it.
+A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params` and `batch_stats`) and
+`training` (what only training needs: the optimiser's memory, the step count). Beside them lie `metadata.json` (the
+seeds, the data's digest and place, the history of validation figures), a copy of `config.json`, and the manifest of all
+these files. Everything is stored as plain arrays of one device, so that any number of devices can restore it.
+
+    python -m chexjax.training.checkpoints --verify WORKDIR
 """
 
 import hashlib
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
+from absl import flags
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from chexjax.errors import CheckpointError, first_ten
+from chexjax import manifest
+from chexjax.commands import parse
+from chexjax.data.films import find_prepared
+from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, warn
 from chexjax.training.state import TrainState
 
 CONFIG: Final = "config.json"
 CHECKPOINTS: Final = "checkpoints"
+# In a step folder: Orbax's arrays, and beside them a file of our own. The manifest covers both.
+ARRAYS: Final = "arrays"
+METADATA: Final = "metadata.json"
 # What may differ when a run goes on: where things lie and how they are shown, not what is computed.
 MAY_CHANGE: Final = (
     "data.dir",
@@ -102,61 +114,87 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 class Checkpoints:
-    """The checkpoints of a workdir. A context: leaving it waits for the last save.
+    """The checkpoints of a workdir: the newest two, and the best. Only the run that holds the workdir is `writing`.
 
-    Only the one that trains is `writing`: it removes what a killed save left, which a reader must not, lest it remove
-    the save that another process is in the middle of.
+    A step folder gets its name when all of it is on the disk, its manifest included. One whose manifest does not hold
+    is passed over with a warning, and counts neither as the latest nor as the best.
     """
 
     def __init__(self, workdir: Path, writing: bool = False):
         self._folder = workdir / CHECKPOINTS
-        policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(1), policies.BestN(get_metric_fn=lambda metrics: metrics["auroc"], n=1)]
-        self._orbax = ocp.training.Checkpointer(
-            str(self._folder.resolve()),
-            preservation_policy=policies.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=writing,
-        )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._orbax.close()
+        if writing and jax.process_index() == 0:
+            for path in self._folder.glob("*.*"):  # what a killed save or a killed removal left
+                shutil.rmtree(path, ignore_errors=True)
+        self._intact = read_intact(self._folder)
 
     @property
     def latest(self) -> int | None:
-        """The last step saved, None in a new workdir."""
-        return max((checkpoint.step for checkpoint in self._whole()), default=None)
+        """The last intact step, None in a new workdir.
+
+        Raises:
+          CheckpointError: there are checkpoints, and all are broken; to begin anew would be to throw them away.
+        """
+        if not self._intact and (broken := step_folders(self._folder)):
+            raise CheckpointError(
+                f"{self._folder} holds {len(broken)} checkpoints, and none of them is intact\n"
+                "move that folder away to train anew"
+            )
+        return max(self._intact, default=None)
 
     @property
     def best(self) -> int:
-        """The step with the highest mean validation AUROC.
+        """The intact step with the highest mean validation AUROC.
 
         Raises:
-          CheckpointError: nothing has been saved yet.
+          CheckpointError: nothing that was validated has been saved yet, or nothing of it is intact.
         """
-        saved = self._whole()
-        if not saved:
-            raise CheckpointError(f"{self._folder} holds no checkpoint; train into this workdir first")
-        return max(saved, key=lambda checkpoint: (checkpoint.metrics["auroc"], -checkpoint.step)).step
+        best = best_of({step: metadata["auroc"] for step, metadata in self._intact.items()})
+        if best is None:
+            what = "no checkpoint" if not self._intact else "no checkpoint that was validated"
+            raise CheckpointError(f"{self._folder} holds {what}; train into this workdir first")
+        return best
 
-    def _whole(self) -> list[Any]:
-        """Orbax also lists a step folder that is empty; such a one has no metrics."""
-        return [checkpoint for checkpoint in self._orbax.checkpoints if checkpoint.metrics]
+    def save(self, step: int, states: dict[str, TrainState], auroc: float | None, metadata: Metadata) -> None:
+        """Saves unreplicated states under `step`, and removes what need not be kept.
 
-    def save(self, step: int, states: dict[str, TrainState], auroc: float, metadata: Metadata) -> None:
-        """Saves unreplicated states under `step`; `auroc` decides which checkpoint is the best."""
-        networks, training = split_states(states)
-        parts = {"networks": networks, "training": training}
-        described = {**metadata, "sha256": {part: digests(tree) for part, tree in parts.items()}}
+        `auroc` decides which checkpoint is the best; None where the step was not validated.
+
+        Raises:
+          TrainingError: the weights are not finite.
+          CheckpointError: the disk is full or takes nothing; what was saved before is as it was.
+        """
+        parts = dict(zip(("networks", "training"), split_states(states), strict=True))
+        check_finite(parts, step)
+        described = {**metadata, "auroc": auroc, "sha256": {part: digests(tree) for part, tree in parts.items()}}
+        partial = self._folder / f"{step}.partial"
         try:
-            saved = self._orbax.save_checkpointables(step, parts, metrics={"auroc": auroc}, custom_metadata=described)
-        except OSError as error:
-            raise CheckpointError(f"step {step} cannot be saved to {self._folder}: {error}") from error
-        # Orbax skips a step that is not newer than the last without a word; a run that goes on never asks for one.
-        if not saved:
-            raise CheckpointError(f"{self._folder}: step {step} was not saved; the latest step is {self.latest}")
+            ocp.save_checkpointables(str((partial / ARRAYS).resolve()), parts)
+            if jax.process_index() == 0:
+                (partial / METADATA).write_text(json.dumps(described))
+                shutil.copyfile(self._folder.parent / CONFIG, partial / CONFIG)
+                manifest.write(partial)
+                _remove(self._folder / str(step))  # a broken one of that number
+                partial.rename(self._folder / str(step))
+        except Exception as error:  # a full disk has many types: TensorStore's, Orbax's and the system's
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise CheckpointError(
+                f"step {step} cannot be saved to {self._folder}: {reason}\n"
+                f"what was saved before is untouched; mend this, and the same command goes on from step {self.latest}"
+            ) from error
+        self._intact[step] = json.loads(json.dumps(described))
+        keep = to_keep({step: metadata["auroc"] for step, metadata in self._intact.items()})
+        self._intact = {step: self._intact[step] for step in keep}
+        if jax.process_index() == 0:
+            for folder in step_folders(self._folder):
+                if int(folder.name) not in keep:
+                    _remove(folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"step {step} is saved")
+
+    def config(self, step: int) -> ConfigDict:
+        """The config that made `step`, as its manifest vouches for it."""
+        return read_config(self._folder / str(step))
 
     def restore(self, step: int, states: dict[str, TrainState]) -> tuple[dict[str, TrainState], Metadata]:
         """The states at `step`, shaped as `states`, and the metadata.
@@ -176,7 +214,7 @@ class Checkpoints:
 
     def metadata(self, step: int) -> Metadata:
         """What was saved beside the arrays at `step`."""
-        return self._orbax.checkpointables_metadata(step).custom_metadata
+        return self._intact[step]
 
     def restore_networks(self, step: int, shapes: dict[str, PyTree]) -> dict[str, PyTree]:
         """The variables that evaluation applies, per network; `shapes` is what `jax.eval_shape` gives of them.
@@ -190,18 +228,53 @@ class Checkpoints:
 
     def _load(self, step: int, parts: tuple[str, ...]) -> dict[str, PyTree]:
         try:
-            loaded = self._orbax.load_checkpointables(step, dict.fromkeys(parts))
+            path = (self._folder / str(step) / ARRAYS).resolve()
+            loaded = ocp.load_checkpointables(str(path), dict.fromkeys(parts))
             expected = self.metadata(step)["sha256"]
         except Exception as error:  # Orbax wraps whatever goes wrong; the reason is the cause
             reason = repr(error.__cause__ or error).splitlines()[0]
             raise CheckpointError(f"{self._folder / str(step)} does not load: {reason}") from error
-        # Orbax restores data with a flipped bit without a word (9 flips of 48 gave other weights).
+        # The manifest vouches for the files; this, that Orbax gives back the arrays that it was given.
         for part in parts:
             found = digests(loaded[part])
             rotten = [f"{part}/{key}" for key, digest in expected[part].items() if found.get(key) != digest]
             if rotten:
                 raise CheckpointError(f"{self._folder / str(step)} is not what was saved, {first_ten(rotten)}")
         return loaded
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The step folders of `folder`, the oldest first, whatever they hold."""
+    return sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def read_intact(folder: Path) -> dict[int, Metadata]:
+    """The metadata of the steps whose manifests hold; of the others it is said what is wrong."""
+    intact = {}
+    for step in step_folders(folder):
+        if troubles := manifest.troubles(step):
+            warn(f"the checkpoint {step} is broken and passed over, {first_ten(troubles)}")
+        else:
+            intact[int(step.name)] = json.loads((step / METADATA).read_text())
+    return intact
+
+
+def best_of(aurocs: dict[int, float | None]) -> int | None:
+    """The step with the highest AUROC, of equal ones the earliest; None where none was validated."""
+    validated = {step: auroc for step, auroc in aurocs.items() if auroc is not None}
+    return max(validated, key=lambda step: (validated[step], -step), default=None)
+
+
+def to_keep(aurocs: dict[int, float | None]) -> set[int]:
+    """The newest two steps, so that there is one to go back to should the other rot, and the best."""
+    best = best_of(aurocs)
+    return set(sorted(aurocs)[-2:]) | (set() if best is None else {best})
+
+
+def _remove(folder: Path) -> None:
+    """Takes the folder's name away first, so that a removal that is killed leaves nothing that looks like a step."""
+    if folder.exists():
+        shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.removed")))
 
 
 def split_states(states: dict[str, TrainState]) -> tuple[PyTree, PyTree]:
@@ -225,6 +298,18 @@ def digests(tree: PyTree) -> dict[str, str]:
     }
 
 
+def check_finite(tree: PyTree, step: int) -> None:
+    """Refuses weights from which no run can go on.
+
+    Raises:
+      TrainingError: names the arrays that hold what is not finite.
+    """
+    leaves = flatten_dict(to_state_dict(tree), sep="/").items()
+    broken = [key for key, leaf in leaves if not np.isfinite(np.asarray(leaf, np.float64)).all()]
+    if broken:
+        raise TrainingError(f"step {step} is not saved: it is not finite in {first_ten(broken)}")
+
+
 def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
     """Compares names and shapes of two trees of arrays.
 
@@ -243,3 +328,35 @@ def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
     told = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
     if told:
         raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(told))
+
+
+def verify(workdir: Path) -> list[str]:
+    """Prints, for each step and for the prepared films, whether all is as it was written; returns those that are not.
+
+    The prepared films are looked for where the config has its cache.
+    """
+    folders = step_folders(workdir / CHECKPOINTS)
+    if not folders:
+        raise CheckpointError(f"{workdir / CHECKPOINTS} holds no checkpoint")
+    data = {json.loads((folder / METADATA).read_text())["data"] for folder in folders if not manifest.troubles(folder)}
+    broken = []
+    for folder in folders + [path for digest in data for path in find_prepared(read_config(workdir).data, digest)]:
+        troubles = manifest.troubles(folder)
+        print(f"{folder}: {'BROKEN' if troubles else 'intact'}", *troubles, sep="\n  ")
+        broken += [str(folder)] if troubles else []
+    return broken
+
+
+@command
+def main() -> None:
+    """The command line: status 0 where all is intact, 1 where something is broken."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("verify", None, "The workdir whose checkpoints (and films) are checked.", flag_values=values)
+    if parse(sys.argv, values, __doc__) or not values.verify:
+        raise ConfigError("usage: python -m chexjax.training.checkpoints --verify WORKDIR")
+    if broken := verify(Path(values.verify).expanduser()):
+        raise CheckpointError(f"not as they were written, {first_ten(broken)}")
+
+
+if __name__ == "__main__":
+    main()

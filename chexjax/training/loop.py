@@ -16,7 +16,7 @@ from chexjax.data.chestxray14 import Prepared
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
-from chexjax.errors import CheckpointError, ConfigError, TrainingError, first_ten
+from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
 from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.metrics import mean_over_findings
@@ -28,6 +28,7 @@ from chexjax.models.network import by_names, names
 from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.groups import check_groups, find_groups
+from chexjax.training.lock import hold
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.places import look
@@ -35,6 +36,7 @@ from chexjax.training.restore import Restored, groups_in, restore_best, restore_
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, create_steps
+from chexjax.training.stopping import stop_on_sigterm
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -44,11 +46,17 @@ def train(config: ConfigDict, workdir: Path) -> None:
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
 
     Raises:
+      Stopped: SIGTERM came; the step it found is saved.
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
-    began = time.monotonic()
     check(config)
-    claim_workdir(workdir, config)
+    with hold(workdir) as held:
+        claim_workdir(workdir, config)
+        _train(config, workdir, held)
+
+
+def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
+    began = time.monotonic()
     films = open_films(config.data)
     say(films.summary())
 
@@ -61,7 +69,8 @@ def train(config: ConfigDict, workdir: Path) -> None:
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
-    with Checkpoints(workdir, writing=True) as checkpoints:
+    checkpoints = Checkpoints(workdir, writing=True)
+    with stop_on_sigterm() as stop:
         latest = checkpoints.latest
         saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
@@ -71,12 +80,13 @@ def train(config: ConfigDict, workdir: Path) -> None:
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, states, groups, teacher, last_step, eval_steps)
 
-        step, history = 0, []
+        step, history, window = 0, [], Window(tuple(states), namer(config, train_films))
         if latest is not None and saved is not None:
             step = latest
             states, _ = checkpoints.restore(step, states)
             history = check_metadata(saved, films, workdir)
             check_teacher(saved, teacher, config)
+            window.set_state(saved["window"])
             say(f"going on from step {step} of {last_step}")
         else:
             states = {n: start_from(config, n, models[n], state, shape) for n, state in states.items()}
@@ -91,7 +101,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = flax.jax_utils.replicate(tuple(states.values()))
-        scalars, window = Scalars(workdir, step), Window(tuple(states), namer(config, train_films))
+        scalars = Scalars(workdir, step)
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         first = step
@@ -109,21 +119,30 @@ def train(config: ConfigDict, workdir: Path) -> None:
             bar.update(count * size)
             if step % config.log_every < count:
                 scalars.write(step, window.means("train"))
-            if step % eval_steps == 0 or step == last_step:
+            stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
+            if validating or stopping:
                 window.close()
                 states = dict(zip(states, flax.jax_utils.unreplicate(replicated), strict=True))
+            if validating:
                 variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
                 figures = validation_figures(predictions)
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                best_by = selection_figure(figures, tuple(states))
-                checkpoints.save(step, states, best_by, bookmark(config, films, groups, teacher, step, history))
                 window = Window(tuple(states), namer(config, train_films))
+            if validating or stopping:
+                held()
+                best_by = selection_figure(figures, tuple(states)) if validating else None
+                saved = bookmark(config, films, groups, teacher, step, history, window)
+                checkpoints.save(step, states, best_by, saved)
+            if stopping:
+                break
         bar.close()
         scalars.close()
         say(f"most memory that was in use: {peak_memory() / 2**20:,.0f} MiB")
+    if step < last_step:
+        raise Stopped(f"stopped by SIGTERM after step {step} of {last_step}, which is saved; the same command goes on")
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:
@@ -136,8 +155,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     check_config(workdir, config)
     films = open_films(config.data)
     best = restore_best(workdir)
-    with Checkpoints(workdir) as checkpoints:
-        history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
+    checkpoints = Checkpoints(workdir)
+    history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
@@ -216,6 +235,15 @@ class Window:
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
 
+    def state(self) -> Metadata:
+        """What has been read so far, to go on from in another process; exact."""
+        return {"count": self._count, "sums": {key: value.tolist() for key, value in self._sums.items()}}
+
+    def set_state(self, state: Metadata) -> None:
+        """Goes on from what `state` gave."""
+        self._count = state["count"]
+        self._sums = {key: np.array(value) for key, value in state["sums"].items()}
+
     def means(self, prefix: str) -> dict[str, float]:
         """`prefix/network/measurement` -> its mean; over findings too."""
         return {
@@ -273,15 +301,16 @@ def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher:
 
 def bookmark(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None,
-    step: int, history: list[dict[str, float]],
+    step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
-    """What a checkpoint says beside its arrays: its films, groups, teacher, seeds, the history."""
+    """What a checkpoint says beside its arrays: its films, groups, teacher, seeds, the history, the measurements."""
     return {
         "data": films.digest,
         "groups": groups and names(groups),
         "teacher": teacher and teacher.digest,
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
         "history": history,
+        "window": window.state(),
     }
 
 

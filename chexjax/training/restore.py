@@ -46,23 +46,23 @@ def restore_best(workdir: Path) -> Restored:
     Raises:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
     """
-    config = read_config(workdir)
+    read_config(workdir)  # what is no workdir is told so
     try:
-        return _restore(workdir, config)
+        return _restore(workdir)
     except (AttributeError, KeyError) as error:
         raise CheckpointError(f"{workdir} was made by another version of chexjax: {error}; train anew") from error
 
 
-def _restore(workdir: Path, config: ConfigDict) -> Restored:
-    with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.best
-        metadata = checkpoints.metadata(step)
-        models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
-        shape = (config.data.size, config.data.size, 1)
-        shapes = jax.eval_shape(
-            lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
-        )
-        variables = checkpoints.restore_networks(step, shapes)
+def _restore(workdir: Path) -> Restored:
+    checkpoints = Checkpoints(workdir)
+    step = checkpoints.best
+    config, metadata = checkpoints.config(step), checkpoints.metadata(step)
+    models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
+    shape = (config.data.size, config.data.size, 1)
+    shapes = jax.eval_shape(
+        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
+    )
+    variables = checkpoints.restore_networks(step, shapes)
     return Restored(workdir, config, step, models, variables, metadata)
 
 

@@ -14,7 +14,6 @@ from sklearn.metrics import roc_auc_score
 
 from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from chexjax.findings import FINDINGS
-from chexjax.training import checkpoints as checkpoints_module
 from chexjax.training import loop
 from chexjax.training.checkpoints import Checkpoints
 
@@ -54,8 +53,7 @@ def run_through(dml: ConfigDict, finished: Path) -> Path:
 
 def weights(workdir: Path, step: int, config: ConfigDict) -> list[np.ndarray]:
     """Every array of a checkpoint: weights, statistics and the optimiser's memory."""
-    with Checkpoints(workdir) as checkpoints:
-        return jax.tree.leaves(checkpoints._load(step, ("networks", "training")))
+    return jax.tree.leaves(Checkpoints(workdir)._load(step, ("networks", "training")))
 
 
 def steps_kept(workdir: Path) -> set[int]:
@@ -100,11 +98,11 @@ def test_auroc_in_the_results_is_that_of_the_prediction_csv(run_through: Path, p
             assert any("n/a" in note and finding in note for note in found["notes"])
 
 
-def test_latest_and_best_checkpoints_are_kept(run_through: Path) -> None:
+def test_the_newest_two_and_the_best_checkpoints_are_kept(run_through: Path) -> None:
     found = json.loads((run_through / "metrics.json").read_text())
     means = {e["step"]: (e["val/net1/auroc"] + e["val/net2/auroc"]) / 2 for e in found["history"]}
     best = max(means, key=lambda step: (round(means[step], 12), -step))
-    assert steps_kept(run_through) == {6, best}
+    assert steps_kept(run_through) == {4, 6, best}
     assert found["step"] == best
 
 
@@ -127,9 +125,9 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
     loop.train(dml, tmp_path)
     for found, expected in zip(weights(tmp_path, 6, dml), weights(run_through, 6, dml), strict=True):
         np.testing.assert_array_equal(found, expected)
-    with Checkpoints(tmp_path) as resumed, Checkpoints(run_through) as through:
-        assert resumed.metadata(6) == through.metadata(6)
-        assert through.metadata(6)["seeds"] == {"run": 0, "net1": 1, "net2": 2}
+    resumed, through = Checkpoints(tmp_path), Checkpoints(run_through)
+    assert resumed.metadata(6) == through.metadata(6)
+    assert through.metadata(6)["seeds"] == {"run": 0, "net1": 1, "net2": 2}
 
 
 @pytest.mark.parametrize(("residence", "steps_per_call"), [("host", 4), ("device", 1)])
@@ -180,8 +178,8 @@ def test_every_regime_goes_on_bit_for_bit_and_evaluates(
     predictions = loop.evaluate(dml, tmp_path / "stopped")
     assert set(predictions.probabilities) == ({*dml.networks, "ensemble"} if regime == "cohort" else {"net1"})
     assert predictions.probabilities["net1"].shape == predictions.films.labels.shape
-    with Checkpoints(tmp_path / "stopped") as checkpoints:
-        groups = checkpoints.metadata(4)["groups"]
+    checkpoints = Checkpoints(tmp_path / "stopped")
+    groups = checkpoints.metadata(4)["groups"]
     if regime in ("specialists", "branches"):
         assert len(groups) == dml.groups.count
         assert sorted(finding for group in groups for finding in group) == sorted(FINDINGS)
@@ -370,44 +368,6 @@ def test_a_folder_given_to_simulated_films_is_not_passed_over(dml: ConfigDict, t
     dml.data.source = "phantom"
     with pytest.raises(ConfigError, match=r"data\.source is phantom.*\n.*dml\.py:chestxray14"):
         loop.train(dml, tmp_path)
-
-
-def test_rotten_and_empty_checkpoints(dml: ConfigDict, run_through: Path, tmp_path: Path, monkeypatch) -> None:
-    workdir = Path(shutil.copytree(run_through, tmp_path / "run"))
-    (workdir / "checkpoints" / "99").mkdir()  # an empty step folder is no checkpoint
-    with Checkpoints(workdir) as checkpoints:
-        assert checkpoints.latest == 6
-    digests = checkpoints_module.digests
-
-    def one_bit_off(tree):
-        found = digests(tree)
-        return {key: ("0" * 64 if key.endswith("net1/params/head/bias") else value) for key, value in found.items()}
-
-    monkeypatch.setattr(checkpoints_module, "digests", one_bit_off)
-    with pytest.raises(CheckpointError, match="is not what was saved, 1: networks/net1/params/head/bias"):
-        loop.evaluate(dml, workdir)
-
-
-def test_every_flipped_bit_is_found_or_harmless(dml: ConfigDict, run_through: Path, tmp_path: Path) -> None:
-    """Orbax itself restores other weights without a word after some of these flips."""
-    intact = weights(run_through, 6, dml)
-    rng = np.random.default_rng(0)
-    refused = 0
-    for turn in range(20):
-        workdir = Path(shutil.copytree(run_through, tmp_path / str(turn)))
-        files = [path for path in (workdir / "checkpoints" / "6").rglob("*") if path.parent.name == "d"]
-        path = files[rng.integers(len(files))]
-        content = bytearray(path.read_bytes())
-        content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-        path.write_bytes(content)
-        try:
-            found = weights(workdir, 6, dml)
-        except CheckpointError:
-            refused += 1
-            continue
-        for x, y in zip(found, intact, strict=True):
-            np.testing.assert_array_equal(x, y)
-    assert refused > 0
 
 
 def test_a_network_that_diverged_in_its_last_step_is_not_saved(dml: ConfigDict, tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_resume_comes_before_init_from_and_is_exact(
     loop.train(config, tmp_path / "stopped")
     ends = []
     for workdir in ("through", "stopped"):
-        with Checkpoints(tmp_path / workdir) as checkpoints:
-            ends.append(checkpoints._load(4, ("networks", "training")))
+        checkpoints = Checkpoints(tmp_path / workdir)
+        ends.append(checkpoints._load(4, ("networks", "training")))
     jax.tree.map(np.testing.assert_array_equal, *ends)
     restore_best(tmp_path / "stopped")  # nor does evaluation need the source
 
@@ -201,8 +201,8 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
         loop.train(config, tmp_path / "stopped")
     ends = []
     for workdir in ("through", "stopped"):
-        with Checkpoints(tmp_path / workdir) as checkpoints:
-            ends.append(checkpoints._load(4, ("networks", "training")))
+        checkpoints = Checkpoints(tmp_path / workdir)
+        ends.append(checkpoints._load(4, ("networks", "training")))
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
     groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS)
