@@ -4,7 +4,8 @@
 #   launch/local.sh N --config=configs/dml.py --workdir=DIR [more flags of chexjax.main]
 #
 # The first process prepares the films while the others wait; its output is shown, that of the others goes to
-# DIR/process-I.log. When one fails, the others are ended and its status is this script's. Give the same command again to resume.
+# DIR/process-I.log. When one fails, the others are ended and its status is this script's. SIGTERM is passed on: the run saves its
+# step, and the status is 75. Give the same command again to resume.
 set -euo pipefail
 
 usage() {
@@ -29,7 +30,8 @@ processes=()
 end_all() { kill -KILL "${processes[@]}" 2>/dev/null || true; }
 trap end_all EXIT
 trap 'exit 130' INT
-trap 'exit 143' TERM
+woken=
+trap 'woken=yes; kill -TERM "${processes[@]}" 2>/dev/null || true' TERM
 
 for ((place = 0; place < count; place++)); do
   export JAX_PROCESS_ID=$place
@@ -40,11 +42,22 @@ for ((place = 0; place < count; place++)); do
   fi
   processes+=($!)
 done
-for ((left = count; left > 0; left--)); do
+stopped=75 # chexjax.errors.STOPPED_STATUS: saved, and wants to be started again
+result=0
+left=$count
+while ((left > 0)); do
   status=0
   wait -n || status=$?
-  if ((status != 0)); then
+  if [[ -n $woken ]]; then # it was the signal that ended the waiting
+    woken=
+    continue
+  fi
+  left=$((left - 1))
+  if ((status == stopped)); then
+    result=$stopped # the others are about to end likewise
+  elif ((status != 0)); then
     echo "a process ended with status $status; its last words are above or in $workdir/process-*.log" >&2
     exit "$status"
   fi
 done
+exit "$result"
