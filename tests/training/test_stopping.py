@@ -20,7 +20,8 @@ from chexjax.training.stopping import Stop, stop_on_sigterm
 def config(small_baseline: ConfigDict, phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ConfigDict:
     """Six steps, validated after the fourth: the last window is cut short by the end."""
     cache = str(tmp_path_factory.getbasetemp() / "cache-of-stopping")
-    small_baseline.data.update({"source": "chestxray14", "dir": str(phantom_folder), "cache": cache, "val_fraction": 0.3})
+    small_baseline.data.update({"source": "chestxray14", "dir": str(phantom_folder), "cache": cache})
+    small_baseline.data.val_fraction = 0.3
     small_baseline.networks.net1.update({"optimizer": "adamw", "average_decay": 0.9})
     small_baseline.update({"max_steps": 6, "log_every": 2})
     return small_baseline
