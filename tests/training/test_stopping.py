@@ -37,6 +37,7 @@ def test_sigterm_at_any_step_changes_nothing_in_the_end(config: ConfigDict, tmp_
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.Window, "add", interrupted)
+    config.steps_per_call = 1
     for step in range(1, 6):
         with pytest.raises(Stopped, match=f"stopped by SIGTERM after step {step} of 6, which is saved"):
             loop.train(config, tmp_path / "stopped")
