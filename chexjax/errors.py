@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NoReturn
 
+_LONG: Final = 400  # characters of a name that are shown
+
 
 class ChexjaxError(Exception):
     """Something the user can mend. The message stands alone: no traceback is needed to act on it."""
@@ -34,9 +36,22 @@ class Stopped(ChexjaxError):
 STOPPED_STATUS: Final = 75
 
 
+def printable(text: object) -> str:
+    """The text on one line of a terminal: escape codes, line breaks and bytes that are no UTF-8 are shown as codes.
+
+    Names of files are other people's text; `\\x1b[2J` in one would clear the screen of whoever reads the message.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def printable_lines(text: object) -> str:
+    """The same of a text of several lines."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def first_ten(names: Sequence[str]) -> str:
-    """Counts the names and shows the first ten: ``"12: a.png, b.png, ... (2 more)"``."""
-    shown = ", ".join(names[:10])
+    """Counts the names and shows the first ten: ``"12: a.png, b.png, ... (2 more)"``; long ones not to their end."""
+    shown = ", ".join(printable(name if len(name) <= _LONG else f"{name[:_LONG]}...") for name in names[:10])
     more = f", ... ({len(names) - 10} more)" if len(names) > 10 else ""
     return f"{len(names)}: {shown}{more}"
 
@@ -60,12 +75,12 @@ def told_plainly() -> Iterator[None]:
 
 def warn(message: str) -> None:
     """Prints ``warning: message`` on stderr, for what the program got over by itself."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    print(f"warning: {printable_lines(message)}", file=sys.stderr, flush=True)
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
     """Prints ``error: message`` on stderr and exits with `status`."""
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

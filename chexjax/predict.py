@@ -8,9 +8,9 @@ Nothing of a DICOM header but what its pixels need is read. Text that is burnt i
 """
 
 import csv
-import glob
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -35,13 +35,13 @@ from chexjax.data import dicom
 from chexjax.data.augment import normalize
 from chexjax.data.chestxray14 import Recipe, clean_films, shrink
 from chexjax.data.films import recipe_of
-from chexjax.errors import ConfigError, DataError, command, fail, first_ten
+from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.evaluation.evaluator import ENSEMBLE
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
 from chexjax.findings import FINDINGS
+from chexjax.images import SUFFIXES, check_size, read_grey
 from chexjax.progress import progress_bar
-from chexjax.scanline import SUFFIXES, read_grey
 from chexjax.training.restore import Restored, restore_best
 
 BATCH: Final = 8
@@ -202,9 +202,10 @@ def read_thresholds(restored: Restored) -> np.ndarray:
         results = json.loads((restored.workdir / "metrics.json").read_text())
         found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
         values = [found.get(finding, {}).get("youden") for finding in FINDINGS]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        values = [None] * len(FINDINGS)
-    return np.array([math.nan if value is None else value for value in values], np.float64)
+        thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        thresholds = np.full(len(FINDINGS), math.nan)
+    return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
 
 
 def _known(thresholds: np.ndarray) -> np.ndarray:
@@ -223,11 +224,12 @@ def as_film(film: Film) -> np.ndarray:
     if isinstance(film, str | Path):
         path = Path(film).expanduser()
         pixels = dicom.read_dicom(path) if dicom.is_dicom(path) else read_grey(path)
-        where = f"{path}: "
+        where = f"{printable(path)}: "
     elif isinstance(film, Image.Image):
         where = "a PIL image: "
         if film.mode not in ("L", "LA", "P", "RGB", "RGBA"):
             raise DataError(f"a PIL image of mode {film.mode!r}; a film has 8 bits a pixel: convert it to 'L'")
+        check_size("a PIL image", *film.size)
         try:
             pixels = np.asarray(film.convert("L"))
         except (OSError, SyntaxError, ValueError) as error:  # its file is only now read
@@ -267,9 +269,8 @@ def _grey_of(array: np.ndarray) -> np.ndarray:
 
 
 def _name_of(film: Any, place: int) -> str:
-    if isinstance(film, str | Path):
-        return Path(film).name
-    return Path(getattr(film, "filename", "") or f"film {place + 1}").name
+    path = film if isinstance(film, str | Path) else getattr(film, "filename", "") or f"film {place + 1}"
+    return printable(Path(path).name)
 
 
 # The command
@@ -279,8 +280,9 @@ def find_files(patterns: Sequence[str]) -> dict[str, Path]:
     """The films that files, folders and globs mean, by the name they get in the tables.
 
     In folders, at any depth: PNG, JPEG and DICOM by suffix, and DICOM files without one. What is named itself is
-    taken whatever it is, also where it does not exist: reading it will say so. The name is the file's; where two files
-    share it, the path.
+    taken whatever it is, also where it does not exist: reading it will say so. Links to folders are not followed, but
+    where one is named itself. The name is the file's; where two files share it, the path; what does not print is shown
+    as its code.
 
     Raises:
       ConfigError: that is no file at all.
@@ -288,14 +290,41 @@ def find_files(patterns: Sequence[str]) -> dict[str, Path]:
     paths: list[Path] = []
     for pattern in patterns:
         path = Path(pattern).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        for match in matches or [path]:
+        for match in [path] if path.exists() else _matching(path) or [path]:
             paths += filter(looks_like_film, sorted(match.rglob("*"))) if match.is_dir() else [match]
     paths = list(dict.fromkeys(paths))
     if not paths:
         raise ConfigError(f"no films in {', '.join(patterns)}: looked for {', '.join((*SUFFIXES, *dicom.SUFFIXES))}")
     counts = Counter(path.name for path in paths)
-    return {path.name if counts[path.name] == 1 else path.as_posix(): path for path in paths}
+    named: dict[str, Path] = {}
+    for path in paths:
+        name = base = printable(path.name if counts[path.name] == 1 else path.as_posix())
+        number = 1
+        while name in named:
+            number += 1
+            name = f"{base} ({number})"
+        named[name] = path
+    return named
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a glob. Unlike glob's, pathlib's `**` follows no links to folders: two in a ring are 2**40 paths."""
+    try:
+        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError:  # no glob, but a name with `**` in it
+        return []
+
+
+def check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuses to write where films are read: overlays would be taken for films the next time, or fall on one.
+
+    Raises:
+      ConfigError: `out` lies in one of the folders, or a film lies in its overlays.
+    """
+    place = Path(os.path.realpath(out))
+    for path in map(os.path.realpath, inputs):
+        if place.is_relative_to(path) or Path(path).is_relative_to(place / "overlays"):
+            raise ConfigError(f"--out={out} lies among the films, in {path}; choose a folder of its own")
 
 
 def looks_like_film(path: Path) -> bool:
@@ -323,7 +352,7 @@ def predict_files(
         try:
             return name, as_film(path)
         except (DataError, OSError, MemoryError) as error:
-            return name, error if isinstance(error, DataError) else DataError(f"{path}: {type(error).__name__}")
+            return name, error if isinstance(error, DataError) else DataError(f"{name}: {type(error).__name__}")
 
     with (
         ThreadPoolExecutor() as pool,
@@ -428,6 +457,7 @@ def main() -> None:
     if not values.checkpoint:
         raise ConfigError(f"no --checkpoint=WORKDIR is given; one is made by\n{TRAIN_FIRST}")
     files = find_files(rest)
+    check_out(Path(values.out).expanduser(), [*map(Path, rest), *files.values()])
     classifier = Classifier.from_checkpoint(values.checkpoint, values.maps, values.batch_size)
     began = time.perf_counter()
     errors = predict_files(classifier, files, Path(values.out).expanduser(), values.overlays)
@@ -438,7 +468,7 @@ def main() -> None:
     print(f"{count} films in {seconds:.1f} s, {count / seconds:.1f} images/s with compilation: {values.out}/index.html")
     if errors:
         for reason in errors.values():
-            print(reason, file=sys.stderr)
+            print(printable_lines(reason), file=sys.stderr)
         fail(f"not read, and listed in {values.out}/errors.csv: {first_ten(list(errors))}")
 
 

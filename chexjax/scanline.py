@@ -43,8 +43,10 @@ from absl import flags
 from jax import Array, lax
 from PIL import Image, ImageDraw, ImageFont
 
+from chexjax import spreadsheet
 from chexjax.commands import parse
-from chexjax.errors import ConfigError, DataError, command, fail, first_ten
+from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
+from chexjax.images import SUFFIXES, read_grey
 from chexjax.progress import progress_bar
 
 THRESHOLD: Final = 50  # grey levels; the report's
@@ -60,7 +62,7 @@ WORD: Final = 2**WORD_LOG2  # pixels that share a word
 NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
 
 BATCH: Final = 16  # films cleaned at once by the command line
-SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+WAITING: Final = 4 * BATCH  # films in memory, whatever their sizes
 
 
 # The public functions
@@ -553,7 +555,8 @@ def _plan(source: Path, out: Path) -> list[Job]:
         raise DataError(f"{source}: no film in it or below it (looked for {', '.join(SUFFIXES)})")
     if out.exists() and not out.is_dir():
         raise DataError(f"--out={out} is a file, not a folder")
-    if out.resolve() == folder.resolve() or (source.is_dir() and folder.resolve() in out.resolve().parents):
+    real_out, real_folder = (Path(os.path.realpath(path)) for path in (out, folder))
+    if real_out == real_folder or (source.is_dir() and real_folder in real_out.parents):
         raise DataError(f"--out={out} lies in the input folder {folder}: films would be overwritten, or cleaned twice")
     jobs = []
     for name in names:
@@ -565,20 +568,24 @@ def _plan(source: Path, out: Path) -> list[Job]:
 
 def _check_outputs(jobs: Sequence[Job]) -> None:
     """No two films may be written to one place, and none over a film that is to be read."""
-    sources = {job.source.resolve() for job in jobs}
-    taken: dict[Path, Path] = {}
+    sources = {os.path.realpath(job.source) for job in jobs}
+    taken: dict[str, Path] = {}
     for job in jobs:
         for path in (job.cleaned, job.sheet):
-            if path.resolve() in sources:
+            real = os.path.realpath(path)
+            if real in sources:
                 raise DataError(f"{path}: this film would be overwritten; choose another --out")
-            if taken.setdefault(path.resolve(), job.source) != job.source:
-                raise DataError(f"{taken[path.resolve()]} and {job.source} would both become {path}; rename one")
+            if taken.setdefault(real, job.source) != job.source:
+                raise DataError(f"{taken[real]} and {job.source} would both become {path}; rename one")
 
 
 def _batches(
     jobs: Iterable[Job], pool: ThreadPoolExecutor, broken: dict[Path, str], bar: Any
 ) -> Iterator[list[tuple[Job, np.ndarray]]]:
-    """Films of equal size, `BATCH` at a time: one compilation a size, whatever the order of the files."""
+    """Films of equal size, `BATCH` at a time: one compilation a size, whatever the order of the files.
+
+    At most `WAITING` wait for others of their size; beyond that the largest group goes as it is.
+    """
     waiting: dict[tuple[int, ...], list[tuple[Job, np.ndarray]]] = defaultdict(list)
     jobs = iter(jobs)
     while some := list(itertools.islice(jobs, BATCH)):
@@ -591,6 +598,8 @@ def _batches(
             same.append((job, film))
             if len(same) == BATCH:
                 yield waiting.pop(film.shape)
+            elif sum(map(len, waiting.values())) > WAITING:
+                yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
     yield from waiting.values()
 
 
@@ -601,30 +610,12 @@ def _read_or_reason(job: Job) -> np.ndarray | str:
         return str(error)
 
 
-def read_grey(path: Path) -> np.ndarray:
-    """An 8-bit film as uint8 (H, W); colours and transparency become grey, as seven films of our NIH sample need it.
-
-    Raises:
-      DataError: not an image, cut off, or of more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as image:
-            # Pillow silently halves 16-bit colour to 8 bits; a PNG's bit depth stands at byte 24.
-            deep = image.format == "PNG" and path.open("rb").read(25)[24] > 8
-            if deep or image.mode in ("F", "I") or image.mode.startswith("I;"):
-                raise DataError(f"{path}: more than 8 bits a pixel ({image.mode}); convert it to 8-bit grey first")
-            return np.asarray(image.convert("L"))
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image, or of an unknown kind") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
 def _write(job: Job, before: np.ndarray, after: np.ndarray, mask: np.ndarray, compare: bool) -> None:
     for path, wanted in ((job.cleaned, True), (job.sheet, compare)):
         if wanted:
             path.parent.mkdir(parents=True, exist_ok=True)
-            image = comparison(before, after, mask, str(job.name)) if path == job.sheet else Image.fromarray(after)
+            sheet = path == job.sheet
+            image = comparison(before, after, mask, printable(job.name)) if sheet else Image.fromarray(after)
             image.save(path, format="PNG")
 
 
@@ -656,8 +647,13 @@ def _write_table(path: Path, rows: Iterable[tuple[Path, int, int]]) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["Image Index", "changed_share", "changed_pixels", "path"])
         table.writerows(
-            [name.name, f"{changed / pixels:.6f}", changed, name.as_posix()] for name, changed, pixels in rows
+            [_cell(name.name), f"{changed / pixels:.6f}", changed, _cell(name.as_posix())]
+            for name, changed, pixels in rows
         )
+
+
+def _cell(name: str) -> str:
+    return spreadsheet.cell(printable(name))
 
 
 AXES: Final = {"rows": ROWS, "columns": COLUMNS}
@@ -701,7 +697,7 @@ def main() -> None:
     broken = clean_files(Path(rest[0]), out, _options(values), values.compare)
     if broken:
         for reason in broken.values():
-            print(reason, file=sys.stderr)
+            print(printable_lines(reason), file=sys.stderr)
         fail(f"not cleaned: {first_ten([str(path) for path in broken])}")
     print(f"cleaned films and changed.csv are in {out}")
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageTk
 
 from chexjax.commands import parse
 from chexjax.data.chestxray14 import Recipe
-from chexjax.errors import ChexjaxError, ConfigError, command
+from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.cam import MapBox
 from chexjax.findings import RADIOLOGY
@@ -46,6 +46,7 @@ python -m chexjax.viewer --checkpoint=runs/first"
 ZOOM_STEP, ZOOM_MOST = 1.25, 32.0
 BAR_WIDTH: Final = 64  # of the colour bar
 POLL_MS: Final = 30
+LONGEST: Final = 1000  # characters of a message
 
 
 # Decisions, as pure functions
@@ -312,7 +313,7 @@ class Viewer(tk.Tk):
         self._boxes.clear()
         self.view = replace(self.view, zoom=1.0, x=0.5, y=0.5)
         turn = self._turn
-        self.say(f"Reading {path.name} …")
+        self.say(f"Reading {printable(path.name)} …")
         self._do(("film", turn), lambda: as_film(path) if turn == self._turn else None)
         self.redraw()
         self._draw_list()
@@ -351,7 +352,7 @@ class Viewer(tk.Tk):
         if self.film is None or self.film_path is None:
             self.say("There is no film to save.")
             return
-        name = f"{self.film_path.stem}-{self.finding or 'film'}.png"
+        name = printable(f"{self.film_path.stem}-{self.finding or 'film'}.png")
         chosen = filedialog.asksaveasfilename(
             parent=self, title="Save the view", initialfile=name, defaultextension=".png"
         )
@@ -372,9 +373,9 @@ class Viewer(tk.Tk):
             sheet.save(partial, format="PNG")
             partial.replace(path)
         except OSError as error:
-            self.say(f"{path} cannot be written: {error.strerror or error}")
+            self.say(f"{printable(path)} cannot be written: {error.strerror or error}")
         else:
-            self.say(f"Saved to {path}")
+            self.say(f"Saved to {printable(path)}")
 
     def zoom(self, factor: float, at: tuple[float, float] | None = None) -> None:
         if self.film is not None:
@@ -421,7 +422,8 @@ class Viewer(tk.Tk):
             return
         if isinstance(value, Exception):
             known = isinstance(value, ChexjaxError | OSError)
-            self.say(str(value) if known else f"{type(value).__name__}: {value}")
+            told = str(value) if known else f"{type(value).__name__}: {value}"
+            self.say(printable_lines(told)[:LONGEST])
             self._retitle("cannot be read" if tag[0] == "film" else "failed")
         elif tag == "load":
             self.classifier = value
@@ -447,7 +449,7 @@ class Viewer(tk.Tk):
     def _predict(self) -> None:
         if self.film is None or self.classifier is None or self.film_path is None:
             return
-        name, film, classifier = self.film_path.name, self.film, self.classifier
+        name, film, classifier = printable(self.film_path.name), self.film, self.classifier
         self.say("The networks look at the film …")
         self._do(("prediction", self._turn), lambda: next(classifier.predict_named([(name, film)])))
 
@@ -529,10 +531,10 @@ class Viewer(tk.Tk):
         if self.film_path is None:
             self.title("chexjax" if self.classifier is None else "chexjax: ready")
         elif self.prediction is None or self.finding is None:
-            self.title(f"chexjax: {self.film_path.name} {state or '…'}")
+            self.title(f"chexjax: {printable(self.film_path.name)} {state or '…'}")
         else:
             figure = f"{self.prediction.probability(self.finding):.3f}"
-            self.title(f"chexjax: {self.film_path.name}, {self.finding.replace('_', ' ')} {figure}")
+            self.title(f"chexjax: {printable(self.film_path.name)}, {self.finding.replace('_', ' ')} {figure}")
 
     # The mouse
 

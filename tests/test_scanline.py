@@ -418,7 +418,7 @@ def test_broken_films_are_told_and_the_rest_is_cleaned(
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "text.png").write_text("no picture")
     (folder / "empty.png").write_bytes(b"")
-    Image.fromarray(np.full((24, 32), 40000, np.uint16)).save(folder / "deep.png")
+    Image.fromarray(np.full((24, 32), 4000, np.uint16)).save(folder / "deep.png")
     assert run(monkeypatch, folder, f"--out={tmp_path / 'out'}") == 1
     told = capsys.readouterr().err
     for name in ("cut.png", "text.png", "empty.png", "deep.png"):

@@ -26,13 +26,14 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from chexjax import manifest
+from chexjax import manifest, spreadsheet
 from chexjax.commands import parse
 from chexjax.data.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten
 from chexjax.findings import FINDINGS
+from chexjax.images import read_grey
 from chexjax.progress import progress_bar
-from chexjax.scanline import read_grey, remove_artifacts
+from chexjax.scanline import remove_artifacts
 
 VERSION: Final = "1.0.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
@@ -152,10 +153,11 @@ def _load(path: Path) -> Prepared:
         names = json.loads((path / "features.json").read_text())["featuresDict"]["features"]
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
         columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
-        with (path / TABLE).open(newline="") as file:
+        with (path / TABLE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                columns[row["split"]].append((row["Image Index"], row["Patient ID"], [int(row[f]) for f in FINDINGS]))
-    except (OSError, KeyError, ValueError) as error:
+                name, patient = (spreadsheet.text(row[column]) for column in ("Image Index", "Patient ID"))
+                columns[row["split"]].append((name, patient, [int(row[f]) for f in FINDINGS]))
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise DataError(f"{path} holds no prepared films ({type(error).__name__}: {error})") from None
     parts = {
         split: Part(
@@ -365,16 +367,17 @@ def _write_tables(
     folder: Path, entries: dict[str, Entry], written: dict[str, list[str]], skipped: dict[str, str]
 ) -> None:
     """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
-    with (folder / TABLE).open("w", newline="") as file:
+    with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["split", "Image Index", "Patient ID", "age", "sex", "view", *FINDINGS])
         for split, names in written.items():
             for entry in map(entries.__getitem__, names):
-                described = [split, entry.name, entry.patient, entry.age, entry.sex, entry.view]
-                table.writerow([*described, *entry.labels.tolist()])
+                name, patient, sex, view = map(spreadsheet.cell, (entry.name, entry.patient, entry.sex, entry.view))
+                table.writerow([split, name, patient, entry.age, sex, view, *entry.labels.tolist()])
     if skipped:
-        with (folder / SKIPPED).open("w", newline="") as file:
-            csv.writer(file).writerows([("Image Index", "reason"), *sorted(skipped.items())])
+        with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
+            rows = [map(spreadsheet.cell, row) for row in sorted(skipped.items())]
+            csv.writer(file).writerows([("Image Index", "reason"), *rows])
 
 
 def _verify(folder: Path, written: dict[str, list[str]]) -> None:

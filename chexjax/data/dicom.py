@@ -4,6 +4,7 @@ Needs pydicom (the extra `dicom`); compressed films need pylibjpeg with its plug
 """
 
 import functools
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from chexjax.errors import DataError
+from chexjax.errors import DataError, printable
+from chexjax.images import check_size, read_file
 
 SUFFIXES: Final = (".dcm", ".dicom")
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+_FRAME_MARKERS: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 ... SOF15, and JPEG-LS's
 # Nothing else of the header is loaded, so nothing else can come out in a table, a picture or a message.
 _TAGS: Final = [
     "SamplesPerPixel",
@@ -41,11 +45,13 @@ _TAGS: Final = [
 
 
 def is_dicom(path: Path) -> bool:
-    """By the magic word at byte 128, or by the suffix."""
+    """By the magic word at byte 128, or by the suffix. Only plain files are opened: a pipe would wait for ever."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM" or path.suffix.lower() in SUFFIXES
-    except OSError:
+    except (OSError, ValueError):
         return False  # whoever reads it will say why
 
 
@@ -57,40 +63,85 @@ def read_dicom(path: Path) -> np.ndarray:
     Source: DICOM PS3.3, sections C.11.1, C.11.2.1.2 and C.7.6.3.1.2.
 
     Raises:
-      DataError: pydicom is absent, the file is no DICOM film of one frame, or its pixels cannot be decoded.
+      DataError: pydicom is absent, the file is no DICOM film of one frame or too large, or its pixels do not decode.
     """
+    where = printable(path)
     try:
         pydicom = _silent_pydicom()
     except ImportError:
-        raise DataError(f"{path}: DICOM films need pydicom; pip install 'chexjax[dicom]'") from None
+        raise DataError(f"{where}: DICOM films need pydicom; pip install 'chexjax[dicom]'") from None
+    data = read_file(path)
+    if _DEFLATED in data:  # pydicom would inflate it whole, whatever comes out
+        raise DataError(f"{where}: a deflated DICOM file; save it with another transfer syntax")
     # The texts of pydicom's exceptions are not passed on: they may quote the header.
     try:
-        header = pydicom.dcmread(path, specific_tags=_TAGS)
+        header = pydicom.dcmread(io.BytesIO(data), specific_tags=_TAGS)
         kind, frames = str(header.get("PhotometricInterpretation", "")), int(header.get("NumberOfFrames") or 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
+        rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+        inverted = kind == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE"
+        with_pixels = "PixelData" in header
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as DICOM ({type(error).__name__})") from None
-    if "PixelData" not in header:
-        raise DataError(f"{path}: a DICOM file without pixels")
+        raise DataError(f"{where}: cannot be read as DICOM ({type(error).__name__})") from None
+    if not with_pixels:
+        raise DataError(f"{where}: a DICOM file without pixels")
     if frames != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"{path}: a film is one grey frame; this file has {frames} of kind {kind[:16]!r}")
+        raise DataError(f"{where}: a film is one grey frame; this file has {frames} of kind {kind[:16]!r}")
+    check_size(path, columns, rows)
     try:
+        _check_codestream(pydicom, header, rows, columns)
         stored = header.pixel_array
+        if stored.shape != (rows, columns):
+            raise ValueError("other pixels than the header says")
         outside = _padding(stored, header)
-        values = np.asarray(pydicom.pixels.apply_modality_lut(stored, header), np.float64)
-        grey = _windowed(values, outside, header)
+        with np.errstate(all="ignore"):  # a NaN is found below
+            grey = _windowed(np.asarray(pydicom.pixels.apply_modality_lut(stored, header), np.float64), outside, header)
+        if not np.isfinite(grey).all():
+            raise ValueError("a slope or a window that gives no numbers")
     except Exception as error:
         syntax = getattr(getattr(header, "file_meta", None), "TransferSyntaxUID", None)
         raise DataError(
-            f"{path}: its pixels cannot be decoded ({type(error).__name__}; "
-            f"transfer syntax {getattr(syntax, 'name', 'absent')})\n"
+            f"{where}: its pixels cannot be decoded ({type(error).__name__}; "
+            f"transfer syntax {printable(getattr(syntax, 'name', 'absent'))[:64]})\n"
             "compressed films need pylibjpeg, pylibjpeg-libjpeg and pylibjpeg-openjpeg"
         ) from None
-    inverted = kind == "MONOCHROME1" or header.get("PresentationLUTShape") == "INVERSE"
     film = np.rint(255.0 * (1.0 - grey if inverted else grey)).astype(np.uint8)
     film[outside] = 0
     return film
+
+
+def _check_codestream(pydicom: Any, header: Any, rows: int, columns: int) -> None:
+    """A JPEG inside says its own size, and its decoder believes that rather than the header's.
+
+    Raises:
+      ValueError: it is another, or stands nowhere.
+    """
+    syntax = header.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated or syntax == pydicom.uid.RLELossless:  # RLE holds no size
+        return
+    frame = pydicom.encaps.get_frame(header.PixelData, 0, number_of_frames=1)
+    if codestream_size(frame) != (rows, columns, 1):
+        raise ValueError("the compressed pixels are of another size")
+
+
+def codestream_size(data: bytes) -> tuple[int, int, int] | None:
+    """(height, width, channels) that a JPEG, JPEG-LS or JPEG 2000 codestream gives itself; None where it gives none.
+
+    Source: ITU-T T.81, B.2.2 (SOF); T.87, C.2.2; T.800, A.5.1 (SIZ; the image's extent less its offset).
+    """
+    if data.startswith(b"\xff\x4f\xff\x51"):  # SOC and SIZ
+        right, bottom, left, top = (int.from_bytes(data[place : place + 4]) for place in (8, 12, 16, 20))
+        return bottom - top, right - left, int.from_bytes(data[40:42])
+    place = 2
+    while data.startswith(b"\xff\xd8") and place + 10 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif marker in _FRAME_MARKERS:
+            height, width = (int.from_bytes(data[place + k : place + k + 2]) for k in (5, 7))
+            return height, width, data[place + 9]
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return None
 
 
 def apply_window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from chexjax.errors import DataError, first_ten
+from chexjax.errors import DataError, first_ten, printable
 from chexjax.findings import FINDINGS, NO_FINDING
 
 SPLITS: Final = ("train", "val", "test")
@@ -61,7 +61,8 @@ def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str
             columns = reader.fieldnames or []
             missing = [column for column in needed if column not in columns]
             if missing:
-                raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; it has: {', '.join(columns)}")
+                has = first_ten([column[:40] for column in columns])
+                raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; it has {has}")
             for row in reader:
                 yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except FileNotFoundError:
@@ -96,28 +97,33 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
     twice = []
     for line, row in read_rows(path, ("Image Index", "Finding Labels", "Patient ID")):
         name, named = row["Image Index"].strip(), [part.strip() for part in row["Finding Labels"].split("|")]
-        if not name or not row["Patient ID"].strip() or Path(name).name != name:
-            raise DataError(f"{path}, line {line}: no usable film name or patient: {row['Image Index']!r}")
+        if not row["Patient ID"].strip() or not is_film_name(name):
+            raise DataError(f"{path}, line {line}: no usable film name or patient: {row['Image Index'][:80]!r}")
         unknown.update(part for part in named if part not in FINDINGS and part != NO_FINDING)
         if name in entries:
             twice.append(name)
         entries[name] = Entry(
             name=name,
             labels=np.array([finding in named for finding in FINDINGS], np.uint8),
-            patient=row["Patient ID"].strip(),
+            patient=printable(row["Patient ID"].strip()),
             age=parse_age(row.get("Patient Age", "")),
-            sex=row.get("Patient Gender", row.get("Patient Sex", "")).strip(),
-            view=row.get("View Position", "").strip(),
+            sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
+            view=printable(row.get("View Position", "").strip()),
             boxes=tuple(boxes.get(name, ())),
         )
     if unknown:
-        told = ", ".join(f"{label!r} ({count} films)" for label, count in unknown.most_common(10))
+        told = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
         raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {told}")
     if twice:
         raise DataError(f"{path} lists films more than once, {first_ten(twice)}")
     if not entries:
         raise DataError(f"{path} lists no film")
     return entries
+
+
+def is_film_name(name: str) -> bool:
+    """Whether it names a file in its folder, and neither another folder nor anything a terminal would act on."""
+    return bool(name) and name.isprintable() and not {"/", "\\"} & set(name) and name not in (".", "..")
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
@@ -140,10 +146,14 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
             try:
                 finding = _BOX_NAMES.get(row[1], row[1])
                 left, top, width, height = (float(number) / COORDINATES for number in row[2:6])
-                if finding not in FINDINGS or not np.isfinite([left, top, width, height]).all():
+                right, bottom = left + width, top + height
+                if finding not in FINDINGS or not np.isfinite([left, top, right, bottom]).all():
                     raise ValueError("unknown finding or no finite box")
+                if not (max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)):
+                    raise ValueError("a box without area on the film")
             except (IndexError, ValueError) as error:
-                raise DataError(f"{path}, line {rows.line_num}: {error}: {','.join(row)!r}") from None
+                reason = printable(error)[:80]
+                raise DataError(f"{path}, line {rows.line_num}: {reason}: {','.join(row)[:200]!r}") from None
             boxes.setdefault(row[0], []).append(Box(finding, left, top, width, height))
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: {error}") from None
@@ -152,7 +162,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
 
 def parse_age(text: str) -> int:
     """Years out of `58`, `058Y`, `010M` or `005D`; -1 where absent or above 120 (the 2017 edition has ages of 400)."""
-    match = re.fullmatch(r"\s*(\d+)\s*([YMD]?)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,9})\s*([YMD]?)\s*", text)
     if not match:
         return -1
     years = int(match[1]) // {"D": 365, "M": 12}.get(match[2], 1)
@@ -192,7 +202,7 @@ def read_splits(
         parts = {part: [] for part in SPLITS}
         for line, row in read_rows(lists / "folds.csv", ("Image Index", "fold")):
             if row["fold"] not in parts:
-                raise DataError(f"{lists / 'folds.csv'}, line {line}: fold {row['fold']!r} is none of {SPLITS}")
+                raise DataError(f"{lists / 'folds.csv'}, line {line}: fold {row['fold'][:80]!r} is none of {SPLITS}")
             parts[row["fold"]].append(row["Image Index"])
     else:
         raise DataError(f"no split is called {split!r}; there are official, arnoweng, folds")
@@ -239,10 +249,13 @@ def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> N
 
 
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
-    """Where each named film lies below `folder`, and the names that lie nowhere."""
+    """Where each named film lies below `folder`, and the names that lie nowhere.
+
+    The names are only ever compared with what lies there, so none leads out of the folder; a link does, if it is there.
+    """
     wanted = set(names)
     found: dict[str, Path] = {}
     for place in sorted([*folder.glob("images*/images"), *folder.glob("images*")]):
         if place.is_dir():
-            found |= {path.name: path for path in place.iterdir() if path.name in wanted}
+            found |= {path.name: path for path in place.iterdir() if path.name in wanted and path.exists()}
     return found, sorted(wanted - found.keys())

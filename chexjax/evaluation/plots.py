@@ -43,7 +43,7 @@ def plot_roc(path: Path, labels: np.ndarray, probabilities: Mapping[str, np.ndar
 
     def draw(axes: Any, k: int, name: str) -> None:
         alarms, hits, _ = metrics.roc_curve(labels[:, k], probabilities[name][:, k])
-        axes.plot(alarms, hits, label=f"{name} {metrics.auroc(labels[:, k], probabilities[name][:, k]):.3f}")
+        axes.plot(alarms, hits, label=f"{as_label(name)} {metrics.auroc(labels[:, k], probabilities[name][:, k]):.3f}")
 
     _panels(path, findings, probabilities, draw, "1 - specificity", "sensitivity")
 
@@ -56,9 +56,15 @@ def plot_reliability(
     def draw(axes: Any, k: int, name: str) -> None:
         curve = metrics.reliability_curve(labels[:, k], probabilities[name][:, k])
         filled = curve.films > 0
-        axes.plot(curve.predicted[filled], curve.observed[filled], ".-", label=name)
+        axes.plot(curve.predicted[filled], curve.observed[filled], ".-", label=as_label(name))
 
     _panels(path, findings, probabilities, draw, "predicted probability", "share with the finding")
+
+
+def as_label(name: str) -> str:
+    """A file's name in a legend: `$` begins no formula there, and one with `_` first is not left out."""
+    label = name.replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def _panels(

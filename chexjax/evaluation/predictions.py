@@ -13,7 +13,7 @@ import numpy as np
 
 from chexjax import spreadsheet
 from chexjax.data.nih import Entry
-from chexjax.errors import DataError, first_ten
+from chexjax.errors import DataError, first_ten, printable
 from chexjax.findings import FINDINGS
 
 NAME: Final = "Image Index"
@@ -160,7 +160,7 @@ def match(entries: dict[str, Entry], tables: Sequence[Table]) -> tuple[Matched, 
     """
     first = tables[0]
     names = [name for name in first.names if name in entries]
-    notes = [f"{first.path.name}: {len(names):,} of {len(first.names):,} rows match the entry file"]
+    notes = [f"{printable(first.path.name)}: {len(names):,} of {len(first.names):,} rows match the entry file"]
     if len(names) < len(first.names):
         strangers = [name for name in first.names if name not in entries]
         notes.append(f"left out, for the entry file does not know them, {first_ten(strangers)}")
@@ -168,7 +168,8 @@ def match(entries: dict[str, Entry], tables: Sequence[Table]) -> tuple[Matched, 
         known = set(table.names)
         shared = [name for name in names if name in known]
         alone = len(names) - len(shared), len(known & entries.keys()) - len(shared)
-        notes.append(f"{table.path.name}: {len(shared):,} films in common with {first.path.name}")
+        both = printable(table.path.name), printable(first.path.name)
+        notes.append(f"{both[0]}: {len(shared):,} films in common with {both[1]}")
         if any(alone):
             notes.append(f"left out, because only one of the two has them: {alone[0]:,} and {alone[1]:,} films")
         names = shared
@@ -192,7 +193,7 @@ def match(entries: dict[str, Entry], tables: Sequence[Table]) -> tuple[Matched, 
 
 def _titles(tables: Sequence[Table]) -> list[str]:
     """What each table is called: its file's name, with its folder's where two are alike."""
-    stems = [table.path.stem for table in tables]
+    stems = [printable(table.path.stem) for table in tables]
     if len(set(stems)) < len(stems):
-        stems = [f"{table.path.parent.name}/{table.path.stem}" for table in tables]
+        stems = [printable(f"{table.path.parent.name}/{table.path.stem}") for table in tables]
     return stems if len(set(stems)) == len(stems) else ["predictions", "against"][: len(stems)]

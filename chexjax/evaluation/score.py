@@ -19,7 +19,7 @@ from absl import flags
 from chexjax import spreadsheet
 from chexjax.commands import parse
 from chexjax.data.nih import Entry, read_entry_file
-from chexjax.errors import ConfigError, DataError, command, first_ten
+from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.evaluation import metrics, page
 from chexjax.evaluation.figures import (
     INTERVALS,
@@ -338,7 +338,7 @@ def main() -> None:
     found = {
         "predictions": values.predictions,
         "against": values.against,
-        "labels": Path(values.labels).name,
+        "labels": printable(Path(values.labels).name),
         **found,
         "notes": [*notes, INTERVALS],
     }

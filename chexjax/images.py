@@ -1,0 +1,124 @@
+"""Film files as grey levels: what is opened, how large it may be, and what becomes of other pixels than 8-bit grey.
+
+| in the file | becomes |
+|---|---|
+| 1, 2, 4 or 8 bits of grey | 0 for black, 255 for white |
+| 16 bits of grey | the nearest of 256 levels, `round(value / 257)`; refused where no value has the highest bit |
+| colour, palette | Pillow's grey of the colours, ITU-R 601-2: `(19595 R + 38470 G + 7471 B + 2**15) >> 16` |
+| CMYK (JPEG) | the same, of `R = (255 - C)(255 - K) / 255` and so on |
+| transparency | is left out: the levels are those of the colours below it |
+| more than 8 bits of colour, several frames | refused |
+
+A 16-bit file without a value above 32767 holds levels of 12 or so bits; scaled by 257 it would be a black film, scaled
+by its own range a guess. Films of 12 bits come as DICOM, which says how they are meant.
+"""
+
+import io
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from chexjax.errors import ConfigError, DataError, printable
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+FORMATS: Final = ("PNG", "JPEG")  # Pillow knows forty more, some of which start other programs
+MAX_PIXELS: Final = 2**25  # twice the largest detectors in use; a kilobyte of file can claim a hundred times that
+LIMIT: Final = "CHEXJAX_MAX_PIXELS"  # the environment's word on it
+MAX_SIDE: Final = 2**16 - 1
+BYTES_A_PIXEL: Final = 8  # four channels of 16 bits: no honest file of so few pixels is larger
+
+
+def max_pixels() -> int:
+    """The most pixels a film may have: CHEXJAX_MAX_PIXELS, or 33.5 million.
+
+    Raises:
+      ConfigError: CHEXJAX_MAX_PIXELS is no positive number.
+    """
+    text = os.environ.get(LIMIT) or str(MAX_PIXELS)
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text)):
+        raise ConfigError(f"{LIMIT} is {text[:40]!r}; it takes a number of pixels, as {MAX_PIXELS}")
+    return int(text)
+
+
+def check_size(where: object, width: int, height: int) -> None:
+    """Refuses films that are too large to hold, before they are decoded.
+
+    Raises:
+      DataError: more than `max_pixels`, or a side above 65535.
+    """
+    if width * height > max_pixels() or max(width, height) > MAX_SIDE:
+        raise DataError(
+            f"{printable(where)}: {width} x {height} pixels; a film has at most {max_pixels()}, {MAX_SIDE} a side\n"
+            f"set {LIMIT} in the environment to read larger ones"
+        )
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a film's file.
+
+    Raises:
+      DataError: it is absent, a folder or a device, cannot be opened, or is larger than any film.
+    """
+    where = printable(path)
+    try:
+        about = path.stat()  # a named pipe would not even open
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{where}: a {'folder' if stat.S_ISDIR(about.st_mode) else 'device'}, not a film")
+        if about.st_size > BYTES_A_PIXEL * max_pixels():
+            raise DataError(f"{where}: {about.st_size} bytes; no film of {max_pixels()} pixels has so many ({LIMIT})")
+        with path.open("rb") as file:
+            return file.read(BYTES_A_PIXEL * max_pixels())  # it may have grown meanwhile
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror or type(error).__name__})") from None
+    except ValueError:  # a NUL in the name
+        raise DataError(f"{where}: no such file") from None
+
+
+def read_grey(path: Path) -> np.ndarray:
+    """A PNG or JPEG film as uint8 (height, width); see the module for what other pixels than 8-bit grey ones become.
+
+    Raises:
+      DataError: not such an image, broken, cut off, too large, of several frames, or of levels that cannot be placed.
+    """
+    data, where = read_file(path), printable(path)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_size(path, *image.size)
+            image.verify()  # a PNG's checksums, which decoding passes over
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1:
+                raise DataError(f"{where}: {frames} frames; a film is one picture")
+            if _is_deep(image, data):
+                return _levels_of_16_bits(where, image)
+            image.info.pop("transparency", None)  # else Pillow warns that a palette's would be better kept
+            return np.asarray(image.convert("L"))
+    except DataError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise DataError(f"{where}: not an image, or of an unknown kind (known are {', '.join(FORMATS)})") from None
+    except Exception as error:  # OSError, SyntaxError, struct.error, DecompressionBombError, ...: Pillow has no family
+        raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Pillow silently halves 16-bit colour to 8 bits; a PNG's bit depth stands at byte 24."""
+    return (image.format == "PNG" and data[24] > 8) or image.mode in ("F", "I") or image.mode.startswith("I;")
+
+
+def _levels_of_16_bits(where: str, image: Image.Image) -> np.ndarray:
+    told = f"{where}: more than 8 bits a pixel"
+    if not image.mode.startswith("I"):
+        raise DataError(f"{told}, in colour; convert it to 8-bit grey first")
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if not 2**15 <= high < 2**16:
+        raise DataError(
+            f"{told}, but levels from {low} to {high}, where white is 65535; convert it to 8-bit grey first, by the "
+            "window it is meant to be seen with"
+        )
+    return ((values + 128) // 257).astype(np.uint8)
