@@ -36,10 +36,10 @@ def troubles(folder: Path, up_to: float = math.inf) -> list[str]:
     no trouble.
     """
     try:
-        listed = {str(name): (int(size), str(digest)) for name, (size, digest) in _read(folder / NAME).items()}
+        listed = {_below(name): (int(size), str(digest)) for name, (size, digest) in _read(folder / NAME).items()}
     except FileNotFoundError:
         return [f"{NAME} is missing"]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return [f"{NAME} cannot be read ({type(error).__name__})"]
     found = (_trouble(folder / name, size, digest, size <= up_to) for name, (size, digest) in listed.items())
     return [f"{name} {what}" for name, what in zip(listed, found, strict=True) if what]
@@ -57,10 +57,17 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
     return json.loads(path.read_bytes())
 
 
+def _below(name: str) -> str:
+    """The name of a file below the folder; a manifest that names another, such as a device, is none."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"{name} leads out of the folder")
+    return name
+
+
 def _trouble(path: Path, size: int, digest: str, whole: bool) -> str:
     try:
         found = path.stat().st_size
-        if found != size:
+        if found != size or not path.is_file():
             return f"has {found} bytes of {size}"
         return "is not what was written" if whole and sha256(path) != digest else ""
     except FileNotFoundError:

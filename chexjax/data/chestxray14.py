@@ -29,9 +29,9 @@ from PIL import Image
 from chexjax import manifest, spreadsheet
 from chexjax.commands import parse
 from chexjax.data.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
-from chexjax.errors import ConfigError, DataError, command, first_ten
+from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.findings import FINDINGS
-from chexjax.images import read_grey
+from chexjax.images import MAX_SIDE, read_grey
 from chexjax.progress import progress_bar
 from chexjax.scanline import remove_artifacts
 
@@ -152,13 +152,25 @@ def _load(path: Path) -> Prepared:
     try:
         names = json.loads((path / "features.json").read_text())["featuresDict"]["features"]
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
+        if not 0 < size <= MAX_SIDE:
+            raise ValueError(f"films of {size} pixels a side")
         columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 name, patient = (spreadsheet.text(row[column]) for column in ("Image Index", "Patient ID"))
                 columns[row["split"]].append((name, patient, [int(row[f]) for f in FINDINGS]))
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
-        raise DataError(f"{path} holds no prepared films ({type(error).__name__}: {error})") from None
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        csv.Error,
+    ) as error:
+        reason = printable(str(error)[:200])
+        raise DataError(f"{path} holds no prepared films ({type(error).__name__}: {reason})") from None
     parts = {
         split: Part(
             tuple(name for name, _, _ in rows),

@@ -22,6 +22,7 @@ both; so an imported stem has a second parameter beside `kernel`, `offset`, and 
 
 import functools
 import json
+import math
 import re
 import sys
 import warnings
@@ -38,7 +39,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.commands import parse
-from chexjax.errors import CheckpointError, ConfigError, command
+from chexjax.errors import CheckpointError, ConfigError, command, printable
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 
@@ -411,12 +412,18 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
       CheckpointError: the folder holds none, or broken ones.
     """
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about = About(**json.loads((folder / ABOUT).read_text()))
+        if not (isinstance(about.model, str) and math.isfinite(about.mean) and 0 < about.std < math.inf):
+            raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
+        with zipfile.ZipFile(folder / ARRAYS) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+                raise ValueError("its arrays are compressed, which ours never are: they may be of any size")
         with np.load(folder / ARRAYS, allow_pickle=False) as file:
             variables = unflatten_dict({tuple(key.split("/")): file[key] for key in file.files})
-        return variables, About(**about)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{folder} holds no imported weights: {error}") from None
+        return variables, about
+    except Exception as error:  # zipfile and NumPy have no family: BadZipFile, struct.error, EOFError, SyntaxError, ...
+        reason = printable(str(error)[:200]) or type(error).__name__
+        raise CheckpointError(f"{folder} holds no imported weights: {reason}") from None
 
 
 @command

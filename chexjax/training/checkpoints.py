@@ -10,6 +10,7 @@ these files. Everything is stored as plain arrays of one device, so that any num
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from chexjax import manifest
 from chexjax.commands import parse
 from chexjax.data.films import find_prepared
-from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, warn
+from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, printable, warn
 from chexjax.training.state import TrainState
 
 CONFIG: Final = "config.json"
@@ -106,11 +107,15 @@ def read_config(workdir: Path) -> ConfigDict:
       CheckpointError: there is none, or it is broken.
     """
     try:
-        return ConfigDict(json.loads((workdir / CONFIG).read_text()))
+        fields = json.loads((workdir / CONFIG).read_text())
+        if not isinstance(fields, dict):
+            raise ValueError(f"it holds no fields but {type(fields).__name__}")
+        return ConfigDict(fields)
     except FileNotFoundError:
         raise CheckpointError(f"{workdir} is no workdir: it holds no {CONFIG}; train into it first") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{workdir / CONFIG} cannot be read: {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = printable(error)[:200] or type(error).__name__
+        raise CheckpointError(f"{workdir / CONFIG} cannot be read: {reason}") from None
 
 
 class Checkpoints:
@@ -245,18 +250,34 @@ class Checkpoints:
 
 def step_folders(folder: Path) -> list[Path]:
     """The step folders of `folder`, the oldest first, whatever they hold."""
-    return sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
+    return sorted(
+        (path for path in folder.glob("*") if re.fullmatch("[0-9]{1,18}", path.name)), key=lambda path: int(path.name)
+    )
 
 
 def read_intact(folder: Path) -> dict[int, Metadata]:
     """The metadata of the steps whose manifests hold; of the others it is said what is wrong."""
     intact = {}
     for step in step_folders(folder):
-        if troubles := manifest.troubles(step):
+        troubles, metadata = manifest.troubles(step), {}
+        if not troubles:
+            metadata = read_metadata(step / METADATA)
+            troubles = [] if metadata else [f"{METADATA} is none"]
+        if troubles:
             warn(f"the checkpoint {step} is broken and passed over, {first_ten(troubles)}")
         else:
-            intact[int(step.name)] = json.loads((step / METADATA).read_text())
+            intact[int(step.name)] = metadata
     return intact
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What was saved beside the arrays of a step; empty where the file holds something else."""
+    try:
+        metadata = json.loads(path.read_text())
+        validated = metadata["auroc"] is None or 0 <= metadata["auroc"] <= 1
+        return metadata if validated and isinstance(metadata["sha256"], dict) else {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
 
 
 def best_of(aurocs: dict[int, float | None]) -> int | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from chexjax.errors import CheckpointError, ConfigError
+from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, printable
+from chexjax.images import MAX_SIDE
 from chexjax.models import Groups
 from chexjax.models.network import by_names
 from chexjax.training.checkpoints import Checkpoints, Metadata, digests, read_config
@@ -49,14 +51,26 @@ def restore_best(workdir: Path) -> Restored:
     read_config(workdir)  # what is no workdir is told so
     try:
         return _restore(workdir)
-    except (AttributeError, KeyError) as error:
-        raise CheckpointError(f"{workdir} was made by another version of chexjax: {error}; train anew") from error
+    except ChexjaxError:
+        raise
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as error:
+        reason = printable(str(error)[:200]) or type(error).__name__
+        raise CheckpointError(f"{workdir} was made by another version of chexjax: {reason}; train anew") from error
 
 
 def _restore(workdir: Path) -> Restored:
     checkpoints = Checkpoints(workdir)
     step = checkpoints.best
     config, metadata = checkpoints.config(step), checkpoints.metadata(step)
+    check_films(config.data)
     models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
     shape = (config.data.size, config.data.size, 1)
     shapes = jax.eval_shape(
@@ -64,6 +78,18 @@ def _restore(workdir: Path) -> Restored:
     )
     variables = checkpoints.restore_networks(step, shapes)
     return Restored(workdir, config, step, models, variables, metadata)
+
+
+def check_films(data: ConfigDict) -> None:
+    """Checks what a workdir's config says of the films, before anything is allocated or compiled by it.
+
+    Raises:
+      ValueError: a field that no film can have.
+    """
+    if type(data.size) is not int or not 0 < data.size <= MAX_SIDE or type(data.clean) is not bool:
+        raise ValueError(f"data.size is {data.size!r}, data.clean {data.clean!r}")
+    if not (math.isfinite(data.mean) and math.isfinite(data.std) and data.std > 0):
+        raise ValueError(f"data.mean is {data.mean!r}, data.std {data.std!r}")
 
 
 def groups_in(metadata: Metadata) -> Groups | None:
