@@ -150,7 +150,9 @@ def load(path: str | Path) -> Prepared:
 
 def _load(path: Path) -> Prepared:
     try:
-        names = json.loads((path / "features.json").read_text())["featuresDict"]["features"]
+        features = json.loads((path / "features.json").read_text())
+        _check_classes(features)
+        names = features["featuresDict"]["features"]
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
         if not 0 < size <= MAX_SIDE:
             raise ValueError(f"films of {size} pixels a side")
@@ -180,6 +182,20 @@ def _load(path: Path) -> Prepared:
         for split, rows in columns.items()
     }
     return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+
+
+def _check_classes(tree: Any) -> None:
+    """TFDS imports whatever module `features.json` names: only its own may be named.
+
+    Raises:
+      ValueError: another is.
+    """
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if key in ("pythonClassName", "type") and not str(value).startswith("tensorflow_datasets.core.features."):
+            raise ValueError(f"a feature of class {value!r}")
+        _check_classes(value)
+    for value in tree if isinstance(tree, list) else ():
+        _check_classes(value)
 
 
 def shrink(film: np.ndarray, size: int) -> np.ndarray:
