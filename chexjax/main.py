@@ -4,23 +4,20 @@ python -m chexjax.main --config=configs/dml.py --workdir=DIR
 python -m chexjax.main --config=configs/dml.py --workdir=DIR --mode=evaluate
 """
 
-import os
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from chexjax.cache import keep_compilations
 from chexjax.errors import fail, told_plainly
+from chexjax.processes import ended_together, join_processes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run (SLURM, TPU pod, ...).")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, then evaluate; or evaluate alone.")
-
-PROCESSES = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def main(argv: list[str]) -> None:
@@ -33,27 +30,11 @@ def main(argv: list[str]) -> None:
     # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
     from chexjax.training import loop
 
-    with told_plainly():
+    with ended_together(), told_plainly():
         workdir = Path(WORKDIR.value or "").expanduser()
         if MODE.value == "train":
             loop.train(CONFIG.value, workdir)
         loop.evaluate(CONFIG.value, workdir)
-
-
-def join_processes() -> None:
-    """Makes this process one of several: as the cluster says, or the variables of `launch/local.sh`.
-
-    JAX knows SLURM, Open MPI and TPU pods by itself, and reads JAX_COORDINATOR_ADDRESS; the two numbers must be given.
-    """
-    try:
-        count, place = (int(os.environ[name]) if name in os.environ else None for name in PROCESSES)
-        told = None not in (count, place)
-        jax.distributed.initialize(
-            num_processes=count, process_id=place, cluster_detection_method="deactivate" if told else None
-        )
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        fail(f"--distributed: {reason}\nset JAX_COORDINATOR_ADDRESS, {', '.join(PROCESSES)}; launch/README.md says how")
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ ALLOWED = {
     "errors": set(),
     "findings": set(),
     "manifest": set(),
+    "processes": {"errors"},
     "progress": set(),
     "spreadsheet": set(),
     "commands": {"cache", "errors"},

@@ -185,7 +185,7 @@ class Checkpoints:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise CheckpointError(
                 f"step {step} cannot be saved to {self._folder}: {reason}\n"
-                f"what was saved before is untouched; mend this, and the same command goes on from step {self.latest}"
+                "what was saved before is untouched; mend this, and the same command goes on from there"
             ) from error
         self._intact[step] = json.loads(json.dumps(described))
         keep = to_keep({step: metadata["auroc"] for step, metadata in self._intact.items()})
