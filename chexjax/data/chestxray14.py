@@ -11,7 +11,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +33,7 @@ from chexjax.findings import FINDINGS
 from chexjax.images import MAX_SIDE, read_grey
 from chexjax.progress import progress_bar
 from chexjax.scanline import remove_artifacts
+from chexjax.unfinished import own_folder
 
 VERSION: Final = "1.0.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
@@ -70,6 +70,26 @@ class Part:
     labels: np.ndarray
 
 
+class Source:
+    """Records by number, as TFDS gives them; `told` says in messages which they are."""
+
+    def __init__(self, source: Any, told: str):
+        self._source, self._told = source, told
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, record: int) -> dict[str, Any]:
+        try:
+            return self._source[record]
+        except (RuntimeError, OSError) as error:  # ArrayRecord hashes each chunk, and holds what it reads against that
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{self._told} are not as they were written, seen at record {record}: {reason}\n"
+                "remove that folder, and they are prepared anew"
+            ) from None
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A prepared record set: where it lies, by which digest it is known, and what it holds."""
@@ -82,7 +102,8 @@ class Prepared:
     def source(self, split: str) -> Any:
         """A random-access source of the split's records, as TFDS gives them; the film still as PNG bytes."""
         builder = tfds.builder_from_directory(str(self.path))
-        return builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        return Source(source, f"the {split} records in {self.path}")
 
     def summary(self) -> str:
         """A line a part: films, patients, films without a finding, and the rarest finding."""
@@ -240,9 +261,7 @@ def _write(
     skipped: dict[str, str], recipe: Recipe, progress: bool,
 ) -> None:  # fmt: skip
     """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(final.parent)
-    work = final.parent / f"preparing-{socket.gethostname()}-{os.getpid()}"
+    work = own_folder(final.parent, "preparing")
     try:
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
         for split, present in names.items():
@@ -268,17 +287,6 @@ def _write(
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what killed processes of this machine left half-made."""
-    for path in folder.glob(f"preparing-{socket.gethostname()}-*"):
-        try:
-            os.kill(int(path.name.rsplit("-", 1)[-1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (PermissionError, ValueError):
-            continue
 
 
 def _read_films(

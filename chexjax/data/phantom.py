@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -40,6 +39,7 @@ from chexjax.data.phantom_findings import ARTIFACT_DRAWERS, CHRONIC, DRAWERS, SH
 from chexjax.errors import ConfigError, DataError, command, fail
 from chexjax.findings import FINDINGS, NO_FINDING
 from chexjax.progress import progress_bar
+from chexjax.unfinished import own_folder
 
 VERSION: Final = 1  # to be raised when a seed comes to give other films: what was drawn before is then drawn anew
 ENTRY_HEADER: Final = (
@@ -329,8 +329,8 @@ def write_films(
 ) -> None:
     """Writes a folder of simulated films in the layout of ChestX-ray14; `plan_films` gives its table.
 
-    The folder appears whole or not at all: it is written beside `out` under a hidden name and renamed at the end. Only
-    a run that is killed outright leaves that hidden folder behind.
+    The folder appears whole or not at all: it is written beside `out` under a hidden name and renamed at the end. What
+    a run leaves that is killed outright, the next one removes.
 
     Args:
       out: the folder; it must not exist, or be empty.
@@ -369,8 +369,7 @@ def write_films(
         if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
             raise DataError(f"{out} exists and is not an empty folder: films are written into a new one")
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        part.chmod(0o755)
+        part = own_folder(target.parent, f".{target.name}")
         _write_folder(part, films, size, workers, progress)
         os.replace(part, target)
     except OSError as error:

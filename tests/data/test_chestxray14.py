@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from chexjax.data import chestxray14
 from chexjax.data.chestxray14 import Recipe, prepare, shrink
 from chexjax.data.nih import read_entries
+from chexjax.data.pipeline import training_batches
 from chexjax.errors import DataError
 from chexjax.scanline import read_grey, remove_artifacts
 
@@ -143,7 +145,7 @@ def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path,
 
 def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: Path, tmp_path: Path) -> None:
     made = prepare(folder, tmp_path, RECIPE, progress=False)
-    left = made.path.parent / f"preparing-{chestxray14.socket.gethostname()}-999999999"
+    left = made.path.parent / f"preparing-{socket.gethostname()}-999999999"
     made.path.rename(left)  # as if killed just before the last step
     again = prepare(folder, tmp_path, RECIPE, progress=False)
     assert again.path == made.path
@@ -176,6 +178,56 @@ def test_full_disk(folder: Path, tmp_path: Path) -> None:
         assert not list(small.rglob("*.array_record*"))
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepared, tmp_path: Path) -> None:
+    """Every file, flipped, cut short or removed, 60 times: our error, or the very same films."""
+    rng, refused, named = np.random.default_rng(0), 0, 0
+    whole = {
+        split: [pixels(prepared.source(split)[k]) for k in range(len(part.names))]
+        for split, part in prepared.parts.items()
+    }
+    for turn in range(60):
+        path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / "1.0.0", dirs_exist_ok=True))
+        files = sorted(path.iterdir())
+        file = files[turn % len(files)]
+        content = bytearray(file.read_bytes())
+        if turn % 3 == 0:
+            content[rng.integers(min(len(content), 30_000))] ^= 1 << rng.integers(8)  # records are padded with nothing
+            file.write_bytes(content)
+        elif turn % 3 == 1:
+            file.write_bytes(content[: rng.integers(len(content))])
+        else:
+            file.unlink()
+        try:
+            opened = chestxray14.load(path)
+            for split, part in opened.parts.items():
+                assert part.names == prepared.parts[split].names
+                np.testing.assert_array_equal(part.labels, prepared.parts[split].labels)
+                source = opened.source(split)
+                np.testing.assert_array_equal([pixels(source[k]) for k in range(len(source))], whole[split])
+        except DataError as error:
+            named += file.name in str(error)
+            refused += 1
+        shutil.rmtree(path)
+    assert refused > 50
+    assert named >= refused - 10  # a flip in the manifest accuses another file
+
+
+def test_a_large_record_file_is_not_hashed_at_each_start_but_its_reader_finds_rot(
+    prepared, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(chestxray14, "_SMALL", 10_000)
+    path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / "1.0.0"))
+    file = next(path.glob("*train.array_record*"))
+    content = bytearray(file.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 1
+    file.write_bytes(content)
+    source = chestxray14.load(path).source("train")
+    with pytest.raises(DataError, match=r"the train records in .* are not as they were written, seen at record \d+"):
+        [source[k] for k in range(len(source))]
+    with pytest.raises(DataError, match="the train records in"):  # through grain's threads, too
+        list(zip(range(20), training_batches(source, 4, seed=0), strict=False))
 
 
 def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:

@@ -1,47 +1,122 @@
 """Several processes: the same training as one, by the script that people type; and scripts that say what they miss."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jax import tree
 
+from chexjax.training.checkpoints import CHECKPOINTS, Checkpoints, step_folders
 from chexjax.training.restore import restore_best
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))
 
 
+def environment(**more: str) -> dict[str, str]:
+    """One device a process, and the PATH of an activated environment."""
+    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", **more}
+
+
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # one device a process
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as in an activated environment
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=900, env=environment())
 
 
-def test_two_processes_train_as_one(phantom_folder: Path, tmp_path: Path) -> None:
-    flags = [
+@pytest.fixture(scope="module")
+def flags(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A run of 24 steps, validated and saved every four."""
+    return [
         "--config=configs/baseline.py",
         "--config.data.source=chestxray14",
         f"--config.data.dir={phantom_folder}",
-        f"--config.data.cache={tmp_path / 'cache'}",
+        f"--config.data.cache={tmp_path_factory.mktemp('cache')}",
         "--config.data.size=32",
         "--config.data.val_fraction=0.3",
         "--config.networks.net1.width=0.0625",
         "--config.networks.net1.optimizer=sgd",  # Adam would hide gradients that are twice too large
-        "--config.networks.net1.learning_rate=0.05",
+        "--config.networks.net1.learning_rate=0.02",
         "--config.batch_size=8",
-        "--config.max_steps=3",
+        "--config.epochs=6",
     ]
-    two = run("launch/local.sh", "2", *flags, f"--workdir={tmp_path / 'two'}")
-    assert two.returncode == 0, two.stderr
-    assert "on 2 x cpu" in two.stdout
+
+
+@pytest.fixture(scope="module")
+def two(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of two processes that were never stopped."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    done = run("launch/local.sh", "2", *flags, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "on 2 x cpu" in done.stdout
+    return workdir
+
+
+def test_two_processes_train_as_one(flags: list[str], two: Path, tmp_path: Path) -> None:
     one = run(sys.executable, "-m", "chexjax.main", *flags, f"--workdir={tmp_path / 'one'}")
     assert one.returncode == 0, one.stderr
-    variables = [restore_best(tmp_path / name).variables for name in ("one", "two")]
+    variables = [restore_best(workdir).variables for workdir in (tmp_path / "one", two)]
     tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *variables)
+
+
+def test_a_run_that_is_terminated_and_whose_processes_are_killed_ends_as_if_it_never_had_been(
+    flags: list[str], two: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "run"
+
+    def await_step_after(step: int) -> None:
+        until = time.monotonic() + 300
+        while max(steps(workdir), default=0) <= step:
+            assert time.monotonic() < until, "no checkpoint"
+            time.sleep(0.05)
+
+    command = ["launch/local.sh", "2", *flags, f"--workdir={workdir}"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": REPOSITORY}
+    scheduled = subprocess.Popen(command, env=environment(), **pipes)
+    await_step_after(0)
+    scheduled.send_signal(signal.SIGTERM)
+    told, _ = scheduled.communicate(timeout=300)
+    assert scheduled.returncode == 75, told
+    stopped = max(steps(workdir))
+    assert f"stopped by SIGTERM after step {stopped} of 24" in told
+    assert f"stopped by SIGTERM after step {stopped} of 24" in (workdir / "process-1.log").read_text()
+
+    meeting = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    command = [sys.executable, "-m", "chexjax.main", "--distributed", *flags, f"--workdir={workdir}"]
+    first, second = (
+        subprocess.Popen(command, env=environment(**meeting, JAX_PROCESS_ID=str(k)), **pipes) for k in range(2)
+    )
+    await_step_after(stopped)
+    second.kill()
+    told, _ = first.communicate(timeout=150)  # it must not wait for ever
+    second.communicate()
+    assert first.returncode == 1
+    assert "error: process 0 of 2 has lost the others" in told or "cannot be saved" in told, told
+    assert max(steps(workdir)) < 24
+
+    done = run("launch/local.sh", "2", *flags, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    ends = [Checkpoints(end)._load(24, ("networks", "training")) for end in (workdir, two)]
+    tree.map(np.testing.assert_array_equal, *ends)
+    assert Checkpoints(workdir).metadata(24) == Checkpoints(two).metadata(24)
+    for name in ("metrics.json", "predictions_net1.csv"):
+        assert (workdir / name).read_text() == (two / name).read_text()
+    assert not (workdir / "lock.json").exists()
+
+
+def steps(workdir: Path) -> list[int]:
+    return [int(path.name) for path in step_folders(workdir / CHECKPOINTS)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def test_a_process_that_fails_ends_the_others(tmp_path: Path) -> None:
