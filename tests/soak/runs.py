@@ -1,0 +1,17 @@
+"""The run that is killed: a small network, trained by `loop.train` in a process of its own."""
+
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from chexjax.models import TRUNKS
+from chexjax.models.resnet import BasicBlock, ResNet
+from chexjax.training import loop
+
+TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
+
+
+def train(config: dict, workdir: str) -> None:
+    """The target of a process: the same command each time."""
+    loop.train(ConfigDict(config), Path(workdir))
