@@ -191,5 +191,5 @@ def _plain(figure: float | None, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
     app.run(main, flags_parser=parse)

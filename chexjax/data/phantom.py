@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -404,13 +405,24 @@ def _map(write: Callable[[Film], list[FindingBox]], films: Sequence[Film], worke
         yield from map(write, films)
         return
     spawn = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches every process; only this one answers it.
-    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=quiet) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_follow_parent) as pool:
         try:
             yield from pool.map(write, films, chunksize=16)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leaves Ctrl-C, which reaches every process, to the parent; and ends with it, even where that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_film(folder: Path, size: int, film: Film) -> list[FindingBox]:

@@ -6,6 +6,8 @@ Five kills in the ordinary suite; fifty with CHEXJAX_SOAK=1.
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,3 +106,30 @@ def test_kills(small_baseline: ConfigDict, processes, tmp_path: Path) -> None:
         assert listing(workdir) == files
         assert listing(cache) == cached
         print(f"{kills} kills in {rounds} runs")
+
+
+def test_processes_that_draw_films_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chexjax.data.phantom", f"--out={tmp_path / 'nih'}", "--count=20000", "--size=32"]
+    parent = subprocess.Popen([*command, "--workers=2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    if not children.exists():
+        pytest.skip("this system does not list a process's children")
+    while len(list(tmp_path.glob(".nih-*/images/*.png"))) < 10:
+        assert parent.poll() is None
+        time.sleep(0.01)
+    workers = [Path(f"/proc/{pid}") for pid in children.read_text().split()]
+    parent.kill()
+    parent.wait()
+    assert len(workers) >= 2
+    patience = time.monotonic() + 120
+    while any(running(worker) for worker in workers):
+        assert time.monotonic() < patience, "left behind"
+        time.sleep(0.05)
+
+
+def running(process: Path) -> bool:
+    """Whether a process of `/proc` is there, and no zombie."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
