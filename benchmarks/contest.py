@@ -11,19 +11,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.jax_utils
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.models.network import by_names
+from chexjax.training.state import AnyNetwork, create_network, create_state
+from chexjax.training.steps import AXIS, Context, Fixed, create_step
 
 Results = dict[str, Any]
 
 
-def take_turns(runs: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds a call of each contestant, one figure a round.
 
-    Each is called once beforehand, to compile. In every round they come in random order, `calls` times in a row each,
-    so that a busy neighbour slows all alike; a contestant waits for its own result.
+    Each is called once beforehand, to compile. In every round they come in random order, so that a busy neighbour
+    slows all alike; a contestant waits for its own result.
     """
     for run in runs.values():
         run()
@@ -31,9 +36,8 @@ def take_turns(runs: dict[str, Callable[[], Any]], rounds: int, calls: int = 1) 
     for _ in range(rounds):
         for name, run in random.sample(list(runs.items()), len(runs)):
             began = time.perf_counter()
-            for _ in range(calls):
-                run()
-            times[name].append((time.perf_counter() - began) / calls)
+            run()
+            times[name].append(time.perf_counter() - began)
     return times
 
 
@@ -54,6 +58,45 @@ def noise(batch: int, size: int) -> dict[str, np.ndarray]:
         "label": random_.integers(0, 2, (*shape, len(FINDINGS)), np.uint8),
         "film": np.arange(batch, dtype=np.int32).reshape(shape),
     }
+
+
+def step_of(
+    config: ConfigDict, batch: dict[str, np.ndarray], models: Sequence[AnyNetwork] | None = None
+) -> tuple[Callable[[], Any], float]:  # fmt: skip
+    """A function that does one step of the config's regime and returns what to wait for; and the step's FLOPs.
+
+    The films are on the devices already. FLOPs are as XLA counts them in the compiled program of one device.
+    """
+    groups, shape = by_names(SPECIALIST_GROUPS), batch["image"].shape[2:]
+    models = models or [create_network(config, name, groups, AXIS) for name in config.networks]
+    states = tuple(
+        create_state(config, name, model, shape, 10_000) for name, model in zip(config.networks, models, strict=True)
+    )
+    placed, fixed = jax.pmap(lambda x: x)(batch), flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+    held = [flax.jax_utils.replicate(states)]
+    step: Any = create_step(Context(config, np.full(batch["label"].shape[-1], 0.1), groups))
+    compiled = step.lower(held[0], placed, fixed).compile()
+
+    def run() -> Any:
+        held[0], measured = compiled(held[0], placed, fixed)
+        return held[0], measured
+
+    return run, compiled.cost_analysis()["flops"]
+
+
+def waiting(run: Callable[[], Any], calls: int | None = None) -> Callable[[], None]:
+    """`calls` steps, and then the wait for the last: an accelerator is not to stand idle between steps.
+
+    By default 20 on an accelerator, one on a CPU.
+    """
+    calls = calls or (1 if jax.default_backend() == "cpu" else 20)
+
+    def repeat() -> None:
+        for _ in range(calls - 1):
+            run()
+        jax.block_until_ready(run())
+
+    return repeat
 
 
 def machine() -> dict[str, Any]:

@@ -13,13 +13,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import flax.jax_utils
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, table, take_turns
-from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, create_step
+from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, step_of, table, take_turns, waiting
 from configs import baseline
 
 torch: Any
@@ -42,28 +40,19 @@ BOUNDS: Final = {
 }
 
 
-def prepare_ours(model: str, dtype: str, batch: dict[str, np.ndarray]) -> tuple[Callable[[], Any], float]:
-    """A function that does one supervised step and returns what to wait for; and the step's FLOPs, as XLA counts."""
+def plain_config(model: str, dtype: str) -> ConfigDict:
+    """A supervised run by Adam, without augmentation."""
     config = baseline.get_config(model)
     config.dtype = dtype
     config.networks.net1.update({"optimizer": "adam", "weight_decay": 0.0, "schedule": "constant"})
     config.augment.update({"crop": 1.0, "flip": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0})
-    network = create_network(config, "net1", axis_name=AXIS)
-    state = create_state(config, "net1", network, batch["image"].shape[2:], 10_000)
-    held = [flax.jax_utils.replicate((state,))]
-    placed, fixed = jax.pmap(lambda x: x)(batch), flax.jax_utils.replicate(Fixed(np.int32(0)))
-    step: Any = create_step(Context(config, np.full(14, 0.1)))
-    compiled = step.lower(held[0], placed, fixed).compile()
-
-    def run() -> Any:
-        held[0], measured = compiled(held[0], placed, fixed)
-        return held[0], measured
-
-    return run, compiled.cost_analysis()["flops"]
+    return config
 
 
-def prepare_torch(model: str, dtype: str, batch: dict[str, np.ndarray], compiled: bool) -> Callable[[], Any]:
-    """The same step in PyTorch."""
+def prepare_torch(
+    model: str, dtype: str, batch: dict[str, np.ndarray], compiled: bool, calls: int
+) -> Callable[[], Any]:
+    """`calls` such steps in PyTorch, and the wait for the last."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32, where the chip has it
@@ -81,38 +70,24 @@ def prepare_torch(model: str, dtype: str, batch: dict[str, np.ndarray], compiled
     objective = torch.compile(loss_of) if compiled else loss_of
 
     def run() -> Any:
-        loss = objective(images)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        return loss
+        for _ in range(calls):
+            loss = objective(images)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return loss.item() if device == "cpu" else torch.cuda.synchronize()
 
     return run
-
-
-def waiting(run: Callable[[], Any], calls: int) -> Callable[[], None]:
-    """`calls` steps, and then the wait for the last: an accelerator is not to stand idle in between."""
-
-    def repeat() -> None:
-        for _ in range(calls - 1):
-            run()
-        last = run()
-        if torch is not None and isinstance(last, torch.Tensor):
-            last.item()
-        else:
-            jax.block_until_ready(last)
-
-    return repeat
 
 
 def compare(model: str, dtype: str, options: Any) -> Results:
     """Images a second of every contestant, and ratios of their times to ours."""
     batch, calls = noise(options.batch, options.size), 1 if jax.default_backend() == "cpu" else 20
-    step, flops = prepare_ours(model, dtype, batch)
+    step, flops = step_of(plain_config(model, dtype), batch)
     runs = {"chexjax": waiting(step, calls)}
     for name, compiled in (("torch eager", False), ("torch.compile", True)):
         if torch is not None and (options.compile == "yes" or not compiled):
-            runs[name] = waiting(prepare_torch(model, dtype, batch, compiled), calls)
+            runs[name] = prepare_torch(model, dtype, batch, compiled, calls)
     times = take_turns(runs, options.rounds)
     rates = {name: options.batch * calls / statistics.median(values) for name, values in times.items()}
     found = {

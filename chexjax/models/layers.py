@@ -171,9 +171,10 @@ class BatchNorm(nn.Module):
             # Statistics in float32 whatever the computation's dtype: a bfloat16 sum over a batch loses the mean.
             x32 = x.astype(jnp.float32)
             moments = jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)])
-            if self.axis_name is not None and not self.is_initializing():
+            devices = 1 if self.axis_name is None or self.is_initializing() else jax.lax.axis_size(self.axis_name)
+            if devices > 1:  # even a mean over one device would keep XLA from fusing through it
                 moments = jax.lax.pmean(moments, self.axis_name)
-                count *= jax.lax.axis_size(self.axis_name)
+                count *= devices
             mean = moments[0]
             var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():

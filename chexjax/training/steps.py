@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
@@ -273,12 +274,20 @@ def learn(
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
     """Averages over the devices, then moves the network (and the moving average of its weights)."""
-    gradients, batch_stats, measured = jax.lax.pmean((gradients, run.batch_stats, measured), AXIS)
+    gradients, batch_stats, measured = averaged((gradients, run.batch_stats, measured))
     state = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
     if state.average is not None:
         now = {"params": state.params, "batch_stats": batch_stats}
         state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
     return state, measured | {"gradient_norm": optax.tree.norm(gradients)}
+
+
+def averaged(tree: PyTree) -> PyTree:
+    """The mean over the devices, as one message: of hundreds of small ones each would wait for the network."""
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree
+    flat, restore = ravel_pytree(tree)
+    return restore(jax.lax.pmean(flat, AXIS))
 
 
 def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:
