@@ -1,6 +1,7 @@
 """The steps against a naive version of themselves, a NumPy derivation of the losses, and other device counts."""
 
 from functools import partial
+from typing import Any
 
 import flax.jax_utils
 import jax
@@ -11,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from scipy.special import expit, rel_entr, softmax
 
+from benchmarks.scaling import all_reduces
 from chexjax.data.augment import normalize
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
@@ -71,6 +73,53 @@ def assert_same_networks(found: tuple, expected: tuple, atol: float) -> None:
         for tree in ("params", "batch_stats"):
             for x, y in zip(jax.tree.leaves(getattr(a, tree)), jax.tree.leaves(getattr(b, tree)), strict=True):
                 np.testing.assert_allclose(x, y, rtol=0, atol=atol)
+
+
+def compiled(config: ConfigDict, batch: dict, devices: int) -> Any:
+    """The regime's step for the first devices, compiled."""
+    places = jax.devices()[:devices]
+    shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
+    states = flax.jax_utils.replicate(new_states(config), places)
+    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)), places)
+    return create_step(Context(config, PREVALENCE, GROUPS), places).lower(states, shares, fixed).compile()
+
+
+@pytest.mark.parametrize("sync_batch_norm", [False, True])
+def test_gradients_travel_in_one_message(small_baseline: ConfigDict, batch: dict, sync_batch_norm: bool) -> None:
+    """Beside those that synchronised norms need on the way: two a norm, forward and backward."""
+    small_baseline.sync_batch_norm = sync_batch_norm
+    messages = all_reduces(compiled(small_baseline, batch, devices=4).as_text())
+    (state,) = new_states(small_baseline)
+    gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    norms = len(jax.tree.leaves(state.batch_stats)) // 2
+    assert sum(size >= gradients for size in messages) == 1
+    assert len(messages) == 1 if not sync_batch_norm else 1 < len(messages) <= 1 + 2 * norms
+
+
+def test_no_forward_pass_is_run_needlessly(small_dml: ConfigDict, batch: dict) -> None:
+    """By XLA's count: simultaneous costs what both supervised steps do, alternating one forward pass more."""
+    small_dml.augment.update({"crop": 1.0, "flip": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0})
+    for network in small_dml.networks.values():
+        network.width = 0.5  # wide enough for convolutions to outweigh the rest
+    flops = {}
+    for updates in ("alternating", "simultaneous"):
+        small_dml.mutual.updates = updates
+        flops[updates] = compiled(small_dml, batch, devices=1).cost_analysis()["flops"]
+    alone = 0.0
+    for place in ("net1", "net2"):
+        config = small_dml.copy_and_resolve_references()
+        config.regime, config.networks = "supervised", {place: small_dml.networks[place]}
+        alone += compiled(config, batch, devices=1).cost_analysis()["flops"]
+    state, model = new_states(small_dml, None)[0], create_network(small_dml, "net1")
+
+    def forward(variables, films):
+        return model.apply(variables, films, train=True, mutable=["batch_stats"])
+
+    films = jnp.zeros((FILMS, 32, 32, 1))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    once = jax.jit(forward).lower(variables, films).compile().cost_analysis()["flops"]
+    assert flops["simultaneous"] == pytest.approx(alone, abs=0.2 * once)
+    assert flops["alternating"] == pytest.approx(alone + once, abs=0.2 * once)
 
 
 @pytest.mark.parametrize("count", [1, 3])
