@@ -181,7 +181,7 @@ def _load(path: Path) -> Prepared:
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 name, patient = (spreadsheet.text(row[column]) for column in ("Image Index", "Patient ID"))
-                columns[row["split"]].append((name, patient, [int(row[f]) for f in FINDINGS]))
+                columns[row["split"]].append((name, patient, [{"0": 0, "1": 1}[row[f]] for f in FINDINGS]))
     except (
         OSError,
         LookupError,

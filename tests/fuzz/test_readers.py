@@ -324,7 +324,7 @@ def test_imported_weights(tmp_path: Path) -> None:
         (folder / torch_weights.ABOUT).write_bytes(json.dumps(told).encode() if hurt else damaged_json(random, told))
         found, known = torch_weights.load_weights(folder)
         assert isinstance(known.model, str)
-        assert np.isfinite([known.mean, known.std]).all()
+        assert np.isfinite([float(known.mean), float(known.std)]).all()
         assert isinstance(found, dict)
 
     accepted, refused = fuzz("weights", cases(200, 1500), case, tmp_path / "hurt")
