@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from jax import tree
 
 from chexjax.training.checkpoints import CHECKPOINTS, Checkpoints, step_folders
@@ -134,6 +135,41 @@ def test_a_script_without_arguments_says_how_to_use_it(script: Path) -> None:
     done = run("bash", str(script))
     assert done.returncode == 2
     assert done.stderr.startswith("usage: ")
+
+
+@pytest.mark.parametrize(("minutes", "alive"), [(0, True), (90, True), (150, False), (None, False)])
+def test_the_probe_tells_a_run_that_writes_from_one_that_hangs(
+    minutes: int | None, alive: bool, tmp_path: Path
+) -> None:
+    """The shell command of the JobSet, as kubelet would run it, with another place for /data."""
+    text = (REPOSITORY / "launch" / "kubernetes" / "jobset.yaml").read_text()
+    (job,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    command = [word.replace("/data", str(tmp_path)) for word in container["livenessProbe"]["exec"]["command"]]
+    if minutes is not None:
+        events = tmp_path / "runs" / "dml" / "tensorboard" / "events"
+        events.parent.mkdir(parents=True)
+        events.touch()
+        os.utime(events, (time.time() - 60 * minutes,) * 2)
+    assert (subprocess.run(command, capture_output=True).returncode == 0) is alive
+
+
+def test_the_pods_of_the_jobset_agree_on_their_number() -> None:
+    text = (REPOSITORY / "launch" / "kubernetes" / "jobset.yaml").read_text()
+    (job,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    told = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert str(spec["parallelism"]) == str(spec["completions"]) == told["JAX_NUM_PROCESSES"]
+    assert (
+        told["JAX_COORDINATOR_ADDRESS"] == f"chexjax-{job['name']}-0-0.chexjax:{container['ports'][0]['containerPort']}"
+    )
+    assert f"--workdir={watched(container)}" in container["command"]
+
+
+def watched(container: dict) -> str:
+    """The workdir that the probe looks at."""
+    return container["livenessProbe"]["exec"]["command"][-1].split()[3]
 
 
 def test_processes_that_cannot_find_each_other_say_so(tmp_path: Path) -> None:
