@@ -102,7 +102,8 @@ def read_grey(path: Path) -> np.ndarray:
     except Image.UnidentifiedImageError:
         raise DataError(f"{where}: not an image, or of an unknown kind (known are {', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:  # Pillow's own limit, which lies above ours
-        raise DataError(f"{where}: more pixels than Pillow opens; a film has at most {max_pixels()} ({LIMIT})") from None
+        told = f"{where}: more pixels than Pillow opens; a film has at most {max_pixels()} ({LIMIT})"
+        raise DataError(told) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: Pillow has no family
         raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
 
