@@ -112,6 +112,8 @@ def test_a_run_that_is_terminated_and_whose_processes_are_killed_ends_as_if_it_n
     for name in ("metrics.json", "predictions_net1.csv"):
         assert (workdir / name).read_text() == (two / name).read_text()
     assert not (workdir / "lock.json").exists()
+    assert "mean AUROC" in done.stdout  # the first process alone writes and prints the report
+    assert "mean AUROC" not in (workdir / "process-1.log").read_text()
 
 
 def steps(workdir: Path) -> list[int]:

@@ -46,7 +46,6 @@ def until(happens, process: multiprocessing.process.BaseProcess) -> None:
 def instant(what: str, workdir: Path, cache: Path, process: multiprocessing.process.BaseProcess, rng) -> None:
     """Waits for a random instant of preparing, of a save, or of training after a first save."""
     if what == "preparing":
-        shutil.rmtree(cache, ignore_errors=True)  # all of it: films are drawn and prepared anew
         until(lambda: [*cache.glob("phantom/.*"), *cache.glob("prepared/*/*/preparing-*")], process)
         time.sleep(rng.uniform(0, 0.5))
         return
@@ -89,9 +88,12 @@ def test_kills(small_baseline: ConfigDict, processes, tmp_path: Path) -> None:
         rounds += 1
         workdir, cache = tmp_path / f"run-{rounds}", tmp_path / f"cache-{rounds}"
         while True:
+            what = WHAT[kills % len(WHAT)] if kills < KILLS else ""
+            if what == "preparing":
+                shutil.rmtree(cache, ignore_errors=True)  # films are drawn and prepared anew
             process = start(workdir, cache)
-            if kills < KILLS:
-                instant(WHAT[kills % len(WHAT)], workdir, cache, process, rng)
+            if what:
+                instant(what, workdir, cache, process, rng)
                 process.kill()
             process.join()
             if process.exitcode == 0:

@@ -244,8 +244,10 @@ def test_films_that_changed_are_refused(
     dml.data.dir = str(shutil.copytree(phantom_folder, tmp_path / "nih"))
     with (tmp_path / "nih" / "BBox_List_2017.csv").open("a") as file:
         file.write("00000001_000.png,Mass,1,2,3,4,,,\n")
+    before = {path: path.read_bytes() for path in run_through.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match="the data are now"):
         loop.train(dml, run_through)
+    assert {path: path.read_bytes() for path in run_through.rglob("*") if path.is_file()} == before
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
