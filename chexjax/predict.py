@@ -135,7 +135,7 @@ class Classifier:
         """The best checkpoint of a workdir.
 
         Args:
-          workdir: of a run of `chexjax.main`.
+          workdir: of a run of `chexjax.main`, or a folder of imported weights.
           maps: one of `cam.METHODS`; "auto" is the class activation map where it has at least 7 x 7 places (films of
             224 px), and otherwise LayerCAM at the coarsest stage that has.
           batch_size: films that go through the networks at once.
@@ -400,7 +400,7 @@ def predict_files(
     return errors
 
 
-NO_THRESHOLDS: Final = "no thresholds are known: evaluate this checkpoint (chexjax.main --mode=evaluate) to get them"
+NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
 
 
 def draw(prediction: Prediction, finding: str, path: Path) -> None:
@@ -446,7 +446,7 @@ def _write_errors(path: Path, errors: dict[str, str]) -> None:
 def main() -> None:
     """The command line."""
     values = flags.FlagValues()
-    flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
     flags.DEFINE_string("out", None, "Where the tables, the overlays and the page go.", flag_values=values)
     flags.DEFINE_string("maps", cam.AUTO, f"auto, or one of {', '.join(cam.METHODS)}.", flag_values=values)
     flags.DEFINE_integer("batch_size", BATCH, "Films at once.", lower_bound=1, flag_values=values)

@@ -566,7 +566,7 @@ class Viewer(tk.Tk):
 def main() -> None:
     """The command line."""
     values = flags.FlagValues()
-    flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)
     if len(rest) > 1:
         raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")

@@ -18,15 +18,17 @@ from chexjax import predict
 from chexjax.data import chestxray14
 from chexjax.data.chestxray14 import Recipe, shrink
 from chexjax.data.phantom import ARTIFACTS, plan_films, render_film
-from chexjax.errors import ConfigError, DataError
+from chexjax.errors import CheckpointError, ConfigError, DataError
 from chexjax.explain import cam
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
+from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, About, import_file, save_weights
 from chexjax.predict import Classifier, as_film
 from chexjax.scanline import read_grey, remove_artifacts_reference
 from chexjax.training.checkpoints import Checkpoints, claim_workdir
 from chexjax.training.state import create_network, create_state
 from configs import dml
+from tests.untrained import save_untrained
 
 THRESHOLDS = {finding: {"youden": 0.05 * k} for k, finding in enumerate(FINDINGS, start=1)}
 
@@ -215,6 +217,42 @@ def test_small_films_get_finer_maps() -> None:
         assert cam.choose_maps([(model, shapes)], size)[0] == expected
     with pytest.raises(ConfigError, match=r"'cams'; there are auto, cam, grad_cam"):
         cam.choose_maps([(model, shapes)], 64, "cams")
+
+
+def test_imported_weights_predict_as_the_run_they_came_from(
+    small_baseline: ConfigDict, films: dict[str, Path], tmp_path: Path
+) -> None:
+    small_baseline.data.update({"mean": 0.4, "std": 0.3})
+    small_baseline.networks.net1.width = 1.0
+    restored = predict.restore_best(save_untrained(small_baseline, tmp_path / "run"))
+    variables = restored.variables["net1"]
+    save_weights(tmp_path / "imported", variables, About("tiny", 0.4, 0.3, "file.pth", 32))
+    (found,) = Classifier.from_checkpoint(tmp_path / "imported").predict(films["0.png"])
+    (expected,) = Classifier.from_checkpoint(tmp_path / "run").predict(films["0.png"])
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-6)
+    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
+    assert found.called == []
+    trunk = {**variables, "params": {"trunk": variables["params"]["trunk"]}}
+    save_weights(tmp_path / "headless", trunk, About("tiny", 0.4, 0.3, "file.pth", 32))
+    with pytest.raises(CheckpointError, match=r"without a head.*\n.*init_from=.*headless"):
+        Classifier.from_checkpoint(tmp_path / "headless")
+
+
+def test_a_file_of_torch_predicts_as_torch_does(films: dict[str, Path], tmp_path: Path) -> None:
+    """From a `.pth` to probabilities in two commands' work, at ImageNet's size and normalisation."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    from tests.torch_networks import create_torch_network, shake
+
+    network = shake(create_torch_network("resnet18")).eval()
+    torch.save(network.state_dict(), tmp_path / "resnet.pth")
+    import_file("resnet18", tmp_path / "resnet.pth", tmp_path / "imported")
+    prediction = Classifier.from_checkpoint(tmp_path / "imported", batch_size=1).predict(films["0.png"])[0]
+    grey = shrink(prediction.film, 224)[..., None] / 255
+    x = torch.tensor(((grey - IMAGENET_MEAN) / IMAGENET_STD).transpose(2, 0, 1)[None], dtype=torch.float32)
+    with torch.no_grad():
+        expected = torch.sigmoid(network(x))[0].numpy()
+    np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
+    assert np.ptp(expected) > 0.05
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -1,10 +1,12 @@
 """Weights that people have: torchvision's and CheXNet's into ours, a colour stem into a grey one; and back.
 
-    python -m chexjax.models.torch_weights --model=resnet18 FILE.pth --out=DIR
-    python -m chexjax.main --config=configs/baseline.py --config.init_from=DIR --workdir=RUN
+    python -m chexjax.models.torch_weights --model=densenet121 FILE.pth --out=DIR
+    python -m chexjax.predict --checkpoint=DIR FOLDER --out=OUT
+    python -m chexjax.main --config=configs/baseline.py:densenet121 --config.init_from=DIR --workdir=RUN
 
 A folder of imported weights holds `weights.npz` (an array a path, as `params/trunk/conv1/kernel`) and `weights.json`
-(whose they are, and how the network wants its films normalised).
+(whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
+to predict, explain, export, teach.
 
 **The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and spread s_c; a
 chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives, with r running over
@@ -350,13 +352,14 @@ def unfold_stem(kernel: np.ndarray, offset: np.ndarray | None, mean: float, std:
 class About:
     """Whose the weights of a folder are, and how they want their films.
 
-    `mean` and `std` are of grey / 255; `source` is the name of the file they came from.
+    `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side.
     """
 
     model: str
     mean: float
     std: float
     source: str
+    size: int = 224
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:
@@ -427,10 +430,11 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
 
 @command
 def main() -> None:
-    """The command line: imports a file into a folder that `--config.init_from` takes."""
+    """The command line: imports a file into a folder that `--checkpoint` and `--config.init_from` take."""
     values = flags.FlagValues()
     flags.DEFINE_string("model", None, "resnet18, resnet34, resnet50, densenet121, densenet169.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
+    flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
     flags.DEFINE_boolean("head", True, "Keep a head of 14 outputs; --nohead leaves any out.", flag_values=values)
     flags.DEFINE_list("findings", [*FINDINGS], "What the head's outputs mean, in their order.", flag_values=values)
     flags.DEFINE_list(
@@ -449,20 +453,20 @@ def main() -> None:
     except ValueError as error:
         raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
     import_file(
-        values.model, Path(rest[0]), Path(values.out), head=values.head, findings=values.findings,
+        values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, findings=values.findings,
         source_mean=mean, source_std=std,
     )  # fmt: skip
 
 
-def import_file(model: str, path: Path, out: Path, **options: Any) -> About:
+def import_file(model: str, path: Path, out: Path, size: int = 224, **options: Any) -> About:
     """Reads `path`, folds its stem into a grey one, and writes the folder `out`; says what became of the head.
 
-    `options` are those of `convert_state_dict`.
+    `size` is the side of the films to predict from; `options` are those of `convert_state_dict`.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         variables = convert_state_dict(model, read_state_dict(path), input_channels=1, **options)
-    about = About(model, MEAN, STD, path.name)
+    about = About(model, MEAN, STD, path.name, size)
     save_weights(out, variables, about)
     for warning in caught:
         print(warning.message)

@@ -417,7 +417,7 @@ def check(config: ConfigDict) -> None:
     for name, network in config.networks.items():
         ranges |= {
             f"networks.{name}.learning_rate": (network.learning_rate, 0, math.inf),
-            f"networks.{name}.head_learning_rate": (network.get("head_learning_rate", 0.0), 0, math.inf),
+            f"networks.{name}.head_learning_rate": (network.head_learning_rate, 0, math.inf),
             f"networks.{name}.weight_decay": (network.weight_decay, 0, math.inf),
             f"networks.{name}.warmup_steps": (network.warmup_steps, 0, math.inf),
             f"networks.{name}.clip_norm": (network.clip_norm, 0, math.inf),

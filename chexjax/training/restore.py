@@ -3,22 +3,27 @@
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from chexjax.data.chestxray14 import Recipe
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, printable
+from chexjax.findings import FINDINGS
 from chexjax.images import MAX_SIDE
-from chexjax.models import Groups
+from chexjax.models import Groups, create_model
 from chexjax.models.network import by_names
-from chexjax.training.checkpoints import Checkpoints, Metadata, digests, read_config
-from chexjax.training.state import AnyNetwork, create_network, create_state
+from chexjax.models.torch_weights import ABOUT, load_weights
+from chexjax.training.checkpoints import Checkpoints, Metadata, check_fit, digests, read_config
+from chexjax.training.state import AnyNetwork, create_network, create_state, stem_of
 
 PyTree = Any
+IMPORTED: Final = "net1"  # what the one network of an imported folder is called
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,16 @@ class Restored:
 def restore_best(workdir: Path) -> Restored:
     """Reads the config of `workdir` and the networks of its best checkpoint, as arrays on the host.
 
+    A folder of imported weights will do as well, if they came with a head.
+
     Raises:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
     """
-    read_config(workdir)  # what is no workdir is told so
+    imported = (workdir / ABOUT).exists()
+    if not imported:
+        read_config(workdir)  # what is no workdir is told so
     try:
-        return _restore(workdir)
+        return _imported(workdir) if imported else _restore(workdir)
     except ChexjaxError:
         raise
     except (
@@ -78,6 +87,26 @@ def _restore(workdir: Path) -> Restored:
     )
     variables = checkpoints.restore_networks(step, shapes)
     return Restored(workdir, config, step, models, variables, metadata)
+
+
+def _imported(folder: Path) -> Restored:
+    """Weights from elsewhere, as a run that ended with them, at step 0, would have left them."""
+    variables, about = load_weights(folder)
+    if "head" not in variables["params"]:
+        raise CheckpointError(
+            f"{folder} holds a {about.model} without a head, which predicts nothing\n"
+            f"train one from it: --config.init_from={folder}"
+        )
+    data = asdict(Recipe(size=about.size)) | {"mean": about.mean, "std": about.std}
+    networks = {IMPORTED: {"model": about.model, "shared_stages": None}}
+    config = ConfigDict({"networks": networks, "data": data, "batch_size": 16})
+    check_films(config.data)
+    model = create_model(about.model, len(FINDINGS))
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, about.size, about.size, 1)))
+    if "offset" in stem_of(variables["params"]):
+        stem_of(wanted["params"])["offset"] = stem_of(wanted["params"])["kernel"]
+    check_fit(wanted, variables, str(folder))
+    return Restored(folder, config, 0, {IMPORTED: model}, {IMPORTED: variables}, {"groups": None, "history": []})
 
 
 def check_films(data: ConfigDict) -> None:

@@ -84,7 +84,7 @@ def create_state(
 
 def source_of(config: ConfigDict, name: str) -> str:
     """What the network starts from: its own `init_from`, else the run's; "" for new weights."""
-    return config.networks[name].get("init_from", "") or config.get("init_from", "")
+    return config.networks[name].init_from or config.init_from
 
 
 def stem_of(params: PyTree) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def create_optimizer(network: ConfigDict, steps: int) -> optax.GradientTransform
     if network.optimizer not in rules:
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(network.clip_norm) if network.clip_norm else optax.identity()
-    rate = network.get("head_learning_rate", 0.0)
+    rate = network.head_learning_rate
     head = scale_head(rate / network.learning_rate) if rate and network.learning_rate else optax.identity()
     return optax.chain(clip, rules[network.optimizer](), head)
 
