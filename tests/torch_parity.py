@@ -27,7 +27,9 @@ from chexjax.models.densenet import DenseNet
 from chexjax.models.torch_weights import convert_state_dict, torch_names
 from tests.torch_networks import DENSENETS, create_torch_network, shake
 
-SIDE, FILMS, STEPS, RATE = 64, 6, 10, 0.002
+SIDE, FILMS, STEPS = 64, 6, 10
+# At 0.002 ten steps of ResNet-50 on six films are chaos: torch parts from itself by 5 % after a push of 1e-13.
+RATE = 0.0002 if NAME == "resnet50" else 0.002
 
 
 TRUNKS["densenet-tiny"] = partial(DenseNet, stages=DENSENETS["densenet-tiny"])
@@ -88,7 +90,7 @@ def main(name: str) -> dict[str, float]:
     found["losses"] = float(np.abs(ours / theirs - 1).max())
     after = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     found["weights and statistics"] = apart({"params": params, "batch_stats": batch_stats}, after)
-    return found | {"learned": float(1 - theirs[-1] / theirs[0])}
+    return found | {"moved": float(abs(theirs[-1] / theirs[0] - 1))}
 
 
 if __name__ == "__main__":
