@@ -110,7 +110,7 @@ class Classifier:
     of powers of two that a film fits in.
     """
 
-    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = cam.AUTO, batch_size: int = BATCH):
+    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = "cam", batch_size: int = BATCH):
         """See `from_checkpoint`. `thresholds` is float64 (14,), NaN where unknown."""
         data = restored.config.data
         self.workdir, self.step = restored.workdir, restored.step
@@ -131,13 +131,12 @@ class Classifier:
         self._apply = apply
 
     @classmethod
-    def from_checkpoint(cls, workdir: str | Path, maps: str = cam.AUTO, batch_size: int = BATCH) -> "Classifier":
+    def from_checkpoint(cls, workdir: str | Path, maps: str = "cam", batch_size: int = BATCH) -> "Classifier":
         """The best checkpoint of a workdir.
 
         Args:
           workdir: of a run of `chexjax.main`, or a folder of imported weights.
-          maps: one of `cam.METHODS`; "auto" is the class activation map where it has at least 7 x 7 places (films of
-            224 px), and otherwise LayerCAM at the coarsest stage that has.
+          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
           batch_size: films that go through the networks at once.
 
         Raises:
@@ -448,7 +447,7 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
     flags.DEFINE_string("out", None, "Where the tables, the overlays and the page go.", flag_values=values)
-    flags.DEFINE_string("maps", cam.AUTO, f"auto, or one of {', '.join(cam.METHODS)}.", flag_values=values)
+    flags.DEFINE_string("maps", "cam", f"One of {', '.join((*cam.METHODS, cam.FINE))}.", flag_values=values)
     flags.DEFINE_integer("batch_size", BATCH, "Films at once.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("overlays", 3, "At most so many findings are drawn a film.", lower_bound=1, flag_values=values)
     rest = parse(sys.argv, values, __doc__)

@@ -192,7 +192,7 @@ class Worker(threading.Thread):
 class Viewer(tk.Tk):
     """The window. `workdir` may be None: films are then shown without findings."""
 
-    def __init__(self, workdir: str | None, film: Path | None = None) -> None:
+    def __init__(self, workdir: str | None, film: Path | None = None, maps: str = "cam") -> None:
         super().__init__()
         self.film_path: Path | None = None
         self.film: np.ndarray | None = None
@@ -211,7 +211,7 @@ class Viewer(tk.Tk):
         self.worker.start()
         self.protocol("WM_DELETE_WINDOW", self.close)
         if workdir:
-            self._do("load", lambda: Classifier.from_checkpoint(workdir, batch_size=1))
+            self._do("load", lambda: Classifier.from_checkpoint(workdir, maps, batch_size=1))
             self.say("Loading the networks …")
         else:
             self.say(NO_CHECKPOINT)
@@ -567,11 +567,12 @@ def main() -> None:
     """The command line."""
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
+    flags.DEFINE_string("maps", "cam", "As for chexjax.predict.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)
     if len(rest) > 1:
         raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")
     try:
-        window = Viewer(values.checkpoint, Path(rest[0]).expanduser().absolute() if rest else None)
+        window = Viewer(values.checkpoint, Path(rest[0]).expanduser().absolute() if rest else None, values.maps)
     except tk.TclError as error:
         raise ConfigError(f"there is no display for a window: {error}") from None
     window.mainloop()

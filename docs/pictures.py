@@ -73,12 +73,12 @@ def draw_explained(workdir: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simulated.png"
         Image.fromarray(pixels).save(path)
-        (prediction,) = Classifier.from_checkpoint(workdir).predict(path)
+        (prediction,) = Classifier.from_checkpoint(workdir, "fine").predict(path)
         draw(prediction, "Cardiomegaly", IMAGES / "overlay.png")
         Image.open(IMAGES / "overlay.png").resize((440, 415)).quantize(128).save(IMAGES / "overlay.png", optimize=True)
         screen = ["xvfb-run", "-a", "-s", "-screen 0 1200x690x24", "sh", "-c"]
         shoot = (
-            f"{sys.executable} -m chexjax.viewer --checkpoint={workdir} {path} & "
+            f"{sys.executable} -m chexjax.viewer --checkpoint={workdir} --maps=fine {path} & "
             f"sleep 60; import -window root {folder}/w.png; kill $!"
         )
         subprocess.run([*screen, shoot], check=True)

@@ -192,7 +192,7 @@ def test_without_thresholds_nothing_is_called(
         assert prediction.ranked == [FINDINGS[k] for k in np.argsort(-prediction.probabilities)]
 
 
-@pytest.mark.parametrize("maps", ["cam", "grad_cam", "layer_cam"])
+@pytest.mark.parametrize("maps", ["cam", "layer_cam", "saliency"])
 def test_maps_are_the_mean_over_the_networks(maps: str, workdir: Path, films: dict[str, Path]) -> None:
     restored = predict.restore_best(workdir)
     prediction = Classifier.from_checkpoint(workdir, maps=maps).predict(films["0.png"])[0]
@@ -209,13 +209,14 @@ def test_maps_are_the_mean_over_the_networks(maps: str, workdir: Path, films: di
         assert inside.max() == pytest.approx(box.peak, abs=0.05)
 
 
-def test_small_films_get_finer_maps() -> None:
-    sizes = {64: "layer_cam at stride 8", 128: "layer_cam at stride 16", 224: "cam", 320: "cam"}
+def test_fine_maps_come_from_the_coarsest_stage_that_is_fine_enough() -> None:
+    sizes = {32: 4, 64: 8, 128: 16, 224: 32, 320: 32}
     model = create_model("resnet18", width=0.0625)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((1, 64, 64, 1)))
-    for size, expected in sizes.items():
-        assert cam.choose_maps([(model, shapes)], size)[0] == expected
-    with pytest.raises(ConfigError, match=r"'cams'; there are auto, cam, grad_cam"):
+    for size, stride in sizes.items():
+        assert cam.choose_maps([(model, shapes)], size, "fine")[0] == f"layer_cam at stride {stride}"
+    assert cam.choose_maps([(model, shapes)], 64) == ("cam", cam.class_activation_map)
+    with pytest.raises(ConfigError, match=r"'cams'; there are cam, grad_cam.*, fine"):
         cam.choose_maps([(model, shapes)], 64, "cams")
 
 

@@ -13,7 +13,7 @@ from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
 from chexjax.evaluation.localization import localize
 from chexjax.evaluation.report_page import Example
-from chexjax.explain.cam import average_maps, choose_maps
+from chexjax.explain.cam import average_maps, class_activation_map
 from chexjax.findings import FINDINGS
 from chexjax.training.restore import Restored
 
@@ -30,7 +30,7 @@ class Case:
 def look(best: Restored, films: Prepared, split: str, predictions: Predictions) -> tuple[dict[str, Any], list[Example]]:
     """Localisation of every network (and their ensemble) on the split's boxes, and examples of films with maps.
 
-    The maps are those that `predict` shows, see `cam.choose_maps`. Only this process's devices are used.
+    The maps are those that `predict` shows. Only this process's devices are used.
     """
     source = films.source(split)
     cases = boxed(source)
@@ -93,14 +93,12 @@ def examples(predictions: Predictions) -> list[tuple[int, str, str]]:
 def map_films(best: Restored, records: Records, rows: list[int]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The films `rows`, uint8 (rows, height, width); per network and for the ensemble, float32 (rows, h, w, 14)."""
     size = best.config.batch_size
-    networks = [(model, best.variables[name]) for name, model in best.models.items()]
-    _, method = choose_maps(networks, best.config.data.size)
     films, maps = [], []
     for start in range(0, len(rows), size):
         loaded = [records[row] for row in rows[start : start + size]]
         batch = pad({"image": np.stack([r["image"] for r in loaded]), "label": np.zeros(len(loaded))}, size)
         x = normalize(jnp.asarray(batch["image"]), best.config.data.mean, best.config.data.std)
-        own = {name: method(model, best.variables[name], x) for name, model in best.models.items()}
+        own = {name: class_activation_map(model, best.variables[name], x) for name, model in best.models.items()}
         if len(own) > 1:
             own[ENSEMBLE] = average_maps(list(own.values()))
         films.append(batch["image"][: len(loaded), ..., 0])
