@@ -35,7 +35,7 @@ from chexjax.progress import progress_bar
 from chexjax.scanline import remove_artifacts
 from chexjax.unfinished import own_folder
 
-VERSION: Final = "1.0.0"
+VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
