@@ -188,7 +188,11 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
         for split, part in prepared.parts.items()
     }
     for turn in range(60):
-        path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / "1.0.0", dirs_exist_ok=True))
+        path = Path(
+            shutil.copytree(
+                prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name, dirs_exist_ok=True
+            )
+        )
         files = sorted(path.iterdir())
         file = files[turn % len(files)]
         content = bytearray(file.read_bytes())
@@ -218,7 +222,7 @@ def test_a_large_record_file_is_not_hashed_at_each_start_but_its_reader_finds_ro
     prepared, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.setattr(chestxray14, "_SMALL", 10_000)
-    path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / "1.0.0"))
+    path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name))
     file = next(path.glob("*train.array_record*"))
     content = bytearray(file.read_bytes())
     content[len(content.rstrip(b"\0")) // 2] ^= 1
