@@ -254,6 +254,8 @@ class Viewer(tk.Tk):
         self.opacity = tk.DoubleVar(self, overlay.OPACITY)
         scale = ttk.Scale(bar, from_=0, to=1, variable=self.opacity, length=7 * line, command=lambda _: self.redraw())
         scale.pack(side="left")
+        for key, change in (("Left", -0.1), ("Down", -0.1), ("Right", 0.1), ("Up", 0.1)):
+            scale.bind(f"<{key}>", partial(self._fade, change))
         self.spinner = ttk.Progressbar(bar, mode="indeterminate", length=5 * line)
 
         self.canvas = tk.Canvas(self, background=BACKGROUND, highlightthickness=0, cursor="crosshair")
@@ -297,12 +299,9 @@ class Viewer(tk.Tk):
             self.bind(key, partial(self._key, action))
 
     def _key(self, action: Callable[[], Any], event: Any) -> None:
-        """A dialog's keys are its own, and the arrows belong to the slider while it has the focus."""
-        if event.widget.winfo_toplevel() is not self:
-            return
-        if isinstance(event.widget, ttk.Scale) and event.keysym in ("Left", "Right", "Up", "Down"):
-            return
-        action()
+        """A dialog's keys are its own."""
+        if event.widget.winfo_toplevel() is self:
+            action()
 
     # What happens
 
@@ -556,6 +555,12 @@ class Viewer(tk.Tk):
     def _window(self, dx: float, dy: float) -> None:
         self.view = self.view.windowed(dx, dy)
         self.redraw()
+
+    def _fade(self, change: float, event: Any) -> str:
+        """The arrows move the slider while it has the focus, and nothing else; Tk's own step is its whole length."""
+        self.opacity.set(min(max(self.opacity.get() + change, 0.0), 1.0))
+        self.redraw()
+        return "break"
 
     def _toggle(self, variable: tk.BooleanVar) -> None:
         variable.set(not variable.get())

@@ -2,11 +2,14 @@
 
 import io
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -118,14 +121,14 @@ def test_neighbours_go_round(tmp_path: Path) -> None:
 # The window itself
 
 
-@pytest.fixture(scope="module")
-def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of a virtual screen of 1280x720."""
+@contextmanager
+def screen(size: str, dpi: int) -> Iterator[dict[str, str]]:
+    """The environment of a virtual screen."""
     missing = [tool for tool in ("Xvfb", "xdotool", "import") if not shutil.which(tool)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (packages xvfb, xdotool, imagemagick)")
     read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x720x24", "-nolisten", "tcp"]
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", f"{size}x24", "-dpi", str(dpi), "-nolisten", "tcp"]
     server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as pipe:
@@ -134,6 +137,12 @@ def display(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     yield os.environ | {"DISPLAY": f":{number}"}
     server.terminate()
     server.wait()
+
+
+@pytest.fixture(scope="module")
+def display() -> Iterator[dict[str, str]]:
+    with screen("1280x720", 96) as environment:
+        yield environment
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +274,70 @@ def test_the_window_by_keys_and_clicks(display: dict[str, str], workdir: Path, f
         assert "Traceback" not in heard
     finally:
         window.process.kill()
+
+
+def test_a_film_is_opened_by_keys_and_its_map_faded(display: dict[str, str], workdir: Path, films: Path) -> None:
+    """From the first picture on: the spinner while the networks load, Ctrl+O and its dialog, the slider by Tab."""
+    window = Window(display, f"--checkpoint={workdir}", "--maps=fine")
+    try:
+        spinning = []
+        while "ready" not in window.title:
+            spinning.append(spinner(window.picture()))
+        window.wait(lambda: not spinner(window.picture()))
+        assert any(spinning)
+
+        window.key("ctrl+o")
+        dialog = window.wait(lambda: window.tool("search", "--onlyvisible", "--name", "^Open a film").split()[:1])
+        window.focus(dialog[0])  # type: ignore[index]
+        window.tool("type", str(films / "b.png"))
+        window.key("Return")
+        window.until("b.png, ")
+
+        window.focus(window.number)
+        window.wait(lambda: coloured(window.picture()) > 0.3)
+        before = window.title
+        window.key(*["Tab"] * 9)  # five buttons, three switches, and then the slider
+        window.key(*["Left"] * 10)
+        window.wait(lambda: coloured(window.picture()) < 0.05)  # boxes and the bar are all that is left of the map
+        window.key(*["Right"] * 10)
+        window.wait(lambda: coloured(window.picture()) > 0.3)
+        assert window.title == before  # the arrows were the slider's: no other film, no other finding
+        window.process.send_signal(signal.SIGTERM)
+        window.process.wait(timeout=120)
+    finally:
+        window.process.kill()
+
+
+def spinner(picture: np.ndarray) -> bool:
+    """Whether something is drawn at the right end of the tool bar."""
+    corner = picture[8:30, 1100:1180]
+    return bool(np.abs(corner - corner[0, 0]).max() > 20)
+
+
+@pytest.mark.parametrize(("size", "dpi"), [("1280x720", 96), ("2560x1440", 192)])
+def test_it_fits_the_screen_and_grows_with_its_resolution(size: str, dpi: int, workdir: Path, films: Path) -> None:
+    """On a screen of twice the resolution everything is twice as large, and lies at twice the place."""
+    times = dpi // 96
+    with screen(size, dpi) as environment:
+        window = Window(environment, f"--checkpoint={workdir}", films / "a.png")
+        try:
+            first = window.until("a.png, ")
+            told = window.tool("getwindowgeometry", "--shell", window.number)
+            x, y, width, height = (int(re.search(f"{key}=(-?\\d+)", told)[1]) for key in ("X", "Y", "WIDTH", "HEIGHT"))
+            columns, rows = map(int, size.split("x"))
+            assert 0.8 * columns < width <= columns - x
+            assert 0.8 * rows < height <= rows - y
+            window.tool("mousemove", 1000 * times, (70 + 43 * 13) * times, "click", 1)  # the last of the list
+            window.wait(lambda: window.title != first)
+            last = window.title
+            window.key("Down")  # round to the first
+            window.wait(lambda: window.title == first)
+            window.key("Up")
+            window.wait(lambda: window.title == last)
+            window.key("ctrl+q")
+            assert window.process.wait(timeout=120) == 0
+        finally:
+            window.process.kill()
 
 
 def test_without_a_checkpoint_it_says_how_to_make_one(display: dict[str, str], films: Path) -> None:
