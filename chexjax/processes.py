@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final, NoReturn
 
 import jax
+from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from chexjax.errors import STOPPED_STATUS, fail
 
@@ -28,6 +29,15 @@ def join_processes() -> None:
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         fail(f"--distributed: {reason}\nset JAX_COORDINATOR_ADDRESS, {', '.join(PROCESSES)}; launch/README.md says how")
+
+
+def meet(where: str, hours: float = 24.0) -> None:
+    """Waits until all processes have come here. Unlike a message between devices it may take long.
+
+    A device's message fails after some seconds (Gloo) or minutes (NCCL), and what one process does for the others, such
+    as preparing films, takes hours.
+    """
+    get_barrier_sync_fn()(key=where, timeout_ms=int(hours * 3_600_000))
 
 
 @contextmanager

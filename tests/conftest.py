@@ -1,8 +1,10 @@
 """Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case."""
 
+import gc
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +26,14 @@ from configs import common, dml
 # A trunk that compiles in a second: the real five are met once, in tests/models.
 TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
 TRUNKS["tiny2"] = partial(ResNet, stages=(1, 1), block=BasicBlock)  # one that can be cut in two
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """Each compiled program holds hundreds of memory maps, of which Linux lets a process have 65,530."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ ALLOWED = {
         "cache",
         "commands",
         "errors",
+        "processes",
         "findings",
         "images",
         "manifest",
@@ -38,6 +39,7 @@ ALLOWED = {
     "training": {
         "commands",
         "errors",
+        "processes",
         "findings",
         "images",
         "manifest",

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexjax.cache import cache_folder
 from chexjax.data.chestxray14 import Prepared, Recipe, prepare
 from chexjax.data.phantom import VERSION, write_films
 from chexjax.errors import ConfigError, DataError
+from chexjax.processes import meet
 
 
 def open_films(config: ConfigDict) -> Prepared:
@@ -24,10 +24,10 @@ def open_films(config: ConfigDict) -> Prepared:
       DataError: whatever is wrong with the folder.
     """
     if jax.process_index() != 0:
-        multihost_utils.sync_global_devices("the first process prepares films")
+        meet("films are prepared")
     films = _open_films(config)
-    if jax.process_index() == 0 and jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the first process prepares films")
+    if jax.process_index() == 0:
+        meet("films are prepared")
     return films
 
 

@@ -25,6 +25,7 @@ from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names, names
+from chexjax.processes import meet
 from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.groups import check_groups, find_groups
@@ -104,6 +105,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         scalars = Scalars(workdir, step)
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
+        meet("the first step")  # loading takes one process longer than another
         first = step
         while step < last_step:
             frozen = step < frozen_steps

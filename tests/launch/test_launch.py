@@ -69,6 +69,8 @@ def test_two_processes_train_as_one(flags: list[str], tmp_path: Path) -> None:
     tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *variables)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("CHEXJAX_SOAK" not in os.environ, reason="four minutes: set CHEXJAX_SOAK")
 def test_a_run_that_is_terminated_and_whose_processes_are_killed_ends_as_if_it_never_had_been(
     flags: list[str], two: Path, tmp_path: Path
 ) -> None:
