@@ -5,6 +5,7 @@ another machine is watched: it touches its lock every few seconds, and is dead w
 this machine's own monotonic time. So no clock needs to be right, and none is compared with another.
 """
 
+import fcntl
 import json
 import os
 import socket
@@ -119,9 +120,22 @@ def _remove_stale(path: Path) -> None:
                 f"{path.parent} is in use by {owner or 'an unknown process'}\n"
                 "wait until that has ended, or give this run another --workdir"
             )
-        if _is(file.fileno(), path):
-            warn(f"{path.parent} was in use by {owner or 'an unknown process'}, which is gone; this run takes over")
-            path.unlink()
+        with _alone(path.parent):  # else two might find it stale, and the slower remove the quicker one's new lock
+            if _is(file.fileno(), path):
+                warn(f"{path.parent} was in use by {owner or 'an unknown process'}, which is gone; this run takes over")
+                path.unlink()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps others who ask the same of `folder` out; where its file system knows no such thing, it does nothing."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def _lives(owner: Owner | None, path: Path) -> bool:
