@@ -49,6 +49,11 @@ def printable_lines(text: object) -> str:
     return "\n".join(map(printable, str(text).split("\n")))
 
 
+def reason_of(error: Exception) -> str:
+    """What an exception says, on one line and not at length; its type where it says nothing."""
+    return printable(str(error)[:200]) or type(error).__name__
+
+
 def first_ten(names: Sequence[str]) -> str:
     """Counts the names and shows the first ten: ``"12: a.png, b.png, ... (2 more)"``; long ones not to their end."""
     shown = ", ".join(printable(name if len(name) <= _LONG else f"{name[:_LONG]}...") for name in names[:10])

@@ -24,7 +24,6 @@ def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; config fields are set as --config.FIELD=VALUE", status=2)
-    keep_compilations()
     if DISTRIBUTED.value:
         join_processes()
     # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
@@ -38,7 +37,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser, but what a user can get wrong is told in one line."""
+    """absl's parser, but what a user can get wrong is told in one line. What the command compiles is kept."""
     for place, flag in enumerate(argv):  # configs import their neighbours, from wherever the command is typed
         path = flag.partition("=")[2] if "=" in flag else "".join(argv[place + 1 : place + 2])
         if flag.lstrip("-").partition("=")[0] == "config":
@@ -56,6 +55,7 @@ def parse(argv: list[str]) -> list[str]:
         fail(str(error.args[0]).splitlines()[-1], status=2)
     except (flags.Error, AttributeError, ImportError, SyntaxError, TypeError, ValueError, OSError) as error:
         fail((str(error).strip() or repr(error)).splitlines()[-1], status=2)
+    keep_compilations()
     return remaining
 
 

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Final, NoReturn
 
 import jax
-from orbax.checkpoint.multihost import get_barrier_sync_fn
 
 from chexjax.errors import STOPPED_STATUS, fail
 
@@ -37,6 +36,8 @@ def meet(where: str, hours: float = 24.0) -> None:
     A device's message fails after some seconds (Gloo) or minutes (NCCL), and what one process does for the others, such
     as preparing films, takes hours.
     """
+    from orbax.checkpoint.multihost import get_barrier_sync_fn  # a mistyped flag should not wait for it
+
     get_barrier_sync_fn()(key=where, timeout_ms=int(hours * 3_600_000))
 
 

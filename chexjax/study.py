@@ -16,7 +16,6 @@ import jax
 from absl import app, logging
 from ml_collections import ConfigDict
 
-from chexjax.cache import keep_compilations
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
 from chexjax.findings import FINDINGS
@@ -29,7 +28,6 @@ def main(argv: list[str]) -> None:
     """Runs what is still to be run, and prints the table."""
     from chexjax.training.logging import say
 
-    keep_compilations()
     with told_plainly():
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")

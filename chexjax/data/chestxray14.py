@@ -84,10 +84,7 @@ class Source:
             return self._source[record]
         except (RuntimeError, OSError) as error:  # ArrayRecord hashes each chunk, and holds what it reads against that
             reason = str(error).splitlines()[0]
-            raise DataError(
-                f"{self._told} are not as they were written, seen at record {record}: {reason}\n"
-                "remove that folder, and they are prepared anew"
-            ) from None
+            raise _rotten(self._told, f"seen at record {record}: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -162,11 +159,12 @@ def load(path: str | Path) -> Prepared:
     """
     path = Path(path)
     if path.is_dir() and (troubles := manifest.troubles(path, _SMALL)):
-        raise DataError(
-            f"the prepared films in {path} are not as they were written, {first_ten(troubles)}\n"
-            "remove that folder, and they are prepared anew"
-        )
+        raise _rotten(f"the prepared films in {path}", first_ten(troubles))
     return _load(path)
+
+
+def _rotten(which: str, how: str) -> DataError:
+    return DataError(f"{which} are not as they were written, {how}\nremove that folder, and they are prepared anew")
 
 
 def _load(path: Path) -> Prepared:

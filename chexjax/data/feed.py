@@ -21,22 +21,22 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from chexjax.data.chestxray14 import Prepared
-from chexjax.data.pipeline import Records, epoch_order, training_batches
-from chexjax.errors import ConfigError
+from chexjax.data.pipeline import Records, check_batch, epoch_order, training_batches
 from chexjax.progress import progress_bar
 
 Batch = dict[str, jax.Array]
+# (source, seed, begin) -> the function from a step to this device's share of its batch; all traced.
+Read = Callable[[Any, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
 
 
 @dataclass(frozen=True)
 class Feed:
     """What a call of `steps.create_steps` takes films from.
 
-    `read(source, seed, begin)` is traced: it gives the function from a step to this device's share of its batch.
-    `sources` gives each call its source; with `most` steps a call at most.
+    `sources` gives each call what `read` reads, with `most` steps a call at most; `told` says where the films are.
     """
 
-    read: Callable[[Any, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
+    read: Read
     sources: Iterator[Any]
     most: int
     told: str
@@ -61,8 +61,7 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -
       ConfigError: the batch is no multiple of the devices.
     """
     count, size = len(films.parts["train"].names), config.batch_size
-    if size % jax.device_count():
-        raise ConfigError(f"batch_size {size} is no multiple of the {jax.device_count()} devices")
+    check_batch(size)
     needed = -(-count // jax.device_count()) * films.size**2
     free = free_memory()
     residence = config.data.residence

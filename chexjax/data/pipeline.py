@@ -55,14 +55,29 @@ def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, films: int) -> ja
 
 def batch_films(seed: int, step: int, batch_size: int, films: int) -> np.ndarray:
     """The record numbers of a step's whole batch, int (batch_size,), in order."""
-    epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), films)
-    return np.array([_order_on_host(seed, int(epoch), films)[k] for epoch, k in zip(epochs, places, strict=True)])
+    return np.array([_film_at(seed, place, films) for place in range(step * batch_size, (step + 1) * batch_size)])
+
+
+def _film_at(seed: int, place: int, films: int) -> int:
+    """The record number at a place of the shuffled stream."""
+    epoch, place = divmod(place, films)
+    return _order_on_host(seed, epoch, films)[place]
 
 
 @lru_cache(maxsize=4)
 def _order_on_host(seed: int, epoch: int, films: int) -> np.ndarray:
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         return np.asarray(epoch_order(seed, epoch, films))
+
+
+def check_batch(batch_size: int) -> None:
+    """Refuses a global batch that the devices of all processes cannot share evenly.
+
+    Raises:
+      ConfigError: `batch_size` is no multiple of their number.
+    """
+    if batch_size < 1 or batch_size % jax.device_count():
+        raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
 
 
 def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) -> grain.DatasetIterator:
@@ -79,15 +94,13 @@ def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) 
     Raises:
       ConfigError: `batch_size` is no such multiple.
     """
-    if batch_size < 1 or batch_size % jax.device_count():
-        raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
+    check_batch(batch_size)
     records, share = Records(source), batch_size // jax.process_count()
     first = jax.process_index() * share
 
     def read(place: Any) -> dict[str, np.ndarray]:
         step, place = divmod(int(place), share)
-        epoch, place = divmod(step * batch_size + first + place, len(records))
-        return records[_order_on_host(seed, epoch, len(records))[place]]
+        return records[_film_at(seed, step * batch_size + first + place, len(records))]
 
     batches = grain.MapDataset.range(ENDLESS).map(read).batch(share, drop_remainder=True).map(by_device)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))

@@ -40,7 +40,7 @@ from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.commands import parse
-from chexjax.errors import CheckpointError, ConfigError, command, printable
+from chexjax.errors import CheckpointError, ConfigError, command, reason_of
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 
@@ -424,8 +424,7 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
             variables = unflatten_dict({tuple(key.split("/")): file[key] for key in file.files})
         return variables, about
     except Exception as error:  # zipfile and NumPy have no family: BadZipFile, struct.error, EOFError, SyntaxError, ...
-        reason = printable(str(error)[:200]) or type(error).__name__
-        raise CheckpointError(f"{folder} holds no imported weights: {reason}") from None
+        raise CheckpointError(f"{folder} holds no imported weights: {reason_of(error)}") from None
 
 
 @command

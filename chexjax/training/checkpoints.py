@@ -28,7 +28,7 @@ from orbax.checkpoint import v1 as ocp
 from chexjax import manifest
 from chexjax.commands import parse
 from chexjax.data.films import find_prepared
-from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, printable, warn
+from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, reason_of, warn
 from chexjax.training.state import TrainState
 
 CONFIG: Final = "config.json"
@@ -114,8 +114,7 @@ def read_config(workdir: Path) -> ConfigDict:
     except FileNotFoundError:
         raise CheckpointError(f"{workdir} is no workdir: it holds no {CONFIG}; train into it first") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = printable(error)[:200] or type(error).__name__
-        raise CheckpointError(f"{workdir / CONFIG} cannot be read: {reason}") from None
+        raise CheckpointError(f"{workdir / CONFIG} cannot be read: {reason_of(error)}") from None
 
 
 class Checkpoints:

@@ -81,7 +81,8 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, states, groups, teacher, last_step, eval_steps)
 
-        step, history, window = 0, [], Window(tuple(states), namer(config, train_films))
+        films_of = namer(config, train_films)
+        step, history, window = 0, [], Window(tuple(states), films_of)
         if latest is not None and saved is not None:
             step = latest
             states, _ = checkpoints.restore(step, states)
@@ -132,7 +133,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                window = Window(tuple(states), namer(config, train_films))
+                window = Window(tuple(states), films_of)
             if validating or stopping:
                 held()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
@@ -156,8 +157,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     check(config)
     check_config(workdir, config)
     films = open_films(config.data)
-    best = restore_best(workdir)
     checkpoints = Checkpoints(workdir)
+    best = restore_best(workdir, checkpoints)
     history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from chexjax.data.chestxray14 import Recipe
-from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, printable
+from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
 from chexjax.findings import FINDINGS
 from chexjax.images import MAX_SIDE
 from chexjax.models import Groups, create_model
@@ -47,10 +47,11 @@ class Restored:
         return hashlib.sha256(json.dumps(digests(self.variables), sort_keys=True).encode()).hexdigest()
 
 
-def restore_best(workdir: Path) -> Restored:
+def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Restored:
     """Reads the config of `workdir` and the networks of its best checkpoint, as arrays on the host.
 
-    A folder of imported weights will do as well, if they came with a head.
+    A folder of imported weights will do as well, if they came with a head. Who has opened the workdir's checkpoints
+    already hands them over: opening them hashes all.
 
     Raises:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
@@ -59,7 +60,7 @@ def restore_best(workdir: Path) -> Restored:
     if not imported:
         read_config(workdir)  # what is no workdir is told so
     try:
-        return _imported(workdir) if imported else _restore(workdir)
+        return _imported(workdir) if imported else _restore(workdir, checkpoints or Checkpoints(workdir))
     except ChexjaxError:
         raise
     except (
@@ -71,12 +72,11 @@ def restore_best(workdir: Path) -> Restored:
         RecursionError,
         AssertionError,
     ) as error:
-        reason = printable(str(error)[:200]) or type(error).__name__
-        raise CheckpointError(f"{workdir} was made by another version of chexjax: {reason}; train anew") from error
+        told = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
+        raise CheckpointError(told) from error
 
 
-def _restore(workdir: Path) -> Restored:
-    checkpoints = Checkpoints(workdir)
+def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
     step = checkpoints.best
     config, metadata = checkpoints.config(step), checkpoints.metadata(step)
     check_films(config.data)

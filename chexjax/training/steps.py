@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
+from chexjax.data.feed import Batch, Read
 from chexjax.models.network import Groups
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState, part_of
@@ -26,7 +27,6 @@ AXIS: Final = "data"
 
 PyTree = Any
 States = tuple[TrainState, ...]
-Batch = dict[str, jax.Array]
 # For each network: "loss", "divergence", "gradient_norm" (networks,), and "cross_entropy" (networks, findings).
 Measured = dict[str, jax.Array]
 # A term that guides a network beside the labels: its logits -> a scalar.
@@ -71,8 +71,6 @@ class Fixed(NamedTuple):
 Step = Callable[[States, Batch, Fixed], tuple[States, Measured]]
 # (states, source, fixed, begin, count): `count` steps from step `begin` on, with the films of `source`.
 Steps = Callable[[States, PyTree, Fixed, np.integer, np.integer], tuple[States, Measured]]
-# (source, seed, begin) -> the function from a step to this device's share of its batch; all traced.
-Read = Callable[[PyTree, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
 
 
 def supervised_step(
