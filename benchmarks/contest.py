@@ -60,6 +60,26 @@ def noise(batch: int, size: int) -> dict[str, np.ndarray]:
     }
 
 
+def here(cpu: Any, accelerator: Any) -> Any:
+    """The first on a CPU, the second elsewhere."""
+    return cpu if jax.default_backend() == "cpu" else accelerator
+
+
+def compile_step(
+    config: ConfigDict, batch: dict[str, np.ndarray], models: Sequence[AnyNetwork] | None = None
+) -> tuple[Any, list[Any]]:  # fmt: skip
+    """The compiled step of the config's regime over all devices, and new arguments for it: states, batch, fixed."""
+    groups, shape = by_names(SPECIALIST_GROUPS), batch["image"].shape[2:]
+    models = models or [create_network(config, name, groups, AXIS) for name in config.networks]
+    states = tuple(
+        create_state(config, name, model, shape, 10_000) for name, model in zip(config.networks, models, strict=True)
+    )
+    placed, fixed = jax.pmap(lambda x: x)(batch), flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+    step: Any = create_step(Context(config, np.full(batch["label"].shape[-1], 0.1), groups))
+    arguments = [flax.jax_utils.replicate(states), placed, fixed]
+    return step.lower(*arguments).compile(), arguments
+
+
 def step_of(
     config: ConfigDict, batch: dict[str, np.ndarray], models: Sequence[AnyNetwork] | None = None
 ) -> tuple[Callable[[], Any], float]:  # fmt: skip
@@ -67,29 +87,21 @@ def step_of(
 
     The films are on the devices already. FLOPs are as XLA counts them in the compiled program of one device.
     """
-    groups, shape = by_names(SPECIALIST_GROUPS), batch["image"].shape[2:]
-    models = models or [create_network(config, name, groups, AXIS) for name in config.networks]
-    states = tuple(
-        create_state(config, name, model, shape, 10_000) for name, model in zip(config.networks, models, strict=True)
-    )
-    placed, fixed = jax.pmap(lambda x: x)(batch), flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
-    held = [flax.jax_utils.replicate(states)]
-    step: Any = create_step(Context(config, np.full(batch["label"].shape[-1], 0.1), groups))
-    compiled = step.lower(held[0], placed, fixed).compile()
+    compiled, arguments = compile_step(config, batch, models)
 
     def run() -> Any:
-        held[0], measured = compiled(held[0], placed, fixed)
-        return held[0], measured
+        arguments[0], measured = compiled(*arguments)
+        return arguments[0], measured
 
     return run, compiled.cost_analysis()["flops"]
 
 
-def waiting(run: Callable[[], Any], calls: int | None = None) -> Callable[[], None]:
+def waiting(run: Callable[[], Any], calls: int = 0) -> Callable[[], None]:
     """`calls` steps, and then the wait for the last: an accelerator is not to stand idle between steps.
 
     By default 20 on an accelerator, one on a CPU.
     """
-    calls = calls or (1 if jax.default_backend() == "cpu" else 20)
+    calls = calls or here(1, 20)
 
     def repeat() -> None:
         for _ in range(calls - 1):

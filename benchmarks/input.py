@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from benchmarks.contest import Results, finish, introduce, parser_of, table, take_turns
+from benchmarks.contest import Results, finish, here, introduce, parser_of, table, take_turns
 from chexjax.data.chestxray14 import Prepared, Recipe, clean_films, shrink
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
@@ -112,10 +112,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("--dir", type=Path, help="an NIH folder with originals")
     parser.add_argument("--films", type=int, default=512, help="simulated films to train on")
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--size", type=int, default=64 if jax.default_backend() == "cpu" else 224)
-    parser.add_argument("--batch", type=int, default=16 if jax.default_backend() == "cpu" else 256)
-    parser.add_argument("--dtype", default="float32" if jax.default_backend() == "cpu" else "bfloat16")
-    parser.add_argument("--steps", type=int, default=4 if jax.default_backend() == "cpu" else 40, help="a round")
+    parser.add_argument("--size", type=int, default=here(64, 224))
+    parser.add_argument("--batch", type=int, default=here(16, 256))
+    parser.add_argument("--dtype", default=here("float32", "bfloat16"))
+    parser.add_argument("--steps", type=int, default=here(4, 40), help="a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(argv)
     introduce(f"input, {options.model} at {options.size} px, batch {options.batch}, {options.dtype}")

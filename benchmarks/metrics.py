@@ -10,13 +10,9 @@
 Simulated scores: prevalences from 18 % to 0.2 %, normal, 1.2 apart; 3.6 films a patient. Run in one process, in turn.
 """
 
-import argparse
-import json
-import os
 import resource
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +20,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.contest import Results, finish, introduce, parser_of
 from chexjax.evaluation.figures import figures
 from chexjax.evaluation.metrics import bootstrap_aurocs
 
@@ -51,14 +48,13 @@ def numpy_bootstrap(labels: np.ndarray, scores: np.ndarray, patients: np.ndarray
     return np.array(found)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> Results:
+    parser = parser_of(__doc__)
     parser.add_argument("--films", type=int, default=112_120)
     parser.add_argument("--resamples", type=int, default=1000)
-    parser.add_argument("--json", help="also write the figures here")
     arguments = parser.parse_args(argv)
     labels, scores, patients = simulate(arguments.films)
-    results: dict[str, Any] = {"films": arguments.films, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    results: Results = {"films": arguments.films}
 
     def timed(name: str, run: Callable[[], Any], times: float = 1.0) -> Any:
         start, worked = time.perf_counter(), time.process_time()
@@ -71,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results.setdefault("chexjax_peak_gib", peak)
         return found
 
-    print(", ".join(f"{key} {value}" for key, value in results.items()))
+    introduce(f"{arguments.films} films, {arguments.resamples} resamples")
     told = timed("chexjax, all figures, compiling included", lambda: figures(labels, scores, [*map(str, patients)]))
     ours = timed("chexjax, the bootstrap alone, compiled", lambda: bootstrap_aurocs(
         labels, scores, patients, arguments.resamples
@@ -87,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     np.testing.assert_allclose(list(told["auroc"].values()), [auroc for auroc, _ in theirs], atol=1e-12)
     np.testing.assert_allclose(ours[:FEW], plain, atol=1e-12)
     print("equal to scikit-learn's figures and to NumPy's resamples, to 1e-12")
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    return finish(results, arguments.json)
 
 
 if __name__ == "__main__":

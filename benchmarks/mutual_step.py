@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from benchmarks.contest import Results, finish, introduce, noise, parser_of, step_of, table, take_turns, waiting
+from benchmarks.contest import Results, finish, here, introduce, noise, parser_of, step_of, table, take_turns, waiting
 from chexjax.training.state import create_network
 from configs import dml
 
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser = parser_of(__doc__)
     parser.add_argument("--models", default="resnet18,resnet50", help="two of them")
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=16 if jax.default_backend() == "cpu" else 256)
-    parser.add_argument("--dtype", default="float32" if jax.default_backend() == "cpu" else "bfloat16")
+    parser.add_argument("--batch", type=int, default=here(16, 256))
+    parser.add_argument("--dtype", default=here("float32", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
     introduce(f"{options.models}, {options.dtype}, {options.size} px, batch {options.batch}, noise")

@@ -17,15 +17,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import flax.jax_utils
 import jax
-import numpy as np
 
-from benchmarks.contest import Results, finish, introduce, noise, parser_of, table
-from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, create_step
+from benchmarks.contest import Results, compile_step, finish, introduce, noise, parser_of, table
 from configs import baseline
 
 SIZE: Final = 64  # of the films; messages do not depend on it
@@ -53,12 +49,8 @@ def count(model: str, sync: bool) -> Results:
     """All-reduces of the compiled step over all devices of all processes, and their bytes a device."""
     config = baseline.get_config(model)
     config.sync_batch_norm = sync
-    network = create_network(config, "net1", axis_name=AXIS)
-    states = flax.jax_utils.replicate((create_state(config, "net1", network, (SIZE, SIZE, 1), 100),))
-    step: Any = create_step(Context(config, np.full(14, 0.1)))
-    batch, fixed = noise(2 * jax.local_device_count(), SIZE), flax.jax_utils.replicate(Fixed(np.int32(0)))
-    text = step.lower(states, batch, fixed).compile().as_text()
-    messages = all_reduces(text)
+    compiled, _ = compile_step(config, noise(2 * jax.local_device_count(), SIZE))
+    messages = all_reduces(compiled.as_text())
     return {
         "model": model,
         "devices": jax.device_count(),

@@ -17,9 +17,7 @@ Films: `real`, from ../shared/nih-sample (or CHEXJAX_REAL_DATA), repeated where 
 levels, an up-edge or a down-edge at six pixels of ten.
 """
 
-import argparse
 import functools
-import json
 import os
 import random
 import statistics
@@ -32,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.contest import Results, finish, introduce, parser_of
 from chexjax.scanline import MAX_WIDTH, THRESHOLD, read_grey, remove_artifacts
 
 numba: Any
@@ -175,27 +174,13 @@ def compete(films: np.ndarray, seconds: float) -> dict[str, dict[str, float]]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """Where the figures come from."""
-    device = jax.devices()[0]
-    return {
-        "backend": jax.default_backend(),
-        "device": device.device_kind,
-        "cores": os.cpu_count(),
-        "jax": jax.__version__,
-        "numba": numba.__version__ if numba else None,
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> Results:
+    parser = parser_of(__doc__)
     parser.add_argument("--batches", default="1,8,64", help="batch sizes")
     parser.add_argument("--seconds", type=float, default=4.0, help="per contest, after warming up")
-    parser.add_argument("--json", help="also write the figures here")
     arguments = parser.parse_args(argv)
-    where = machine()
-    print(", ".join(f"{key} {value}" for key, value in where.items()))
+    version = numba.__version__ if numba else None
+    introduce(f"films of {SIDE} px, numba {version}")
     if not numba:
         print("numba is not installed: skipped, and no ratio (pip install 'chexjax[bench]')")
     batches = [int(batch) for batch in arguments.batches.split(",")]
@@ -214,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"{row['times_numba']:>9.2f}{row['times_numba_at_best']:>9.2f}{row['share_of_copy']:>9.2f}{row['rounds']:>8}",
                     flush=True,
                 )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps({"machine": where, "results": results}, indent=1) + "\n")
+    return finish({"numba": version, "results": results}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, step_of, table, take_turns, waiting
+from benchmarks.contest import (
+    Results,
+    finish,
+    here,
+    introduce,
+    noise,
+    parser_of,
+    ratio,
+    step_of,
+    table,
+    take_turns,
+    waiting,
+)
 from configs import baseline
 
 torch: Any
@@ -82,7 +94,7 @@ def prepare_torch(
 
 def compare(model: str, dtype: str, options: Any) -> Results:
     """Images a second of every contestant, and ratios of their times to ours."""
-    batch, calls = noise(options.batch, options.size), 1 if jax.default_backend() == "cpu" else 20
+    batch, calls = noise(options.batch, options.size), here(1, 20)
     step, flops = step_of(plain_config(model, dtype), batch)
     runs = {"chexjax": waiting(step, calls)}
     for name, compiled in (("torch eager", False), ("torch.compile", True)):
@@ -107,9 +119,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
     """Prints a table, a line a network and dtype."""
     parser = parser_of(__doc__)
     parser.add_argument("--models", default="resnet18,resnet50,densenet121,densenet169")
-    parser.add_argument("--dtypes", default="float32" if jax.default_backend() == "cpu" else "float32,bfloat16")
+    parser.add_argument("--dtypes", default=here("float32", "float32,bfloat16"))
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=16 if jax.default_backend() == "cpu" else 256)
+    parser.add_argument("--batch", type=int, default=here(16, 256))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--compile", choices=["yes", "no"], default="yes", help="also torch.compile")
     options = parser.parse_args(argv)

@@ -11,24 +11,20 @@ paired test, and training images a second of both, timed in turn. Run again, it 
 import argparse
 import csv
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
-import jax
 import numpy as np
 import torch
 from ml_collections import ConfigDict
 
+from benchmarks.contest import step_of, take_turns, waiting
 from chexjax.data.chestxray14 import Prepared
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import Records, by_device
 from chexjax.evaluation.metrics import auroc, delong_test, holm, mean_over_findings
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
-from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Fixed, create_step
 from configs import baseline
 from tests.torch_networks import create_torch_network
 
@@ -153,27 +149,10 @@ def speed(config: ConfigDict, films: Prepared, rounds: int) -> dict[str, list[fl
     batch = {key: np.stack([records[k][key] for k in range(size)]) for key in ("image", "label", "film")}
     images, labels = torch.from_numpy(batch["image"].transpose(0, 3, 1, 2).copy()), torch.from_numpy(batch["label"])
     theirs = Torch(config, 10_000)
-    model = create_network(config, "net1", axis_name=AXIS)
-    state = create_state(config, "net1", model, (films.size, films.size, 1), 10_000)
-    step = create_step(loop.context(config, films, None, None))
-    place: dict[str, Any] = {"states": flax.jax_utils.replicate((state,)), "batch": by_device(batch)}
-
-    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
-
-    def ours() -> None:
-        place["states"], measured = step(place["states"], place["batch"], fixed)
-        jax.block_until_ready(measured)
-
-    sides = {"torch": lambda: theirs.step(images, labels.float()), "chexjax": ours}
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(rounds + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            for _ in range(3):
-                run()
-            if turn:  # the first compiles
-                found[name].append(3 * size / (time.perf_counter() - start))
-    return found
+    ours, _ = step_of(config, by_device(batch))
+    steps = {"torch": lambda: theirs.step(images, labels.float()), "chexjax": waiting(ours, 1)}
+    times = take_turns({name: waiting(step, 3) for name, step in steps.items()}, rounds)
+    return {name: [3 * size / seconds for seconds in values] for name, values in times.items()}
 
 
 def told(values: list[float], digits: int) -> str:
