@@ -7,7 +7,7 @@ import pytest
 
 from chexjax.errors import ConfigError
 from chexjax.models import create_model
-from chexjax.models.layers import BatchNorm, convolve, max_pool
+from chexjax.models.layers import BatchNorm, max_pool
 
 # What `sum(p.numel() for p in torchvision.models.NAME().parameters())` prints.
 TORCHVISION = {
@@ -56,50 +56,6 @@ def test_logit_is_the_mean_of_its_activation_map(name: str) -> None:
 def test_unknown_name_is_told_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"resnet19.*densenet169"):
         create_model("resnet19")
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [1, 3, 7])
-@pytest.mark.parametrize("side", [1, 2, 3, 5, 8])
-def test_convolve_is_a_convolution(side: int, size: int, stride: int) -> None:
-    rng = np.random.default_rng(side + 10 * size)
-    x, kernel = rng.normal(size=(2, side, side + 1, 3)), rng.normal(size=(size, size, 3, 4))
-    pad = (size - 1) // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    rows, columns = range(0, side, stride), range(0, side + 1, stride)
-    expected = np.array(
-        [
-            [
-                [np.tensordot(film[i : i + size, j : j + size], kernel, axes=3) for j in columns]
-                for i in rows
-            ]
-            for film in padded
-        ]
-    )  # fmt: skip
-    found = jax.jit(convolve, static_argnums=2)(x.astype(np.float32), kernel.astype(np.float32), stride)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [3, 7])
-@pytest.mark.parametrize("side", [4, 7, 10])
-def test_the_gradients_of_a_convolution_are_jaxs_own(side: int, size: int, stride: int) -> None:
-    """`layers._pull_back_in_order` writes them anew; all sides, so that windows end short of the border and at it."""
-    rng = np.random.default_rng(side)
-    x = rng.normal(size=(2, side, side + 1, 3)).astype(np.float32)
-    kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
-
-    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        pad = ((size - 1) // 2,) * 2
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), (pad, pad), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    upstream = rng.normal(size=plain(x, kernel).shape).astype(np.float32)
-    expected = jax.vjp(plain, x, kernel)[1](upstream)
-    found = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)[1](upstream)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (5, 4), (8, 8)])

@@ -1,0 +1,349 @@
+"""A convolution of films and its gradients, in the forms that each backend is quick at.
+
+`convolve` is one function everywhere. Accelerators run `lax.conv_general_dilated`. XLA's CPU backend reaches a quarter
+of the processor's speed with it, a fortieth in some gradients, but all of it in matrix products; so on a CPU the same
+sums are written as those, a few films at a time, so that what is made of them stays in the processor's cache:
+
+- `WINOGRAD`: 3x3 at stride 1. Tiles of 4x4 outputs are 6x6 products after a small linear transform of the tile, of the
+  kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
+  CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
+- `COLUMNS`: other kernels and small maps. What each place of the kernel sees, side by side, times the kernel's matrix.
+- `WINDOW`: films of one to three channels, the stem's: XLA's own convolution, but for the gradient of the kernel.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
+SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
+FEW_CHANNELS: Final = 4  # below that, `COLUMNS` would copy a few bytes at a time
+
+# Lavin & Gray 2016, equation 15 and those after it: F(4x4, 3x3), the points 0, 1, -1, 2, -2 and infinity.
+OF_TILE: Final = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+OF_KERNEL: Final = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ]
+)
+OF_OUTPUT: Final = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+TILE: Final = 4  # outputs
+SEEN: Final = 6  # inputs that they see
+
+
+def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side.
+
+    A 1x1 convolution is the matrix product that it is, on every backend.
+    """
+    if kernel.shape[0] == 1:
+        x = x[:, ::stride, ::stride]
+        # One axis of pixels, so that the kernel's gradient is a plain product too: XLA's CPU backend is slow at others.
+        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    return _convolve(x, kernel, stride)
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(x, kernel, ...)` whose vmap over kernels is a loop.
+
+    JAX would make one grouped convolution of it, and XLA's CPU backend runs that ten to fifty times slower.
+    """
+    looped = jax.custom_batching.custom_vmap(function)
+
+    @looped.def_vmap
+    def rule(size: int, batched: Sequence[bool], *arguments: Array) -> tuple[Any, Any]:
+        if not batched[1]:
+            result = jax.vmap(function, in_axes=[0 if b else None for b in batched])(*arguments)
+        else:
+            each = [looped(*(a[k] if b else a for a, b in zip(arguments, batched, strict=True))) for k in range(size)]
+            result = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
+        return result, jax.tree.map(lambda _: True, result)
+
+    return looped
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve(x: Array, kernel: Array, stride: int) -> Array:
+    """With a gradient of its own, as JAX finds none behind a vmap rule."""
+
+    def here(x: Array, kernel: Array) -> Array:
+        cpu, default = partial(_on_cpu, stride=stride), partial(_by_xla, stride=stride)
+        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+    return _one_by_one(here)(x, kernel)
+
+
+def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride: int, kept: tuple[Array, Array], upstream: Array) -> tuple[Array, Array]:
+    def by_jax(x: Array, kernel: Array, upstream: Array) -> tuple[Array, Array]:
+        return jax.vjp(partial(_by_xla, stride=stride), x, kernel)[1](upstream)
+
+    def here(x: Array, kernel: Array, upstream: Array) -> tuple[Array, Array]:
+        return lax.platform_dependent(x, kernel, upstream, cpu=partial(_back_on_cpu, stride=stride), default=by_jax)
+
+    return _one_by_one(here)(*kept, upstream)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _by_xla(x: Array, kernel: Array, stride: int) -> Array:
+    pad = (kernel.shape[0] - 1) // 2
+    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)))
+
+
+# Films, kernels and maps lie in one order. XLA's CPU backend brings other axes into it by itself, but not inside a
+# loop, where it falls back to a scalar one (twenty times slower, see `steps.create_steps`).
+_in_order = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+# On a CPU
+
+
+class Form(NamedTuple):
+    """A way to write a convolution: it, and its two gradients. Float32 or float64."""
+
+    forward: Callable[[Array, Array, int], Array]  # x, kernel, stride
+    of_films: Callable[[Array, Array, Array, int], Array]  # x (its shape alone counts), kernel, upstream, stride
+    of_kernel: Callable[[Array, Array, int, int], Array]  # x, upstream, size of the kernel, stride
+
+
+def _on_cpu(x: Array, kernel: Array, stride: int) -> Array:
+    wide = _wide(x)
+    return _form(x.shape, kernel.shape[0], stride).forward(wide(x), wide(kernel), stride).astype(x.dtype)
+
+
+def _back_on_cpu(x: Array, kernel: Array, upstream: Array, stride: int) -> tuple[Array, Array]:
+    wide, size = _wide(x), kernel.shape[0]
+    form = _form(x.shape, size, stride)
+    of_films = form.of_films(wide(x), wide(kernel), wide(upstream), stride)
+    of_kernel = form.of_kernel(wide(x), wide(upstream), size, stride)
+    return of_films.astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+def _wide(x: Array) -> Callable[[Array], Array]:
+    """To float32 where `x` is narrower: few CPUs compute in bfloat16, and Winograd's transforms would lose much."""
+    return lambda value: value.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _form(shape: tuple[int, ...], size: int, stride: int) -> Form:
+    if shape[-1] < FEW_CHANNELS:
+        return WINDOW
+    outputs = math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
+    return WINOGRAD if size == 3 and stride == 1 and outputs > SMALL_MAP else COLUMNS
+
+
+# A few films at a time
+
+
+def _films_at_once(batch: int, bytes_a_film: int) -> int:
+    """The largest divisor of `batch` whose films fit into the cache."""
+    return next(n for n in range(batch, 0, -1) if batch % n == 0 and (n * bytes_a_film <= CACHE or n == 1))
+
+
+def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:
+    """`function(x)` over the films of `x`."""
+    at_once = _films_at_once(len(x), bytes_a_film)
+    if at_once == len(x):
+        return function(x)
+    y = lax.map(function, x.reshape(-1, at_once, *x.shape[1:]))
+    return y.reshape(len(x), *y.shape[2:])
+
+
+def _sum_of_each(function: Callable[[Array, Array], Array], bytes_a_film: int, x: Array, y: Array) -> Array:
+    """The sum of `function(x, y)` over films."""
+    at_once = _films_at_once(len(x), bytes_a_film)
+    if at_once == len(x):
+        return function(x, y)
+    xs, ys = (array.reshape(-1, at_once, *array.shape[1:]) for array in (x, y))
+    nothing = jax.eval_shape(function, xs[0], ys[0])
+    start = jnp.zeros(nothing.shape, nothing.dtype)
+    return lax.fori_loop(0, len(xs), lambda i, total: total + function(xs[i], ys[i]), start)
+
+
+# Winograd's form. `Tiles` below: (36, tiles, channels), the 6x6 places of a tile first.
+
+
+def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
+    """`matrix` times a vector of arrays: sums with the zeros and ones left out."""
+    sums = []
+    for row in matrix.tolist():
+        terms = [part if factor == 1 else part * factor for factor, part in zip(row, parts, strict=True) if factor]
+        sums.append(sum(terms[1:], terms[0]))
+    return sums
+
+
+def _tiles(x: Array, matrix: np.ndarray, before: int) -> Array:
+    """Every tile t of the films as `matrix` t `matrix`ᵀ; a tile begins `before` pixels ahead of its outputs."""
+    batch, height, width, channels = x.shape
+    seen = matrix.shape[1]
+    down, across = -(-height // TILE), -(-width // TILE)
+    after = [TILE * (count - 1) + seen - before - n for count, n in ((down, height), (across, width))]
+    x = jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
+    ends = TILE * (down - 1) + 1, TILE * (across - 1) + 1
+    rows = jnp.stack(_combine(matrix, [x[:, i : i + ends[0] : TILE] for i in range(seen)]))
+    both = jnp.stack(_combine(matrix, [rows[..., j : j + ends[1] : TILE, :] for j in range(seen)]), 1)
+    return both.reshape(SEEN * SEEN, batch * down * across, channels)
+
+
+def _tiles_seen(x: Array) -> Array:
+    return _tiles(x, OF_TILE, before=1)
+
+
+def _of_tiles(tiles: Array, shape: tuple[int, ...]) -> Array:
+    """Tiles of outputs, transformed back and joined to maps: (batch, height, width, channels)."""
+    batch, height, width, channels = shape
+    down, across = -(-height // TILE), -(-width // TILE)
+    tiles = tiles.reshape(SEEN, SEEN, batch, down, across, channels)
+    rows = jnp.stack(_combine(OF_OUTPUT, list(tiles)))
+    both = jnp.stack(_combine(OF_OUTPUT, [rows[:, j] for j in range(SEEN)]), 4)
+    y = both.transpose(1, 2, 0, 3, 4, 5).reshape(batch, TILE * down, TILE * across, channels)
+    return y[:, :height, :width]
+
+
+def _on_both_sides(matrix: np.ndarray, w: Array) -> Array:
+    """`matrix` w `matrix`ᵀ on the two leading axes."""
+    rows = jnp.stack(_combine(matrix, list(w)))
+    return jnp.stack(_combine(matrix, [rows[:, j] for j in range(w.shape[1])]), 1)
+
+
+def _bytes_of_tiles(x: Array, channels: int) -> int:
+    """Of a film's tiles with the larger of two numbers of channels."""
+    down, across = (-(-extent // TILE) for extent in x.shape[1:3])
+    return SEEN * SEEN * down * across * max(x.shape[-1], channels) * x.dtype.itemsize
+
+
+def _winograd(x: Array, kernel: Array, stride: int) -> Array:
+    channels = kernel.shape[-1]
+    products = _on_both_sides(OF_KERNEL, kernel).reshape(SEEN * SEEN, -1, channels)
+
+    def few(x: Array) -> Array:
+        return _of_tiles(_tiles_seen(x) @ products, (*x.shape[:3], channels))
+
+    return _for_each(few, _bytes_of_tiles(x, channels), x)
+
+
+def _winograd_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
+    """`upstream` convolved with the kernel turned by half, its two kinds of channels in each other's place."""
+    channels = x.shape[-1]
+    products = _on_both_sides(OF_KERNEL, jnp.flip(kernel, (0, 1))).reshape(SEEN * SEEN, channels, -1)
+
+    def few(upstream: Array) -> Array:
+        tiles = lax.dot_general(_tiles_seen(upstream), products, (((2,), (2,)), ((0,), (0,))))
+        return _of_tiles(tiles, (*upstream.shape[:3], channels))
+
+    return _for_each(few, _bytes_of_tiles(upstream, channels), upstream)
+
+
+def _winograd_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    """The transposes of `_winograd`'s three linear maps, in the other order."""
+
+    def few(x: Array, upstream: Array) -> Array:
+        outputs = _tiles(upstream, OF_OUTPUT.T, before=0)
+        return lax.dot_general(_tiles_seen(x), outputs, (((1,), (1,)), ((0,), (0,))))
+
+    products = _sum_of_each(few, _bytes_of_tiles(x, upstream.shape[-1]), x, upstream)
+    return _on_both_sides(OF_KERNEL.T, products.reshape(SEEN, SEEN, *products.shape[1:]))
+
+
+# The form of columns
+
+
+def _views(x: Array, size: int, stride: int) -> list[Array]:
+    """What each of a kernel's size x size places sees: (batch, outputs down, outputs across, channels)."""
+    pad = (size - 1) // 2
+    down, across = (stride * ((extent - 1) // stride) + 1 for extent in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return [x[:, i : i + down : stride, j : j + across : stride] for i in range(size) for j in range(size)]
+
+
+def _bytes_of_columns(x: Array, size: int, stride: int) -> int:
+    outputs = math.prod((extent - 1) // stride + 1 for extent in x.shape[1:3])
+    return outputs * size * size * x.shape[-1] * x.dtype.itemsize
+
+
+def _by_columns(x: Array, kernel: Array, stride: int) -> Array:
+    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
+
+    def few(x: Array) -> Array:
+        return jnp.concatenate(_views(x, size, stride), axis=-1) @ matrix
+
+    return _for_each(few, _bytes_of_columns(x, size, stride), x)
+
+
+def _columns_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
+    """What each place of the kernel sends back to what it saw, summed."""
+    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
+
+    def few(upstream: Array) -> Array:
+        films = jnp.zeros((len(upstream), *x.shape[1:]), x.dtype)
+        columns, back = jax.vjp(lambda films: jnp.concatenate(_views(films, size, stride), axis=-1), films)
+        return back((upstream @ matrix.T).reshape(columns.shape))[0]
+
+    return _for_each(few, _bytes_of_columns(x, size, stride), upstream)
+
+
+def _columns_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    channels = upstream.shape[-1]
+
+    def few(x: Array, upstream: Array) -> Array:
+        columns = jnp.concatenate(_views(x, size, stride), axis=-1).reshape(-1, size * size * x.shape[-1])
+        return lax.dot_general(upstream.reshape(-1, channels), columns, (((0,), (0,)), ((), ())))
+
+    matrix = _sum_of_each(few, _bytes_of_columns(x, size, stride), x, upstream)
+    return matrix.T.reshape(size, size, x.shape[-1], channels)
+
+
+# The form of windows
+
+
+def _window_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
+    """`upstream` convolved with the turned kernel, its stride made up by zeros."""
+    size = kernel.shape[0]
+    pad = (size - 1) // 2
+    # What the last window leaves over at the far end: no output has seen it.
+    ends = [n + 2 * pad - size - (m - 1) * stride for n, m in zip(x.shape[1:3], upstream.shape[1:3], strict=True)]
+    border = [(size - 1 - pad, size - 1 - pad + end) for end in ends]
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    return _in_order(upstream, turned, window_strides=(1, 1), padding=border, lhs_dilation=(stride, stride))
+
+
+def _window_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    """As `_columns_of_kernel`, the columns being rows: with few channels those are what lies in one piece."""
+    channels = upstream.shape[-1]
+
+    def few(x: Array, upstream: Array) -> Array:
+        rows = jnp.stack([view[..., c] for view in _views(x, size, stride) for c in range(x.shape[-1])])
+        return rows.reshape(len(rows), -1) @ upstream.reshape(-1, channels)
+
+    bytes_a_film = _bytes_of_columns(x, size, stride) + upstream[0].size * upstream.dtype.itemsize
+    matrix = _sum_of_each(few, bytes_a_film, x, upstream)
+    return matrix.reshape(size, size, x.shape[-1], channels)
+
+
+WINOGRAD: Final = Form(_winograd, _winograd_of_films, _winograd_of_kernel)
+COLUMNS: Final = Form(_by_columns, _columns_of_films, _columns_of_kernel)
+WINDOW: Final = Form(_by_xla, _window_of_films, _window_of_kernel)
