@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.layers import BatchNorm, Conv, Dtype, max_pool, scaled
+from chexjax.models.layers import BatchNorm, Conv, Dtype, batch_moments, max_pool, scaled
 
 # torchvision's choice: He et al. 2015, equation 10, counted over the incoming connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -18,21 +18,20 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """Norm, 1x1, norm, 3x3: `growth` new channels out of all earlier ones (Huang et al. 2017, section 3)."""
+    """Norm, 1x1, norm, 3x3: `growth` new channels out of all earlier ones, `x` (Huang et al. 2017, section 3)."""
 
     growth: int
     axis_name: str | None = None
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, moments: jax.Array | None) -> jax.Array:
         conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        y = nn.relu(norm(name="norm1")(x, train))
+        y = nn.relu(norm(name="norm1")(x, train, moments))
         y = conv(BOTTLENECK * self.growth, 1, name="conv1")(y)
         y = nn.relu(norm(name="norm2")(y, train))
-        y = conv(self.growth, 3, name="conv2")(y)
-        return jnp.concatenate([x, y], axis=-1)
+        return conv(self.growth, 3, name="conv2")(y)
 
 
 class DenseNet(nn.Module):
@@ -55,21 +54,27 @@ class DenseNet(nn.Module):
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
         conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
+        axis_name = None if self.is_initializing() else self.axis_name
         if self.begin == 0:
             x = conv(scaled(64, self.width), 7, 2, name="conv0")(x)
             x = max_pool(nn.relu(norm(name="norm0")(x, train)))
         for stage in range(len(self.stages))[self.begin : self.end]:
             block = stage + 1
+            moments = batch_moments(x, axis_name) if train else None
             for layer in range(1, self.stages[stage] + 1):
-                x = DenseLayer(
+                y = DenseLayer(
                     growth=scaled(32, self.width),
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"denseblock{block}_denselayer{layer}",
-                )(x, train)
+                )(x, train, moments)
+                x = jnp.concatenate([x, y], axis=-1)
+                # What earlier layers have seen of a channel holds for this one: only the new channels are summed.
+                if moments is not None:
+                    moments = jnp.concatenate([moments, batch_moments(y, axis_name)], axis=-1)
             if block == len(self.stages):
-                return nn.relu(norm(name="norm5")(x, train))
-            x = nn.relu(norm(name=f"transition{block}_norm")(x, train))
+                return nn.relu(norm(name="norm5")(x, train, moments))
+            x = nn.relu(norm(name=f"transition{block}_norm")(x, train, moments))
             x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         return x

@@ -59,7 +59,8 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool, moments: jax.Array | None = None) -> jax.Array:
+        """`moments`: `batch_moments` of `x`, where they are known already."""
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
@@ -69,15 +70,10 @@ class BatchNorm(nn.Module):
         if not train:
             mean, var = running_mean.value, running_var.value
         else:
-            axes = tuple(range(x.ndim - 1))
-            count = math.prod(x.shape[:-1])
-            # Statistics in float32 whatever the computation's dtype: a bfloat16 sum over a batch loses the mean.
-            x32 = x.astype(jnp.float32)
-            moments = jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)])
-            devices = 1 if self.axis_name is None or self.is_initializing() else jax.lax.axis_size(self.axis_name)
-            if devices > 1:  # even a mean over one device would keep XLA from fusing through it
-                moments = jax.lax.pmean(moments, self.axis_name)
-                count *= devices
+            axis_name = None if self.is_initializing() else self.axis_name
+            if moments is None:
+                moments = batch_moments(x, axis_name)
+            count = math.prod(x.shape[:-1]) * _devices(axis_name)
             mean = moments[0]
             var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             if not self.is_initializing():
@@ -89,6 +85,22 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
         return x.astype(self.dtype) * factor.astype(self.dtype) + offset.astype(self.dtype)
+
+
+def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Mean and mean square of each channel over the batch, on all devices of the axis: float32 (2, channels).
+
+    In float32 whatever the dtype of `x`: a bfloat16 sum over a batch loses the mean.
+    """
+    axes = tuple(range(x.ndim - 1))
+    x32 = x.astype(jnp.float32)
+    moments = jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)])
+    # Even a mean over one device would keep XLA from fusing through it.
+    return jax.lax.pmean(moments, axis_name) if _devices(axis_name) > 1 else moments
+
+
+def _devices(axis_name: str | None) -> int:
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
