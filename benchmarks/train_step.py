@@ -95,7 +95,7 @@ def prepare_torch(
 def compare(model: str, dtype: str, options: Any) -> Results:
     """Images a second of every contestant, and ratios of their times to ours."""
     batch, calls = noise(options.batch, options.size), here(1, 20)
-    step, flops = step_of(plain_config(model, dtype), batch)
+    step, _ = step_of(plain_config(model, dtype), batch)
     runs = {"chexjax": waiting(step, calls)}
     for name, compiled in (("torch eager", False), ("torch.compile", True)):
         if torch is not None and (options.compile == "yes" or not compiled):
@@ -106,7 +106,6 @@ def compare(model: str, dtype: str, options: Any) -> Results:
         "model": model,
         "dtype": dtype,
         "images_per_second": rates,
-        "gflop_per_image": flops / options.batch / 1e9,
         "torch_over_chexjax": {name: ratio(times, name, "chexjax") for name in runs if name != "chexjax"},
     }
     bounds = BOUNDS.get(jax.devices()[0].device_kind, {}).get(model)

@@ -160,23 +160,25 @@ def _form(shape: tuple[int, ...], size: int, stride: int) -> Form:
 
 
 def _films_at_once(batch: int, bytes_a_film: int) -> int:
-    """The largest divisor of `batch` whose films fit into the cache."""
+    """The largest divisor of `batch` whose films fit into the cache; all of them where `batch` is a symbol (export)."""
+    if not isinstance(batch, int):
+        return batch
     return next(n for n in range(batch, 0, -1) if batch % n == 0 and (n * bytes_a_film <= CACHE or n == 1))
 
 
 def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:
     """`function(x)` over the films of `x`."""
-    at_once = _films_at_once(len(x), bytes_a_film)
-    if at_once == len(x):
+    at_once = _films_at_once(x.shape[0], bytes_a_film)
+    if at_once == x.shape[0]:
         return function(x)
     y = lax.map(function, x.reshape(-1, at_once, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:])
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def _sum_of_each(function: Callable[[Array, Array], Array], bytes_a_film: int, x: Array, y: Array) -> Array:
     """The sum of `function(x, y)` over films."""
-    at_once = _films_at_once(len(x), bytes_a_film)
-    if at_once == len(x):
+    at_once = _films_at_once(x.shape[0], bytes_a_film)
+    if at_once == x.shape[0]:
         return function(x, y)
     xs, ys = (array.reshape(-1, at_once, *array.shape[1:]) for array in (x, y))
     nothing = jax.eval_shape(function, xs[0], ys[0])
@@ -299,7 +301,7 @@ def _columns_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> 
     size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
 
     def few(upstream: Array) -> Array:
-        films = jnp.zeros((len(upstream), *x.shape[1:]), x.dtype)
+        films = jnp.zeros((upstream.shape[0], *x.shape[1:]), x.dtype)
         columns, back = jax.vjp(lambda films: jnp.concatenate(_views(films, size, stride), axis=-1), films)
         return back((upstream @ matrix.T).reshape(columns.shape))[0]
 
