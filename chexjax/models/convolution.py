@@ -25,7 +25,7 @@ CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
 SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
 FEW_CHANNELS: Final = 4  # below that, `COLUMNS` would copy a few bytes at a time
 
-# Lavin & Gray 2016, equation 15 and those after it: F(4x4, 3x3), the points 0, 1, -1, 2, -2 and infinity.
+# Lavin & Gray 2016, section 4.3: F(4x4, 3x3), the polynomials' points being 0, 1, -1, 2, -2 and infinity.
 OF_TILE: Final = np.array(
     [
         [4, 0, -5, 0, 1, 0],
@@ -163,7 +163,8 @@ def _films_at_once(batch: int, bytes_a_film: int) -> int:
     """The largest divisor of `batch` whose films fit into the cache; all of them where `batch` is a symbol (export)."""
     if not isinstance(batch, int):
         return batch
-    return next(n for n in range(batch, 0, -1) if batch % n == 0 and (n * bytes_a_film <= CACHE or n == 1))
+    divisors = (n for n in range(batch, 0, -1) if batch % n == 0)
+    return next((n for n in divisors if n * bytes_a_film <= CACHE), min(batch, 1))
 
 
 def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:
