@@ -8,7 +8,7 @@ sums are written as those, a few films at a time, so that what is made of them s
   kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
   CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
 - `COLUMNS`: other kernels and small maps. What each place of the kernel sees, side by side, times the kernel's matrix.
-- `WINDOW`: films of one to three channels, the stem's: XLA's own convolution, but for the gradient of the kernel.
+- `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, but for the gradient of the kernel.
 """
 
 import math
@@ -23,7 +23,8 @@ from jax import Array, lax
 
 CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
 SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
-FEW_CHANNELS: Final = 4  # below that, `COLUMNS` would copy a few bytes at a time
+NARROW: Final = 16  # channels: below that, XLA's own convolution is as quick, and compiles sooner
+FEW_CHANNELS: Final = 4  # below that, columns would be copied a few bytes at a time
 
 # Lavin & Gray 2016, section 4.3: F(4x4, 3x3), the polynomials' points being 0, 1, -1, 2, -2 and infinity.
 OF_TILE: Final = np.array(
@@ -150,7 +151,7 @@ def _wide(x: Array) -> Callable[[Array], Array]:
 
 
 def _form(shape: tuple[int, ...], size: int, stride: int) -> Form:
-    if shape[-1] < FEW_CHANNELS:
+    if shape[-1] < NARROW:
         return WINDOW
     outputs = math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
     return WINOGRAD if size == 3 and stride == 1 and outputs > SMALL_MAP else COLUMNS
@@ -335,7 +336,9 @@ def _window_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> A
 
 
 def _window_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    """As `_columns_of_kernel`, the columns being rows: with few channels those are what lies in one piece."""
+    """`_columns_of_kernel`; of few channels its columns are made as rows, since those then lie in one piece."""
+    if x.shape[-1] >= FEW_CHANNELS:
+        return _columns_of_kernel(x, upstream, size, stride)
     channels = upstream.shape[-1]
 
     def few(x: Array, upstream: Array) -> Array:
