@@ -133,28 +133,33 @@ class Form(NamedTuple):
 
 
 def _on_cpu(x: Array, kernel: Array, stride: int) -> Array:
-    wide = _wide(x)
-    return _form(x.shape, kernel.shape[0], stride).forward(wide(x), wide(kernel), stride).astype(x.dtype)
+    form = _form(x.shape, kernel.shape[0], stride)
+    wide_x, wide_kernel = _widened(x, kernel)
+    return form.forward(wide_x, wide_kernel, stride).astype(x.dtype)
 
 
 def _back_on_cpu(x: Array, kernel: Array, upstream: Array, stride: int) -> tuple[Array, Array]:
-    wide, size = _wide(x), kernel.shape[0]
-    form = _form(x.shape, size, stride)
-    of_films = form.of_films(wide(x), wide(kernel), wide(upstream), stride)
-    of_kernel = form.of_kernel(wide(x), wide(upstream), size, stride)
+    form = _form(x.shape, kernel.shape[0], stride)
+    wide_x, wide_kernel, wide_upstream = _widened(x, kernel, upstream)
+    of_films = form.of_films(wide_x, wide_kernel, wide_upstream, stride)
+    of_kernel = form.of_kernel(wide_x, wide_upstream, kernel.shape[0], stride)
     return of_films.astype(x.dtype), of_kernel.astype(kernel.dtype)
 
 
-def _wide(x: Array) -> Callable[[Array], Array]:
-    """To float32 where `x` is narrower: few CPUs compute in bfloat16, and Winograd's transforms would lose much."""
-    return lambda value: value.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _widened(*arrays: Array) -> list[Array]:
+    """To float32 where they are narrower: few CPUs compute in bfloat16, and Winograd's transforms would lose much."""
+    return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
 
 
 def _form(shape: tuple[int, ...], size: int, stride: int) -> Form:
     if shape[-1] < NARROW:
         return WINDOW
-    outputs = math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
-    return WINOGRAD if size == 3 and stride == 1 and outputs > SMALL_MAP else COLUMNS
+    return WINOGRAD if size == 3 and stride == 1 and _outputs(shape, stride) > SMALL_MAP else COLUMNS
+
+
+def _outputs(shape: tuple[int, ...], stride: int) -> int:
+    """Of a film of this shape."""
+    return math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
 
 
 # A few films at a time
@@ -188,7 +193,7 @@ def _sum_of_each(function: Callable[[Array, Array], Array], bytes_a_film: int, x
     return lax.fori_loop(0, len(xs), lambda i, total: total + function(xs[i], ys[i]), start)
 
 
-# Winograd's form. `Tiles` below: (36, tiles, channels), the 6x6 places of a tile first.
+# Winograd's form. Transformed tiles: (36, tiles, channels), the 6x6 places of a tile first.
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
@@ -200,11 +205,16 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
     return sums
 
 
+def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Tiles down and across a film of this shape."""
+    return -(-shape[1] // TILE), -(-shape[2] // TILE)
+
+
 def _tiles(x: Array, matrix: np.ndarray, before: int) -> Array:
     """Every tile t of the films as `matrix` t `matrix`ᵀ; a tile begins `before` pixels ahead of its outputs."""
     batch, height, width, channels = x.shape
     seen = matrix.shape[1]
-    down, across = -(-height // TILE), -(-width // TILE)
+    down, across = _grid(x.shape)
     after = [TILE * (count - 1) + seen - before - n for count, n in ((down, height), (across, width))]
     x = jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
     ends = TILE * (down - 1) + 1, TILE * (across - 1) + 1
@@ -220,7 +230,7 @@ def _tiles_seen(x: Array) -> Array:
 def _of_tiles(tiles: Array, shape: tuple[int, ...]) -> Array:
     """Tiles of outputs, transformed back and joined to maps: (batch, height, width, channels)."""
     batch, height, width, channels = shape
-    down, across = -(-height // TILE), -(-width // TILE)
+    down, across = _grid(shape)
     tiles = tiles.reshape(SEEN, SEEN, batch, down, across, channels)
     rows = jnp.stack(_combine(OF_OUTPUT, list(tiles)))
     both = jnp.stack(_combine(OF_OUTPUT, [rows[:, j] for j in range(SEEN)]), 4)
@@ -236,7 +246,7 @@ def _on_both_sides(matrix: np.ndarray, w: Array) -> Array:
 
 def _bytes_of_tiles(x: Array, channels: int) -> int:
     """Of a film's tiles with the larger of two numbers of channels."""
-    down, across = (-(-extent // TILE) for extent in x.shape[1:3])
+    down, across = _grid(x.shape)
     return SEEN * SEEN * down * across * max(x.shape[-1], channels) * x.dtype.itemsize
 
 
@@ -284,16 +294,20 @@ def _views(x: Array, size: int, stride: int) -> list[Array]:
     return [x[:, i : i + down : stride, j : j + across : stride] for i in range(size) for j in range(size)]
 
 
+def _columns(x: Array, size: int, stride: int) -> Array:
+    """What all places of the kernel see, side by side: (batch, outputs down, outputs across, places * channels)."""
+    return jnp.concatenate(_views(x, size, stride), axis=-1)
+
+
 def _bytes_of_columns(x: Array, size: int, stride: int) -> int:
-    outputs = math.prod((extent - 1) // stride + 1 for extent in x.shape[1:3])
-    return outputs * size * size * x.shape[-1] * x.dtype.itemsize
+    return _outputs(x.shape, stride) * size * size * x.shape[-1] * x.dtype.itemsize
 
 
 def _by_columns(x: Array, kernel: Array, stride: int) -> Array:
     size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
 
     def few(x: Array) -> Array:
-        return jnp.concatenate(_views(x, size, stride), axis=-1) @ matrix
+        return _columns(x, size, stride) @ matrix
 
     return _for_each(few, _bytes_of_columns(x, size, stride), x)
 
@@ -304,7 +318,7 @@ def _columns_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> 
 
     def few(upstream: Array) -> Array:
         films = jnp.zeros((upstream.shape[0], *x.shape[1:]), x.dtype)
-        columns, back = jax.vjp(lambda films: jnp.concatenate(_views(films, size, stride), axis=-1), films)
+        columns, back = jax.vjp(lambda films: _columns(films, size, stride), films)
         return back((upstream @ matrix.T).reshape(columns.shape))[0]
 
     return _for_each(few, _bytes_of_columns(x, size, stride), upstream)
@@ -314,7 +328,7 @@ def _columns_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Arr
     channels = upstream.shape[-1]
 
     def few(x: Array, upstream: Array) -> Array:
-        columns = jnp.concatenate(_views(x, size, stride), axis=-1).reshape(-1, size * size * x.shape[-1])
+        columns = _columns(x, size, stride).reshape(-1, size * size * x.shape[-1])
         return lax.dot_general(upstream.reshape(-1, channels), columns, (((0,), (0,)), ((), ())))
 
     matrix = _sum_of_each(few, _bytes_of_columns(x, size, stride), x, upstream)
