@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.memory import keep_freed_memory
 from chexjax.models.network import by_names
 from chexjax.training.state import AnyNetwork, create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, create_step
@@ -137,7 +138,11 @@ def processor() -> str:
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the module's own text, and `--json=FILE`."""
+    """A parser with the module's own text, and `--json=FILE`. Begins every benchmark, before JAX is asked for anything.
+
+    Memory is kept as the commands keep it, for all contestants alike.
+    """
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     return parser

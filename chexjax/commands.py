@@ -6,6 +6,7 @@ from absl import flags
 
 from chexjax.cache import keep_compilations
 from chexjax.errors import ConfigError
+from chexjax.memory import keep_freed_memory
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> list[str]:
@@ -26,4 +27,5 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
         print(f"{about}\n{values.get_help()}")
         raise SystemExit(0)
     keep_compilations()
+    keep_freed_memory()
     return rest

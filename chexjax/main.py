@@ -12,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from chexjax.cache import keep_compilations
 from chexjax.errors import fail, told_plainly
+from chexjax.memory import keep_freed_memory
 from chexjax.processes import ended_together, join_processes
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
@@ -56,6 +57,7 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, ImportError, SyntaxError, TypeError, ValueError, OSError) as error:
         fail((str(error).strip() or repr(error)).splitlines()[-1], status=2)
     keep_compilations()
+    keep_freed_memory()
     return remaining
 
 

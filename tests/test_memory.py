@@ -1,0 +1,54 @@
+"""What a step frees is there for the next one, in processes that ask for it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from chexjax.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+
+@jax.jit
+def step(x):
+    for _ in range(3):
+        x = jax.lax.cumsum(jnp.sin(x))
+    return x.sum()
+
+x, faults = jnp.ones((10_000, 2048)), []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    step(x).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+
+
+def pages_asked_for(word: str, **settings: str) -> int:
+    """By the cheapest of eight steps that need more than 80 MB."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    environment |= {"JAX_PLATFORMS": "cpu", **settings}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, word], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_a_step_finds_the_memory_that_the_one_before_it_freed() -> None:
+    anew = pages_asked_for("as it is")
+    if anew < 1000:
+        pytest.skip("this machine's pages are huge, or its C library keeps memory by itself")
+    assert pages_asked_for("keep") < anew / 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_what_the_environment_says_to_glibc_comes_first() -> None:
+    anew = pages_asked_for("as it is")
+    if anew < 1000:
+        pytest.skip("this machine's pages are huge, or its C library keeps memory by itself")
+    assert pages_asked_for("keep", MALLOC_TOP_PAD_="0") > anew / 2
