@@ -25,7 +25,7 @@ ALLOWED = {
     "scanline": {"commands", "errors", "images", "progress", "spreadsheet"},
     "models": {"commands", "errors", "findings"},
     "data": FLOOR | {"cache", "scanline", "spreadsheet", "unfinished"},
-    "evaluation": {"commands", "errors", "findings", "progress", "spreadsheet", "data", "models"},
+    "evaluation": FLOOR | {"spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},
     "training": FLOOR | {"data", "models", "evaluation", "explain"},
     "predict": {

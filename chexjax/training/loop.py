@@ -25,7 +25,6 @@ from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names, names
-from chexjax.processes import meet
 from chexjax.progress import progress_bar
 from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
 from chexjax.training.groups import check_groups, find_groups
@@ -36,7 +35,7 @@ from chexjax.training.places import look
 from chexjax.training.restore import Restored, groups_in, restore_best, restore_others
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, create_steps
+from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
 
 
@@ -98,15 +97,14 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         known = context(config, films, groups, teacher)
         feed = open_feed(config, films, step, AXIS)
         say(feed.told)
-        trainer = create_steps(known, feed.read, feed.most)
-        heads_trainer = create_steps(replace(known, frozen=True), feed.read, feed.most)
+        trainer = compiled_together(create_steps(known, feed.read, feed.most))
+        heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
         fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = flax.jax_utils.replicate(tuple(states.values()))
         scalars = Scalars(workdir, step)
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
-        meet("the first step")  # loading takes one process longer than another
         first = step
         while step < last_step:
             frozen = step < frozen_steps

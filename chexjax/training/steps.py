@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
 from chexjax.models.network import Groups
+from chexjax.processes import meet
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState, part_of
 
@@ -179,6 +180,27 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
     return jax.pmap(
         many, AXIS, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
     )  # fmt: skip
+
+
+def compiled_together(steps: Steps) -> Steps:
+    """`steps` whose first call compiles, by taking no step, and then waits for the other processes.
+
+    Loading and compiling take one process longer than another, minutes where one finds its program in the cache. The
+    others must not wait for it inside the first step: the messages there fail after some seconds (see `meet`).
+    """
+    compiled = False
+
+    def run(
+        states: States, source: PyTree, fixed: Fixed, begin: np.integer, count: np.integer
+    ) -> tuple[States, Measured]:  # fmt: skip
+        nonlocal compiled
+        if not compiled:
+            states, _ = steps(states, source, fixed, begin, np.int32(0))
+            meet("the step is compiled")
+            compiled = True
+        return steps(states, source, fixed, begin, count)
+
+    return run
 
 
 class Run(NamedTuple):

@@ -93,9 +93,12 @@ def test_gradients_and_ten_steps_are_torchs(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIVE if SOAK else ["resnet18"])
 def test_ten_steps_in_single_precision(name: str) -> None:
-    """The loss curves; a ReLU's input may round across zero, so gradients are judged in float64 alone."""
+    """The loss curves; a ReLU's input may round across zero, so gradients are judged in float64 alone.
+
+    Where rounding takes torch itself further than 1e-3 from its own float64 (ResNet-50), some times as far as that.
+    """
     apart = parity(name, "float32")
-    assert apart["losses"] < 1e-3
+    assert apart["losses"] < max(1e-3, 4 * apart["rounding"])
     assert apart["moved"] > 0.001
 
 

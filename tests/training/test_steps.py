@@ -19,7 +19,7 @@ from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, create_steps, prepare
+from chexjax.training.steps import AXIS, Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
 
 FILMS = 8
 
@@ -402,3 +402,17 @@ def test_the_configured_loss_is_the_one_that_is_minimised(small_baseline: Config
         shifted = np.maximum(p - 0.05, 0)
         each = -y * (1 - p) * np.log(p) - (1 - y) * shifted**4 * np.log(1 - shifted)
     np.testing.assert_allclose(measured["loss"][0], each.mean(), rtol=1e-4)
+
+
+def test_the_first_call_compiles_by_taking_no_step() -> None:
+    """So that other processes can be waited for before the first message; the caller's own steps are all taken."""
+    taken = []
+
+    def steps(states: int, source: None, fixed: None, begin: np.integer, count: np.integer) -> tuple[int, int]:
+        taken.append(int(count))
+        return states + int(count), int(begin)
+
+    together: Any = compiled_together(steps)  # type: ignore[arg-type]
+    assert together(0, None, None, np.int32(0), np.int32(3)) == (3, 0)
+    assert together(3, None, None, np.int32(3), np.int32(2)) == (5, 3)
+    assert taken == [0, 3, 2]
