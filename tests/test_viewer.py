@@ -308,6 +308,31 @@ def test_a_film_is_opened_by_keys_and_its_map_faded(display: dict[str, str], wor
         window.process.kill()
 
 
+def test_keys_alone_do_what_the_mouse_does(display: dict[str, str], workdir: Path, films: Path) -> None:
+    """Zoom, pan, window and level, boxes, and back to the whole film: each key changes the picture."""
+    window = Window(display, f"--checkpoint={workdir}", "--maps=fine", films / "a.png")
+    try:
+        window.until("a.png, ")
+        window.wait(lambda: coloured(window.picture()) > 0.3)
+        with_boxes = window.picture()
+        window.key("b")
+        window.wait(lambda: (window.picture() != with_boxes)[60:640, 150:700].any())
+        window.key("m")
+        window.wait(lambda: coloured(window.picture()) < 0.01)
+        whole = picture = window.picture()
+        zoomed = ["plus", "equal", "ctrl+Left", "ctrl+Up", "minus", "ctrl+Right", "ctrl+Down"]
+        shaded = ["shift+Right", "shift+Up", "shift+Down", "shift+Left"]
+        for name in zoomed + shaded:
+            window.key(name)
+            picture = window.until_changed(picture)
+        window.key("0")
+        window.wait(lambda: (window.picture() == whole)[60:640, 150:700].all())
+        window.key("ctrl+q")
+        assert window.process.wait(timeout=120) == 0
+    finally:
+        window.process.kill()
+
+
 def spinner(picture: np.ndarray) -> bool:
     """Whether something is drawn at the right end of the tool bar."""
     corner = picture[8:30, 1100:1180]
