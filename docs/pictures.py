@@ -24,6 +24,7 @@ from chexjax.predict import Classifier, draw
 from chexjax.scanline import comparison, remove_artifacts
 
 IMAGES = Path(__file__).parent / "images"
+PLACED = ({"Cardiomegaly"}, {"Consolidation"}, {"Effusion"})  # findings that are large and have a place
 SIDE, SHOWN = 180, 240  # of a detail: pixels of a film of 1024, pixels in the picture
 OPTIONS: dict[str, dict[str, Any]] = {
     "edge_span": {"edge_span": 4},
@@ -67,23 +68,28 @@ def draw_cleaning() -> None:
 
 
 def draw_explained(workdir: Path) -> None:
-    """An overlay, and the window with the same film, on a virtual screen."""
-    film = next(film for film in plan_films(400, seed=9) if set(film.severities) == {"Cardiomegaly"})
-    pixels, _ = render_film(dataclasses.replace(film, severities={"Cardiomegaly": 0.9}), 512)
+    """An overlay, and the window with the same film, on a virtual screen: of the simulated films with one large finding
+    the first where it comes out on top."""
+    classifier = Classifier.from_checkpoint(workdir)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "simulated.png"
-        Image.fromarray(pixels).save(path)
-        (prediction,) = Classifier.from_checkpoint(workdir, "fine").predict(path)
-        draw(prediction, "Cardiomegaly", IMAGES / "overlay.png")
-        Image.open(IMAGES / "overlay.png").resize((440, 415)).quantize(128).save(IMAGES / "overlay.png", optimize=True)
+        for film in (film for film in plan_films(400, seed=9) if set(film.severities) in PLACED):
+            (finding,) = film.severities
+            pixels, _ = render_film(dataclasses.replace(film, severities={finding: 0.9}), 512)
+            Image.fromarray(pixels).save(path)
+            (prediction,) = classifier.predict(path)
+            if prediction.ranked[0] == finding:
+                break
+        draw(prediction, finding, IMAGES / "overlay.png")
+        Image.open(IMAGES / "overlay.png").resize((440, 415)).quantize(256).save(IMAGES / "overlay.png", optimize=True)
         screen = ["xvfb-run", "-a", "-s", "-screen 0 1200x690x24", "sh", "-c"]
         shoot = (
-            f"{sys.executable} -m chexjax.viewer --checkpoint={workdir} --maps=fine {path} & "
+            f"{sys.executable} -m chexjax.viewer --checkpoint={workdir} {path} & "
             f"sleep 60; import -window root {folder}/w.png; kill $!"
         )
         subprocess.run([*screen, shoot], check=True)
         window = Image.open(f"{folder}/w.png").convert("RGB")
-        window.resize((900, round(900 * window.height / window.width))).quantize(128).save(
+        window.resize((900, round(900 * window.height / window.width))).quantize(256).save(
             IMAGES / "window.png", optimize=True
         )
 
