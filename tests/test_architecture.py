@@ -25,7 +25,7 @@ ALLOWED = {
     "scanline": {"commands", "errors", "images", "progress", "spreadsheet"},
     "models": {"commands", "errors", "findings"},
     "data": FLOOR | {"cache", "scanline", "spreadsheet", "unfinished"},
-    "evaluation": FLOOR | {"spreadsheet", "data", "models"},
+    "evaluation": {"commands", "errors", "findings", "processes", "progress", "spreadsheet", "data", "models"},
     "explain": {"errors", "findings", "data", "models"},
     "training": FLOOR | {"data", "models", "evaluation", "explain"},
     "predict": {

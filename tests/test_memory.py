@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp
@@ -38,17 +40,18 @@ def pages_asked_for(word: str, **settings: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_a_step_finds_the_memory_that_the_one_before_it_freed() -> None:
-    anew = pages_asked_for("as it is")
-    if anew < 1000:
+@pytest.fixture(scope="module")
+def anew() -> int:
+    """Pages that a step asks for where nothing is kept."""
+    pages = pages_asked_for("as it is")
+    if pages < 1000:
         pytest.skip("this machine's pages are huge, or its C library keeps memory by itself")
+    return pages
+
+
+def test_a_step_finds_the_memory_that_the_one_before_it_freed(anew: int) -> None:
     assert pages_asked_for("keep") < anew / 20
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_what_the_environment_says_to_glibc_comes_first() -> None:
-    anew = pages_asked_for("as it is")
-    if anew < 1000:
-        pytest.skip("this machine's pages are huge, or its C library keeps memory by itself")
+def test_what_the_environment_says_to_glibc_comes_first(anew: int) -> None:
     assert pages_asked_for("keep", MALLOC_TOP_PAD_="0") > anew / 2

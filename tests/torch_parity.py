@@ -37,18 +37,22 @@ RATE = 0.0002 if NAME == "resnet50" or DTYPE == "float32" else 0.002
 TRUNKS["densenet-tiny"] = partial(DenseNet, stages=DENSENETS["densenet-tiny"])
 
 
+def torch_step(network, optimizer, x: np.ndarray, y: np.ndarray) -> float:
+    """The loss before the step; the gradients stay in the parameters."""
+    optimizer.zero_grad()
+    logits = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y))
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def losses_in_float64(network, films: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Torch's own ten steps, from where `network` stands."""
     network = copy.deepcopy(network).double()
-    optimizer, losses = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9), []
-    for x, y in zip(films.astype(np.float64), labels.astype(np.float64), strict=True):
-        optimizer.zero_grad()
-        logits = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y))
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return np.array(losses)
+    optimizer = torch.optim.SGD(network.parameters(), lr=RATE, momentum=0.9)
+    batches = zip(films.astype(np.float64), labels.astype(np.float64), strict=True)
+    return np.array([torch_step(network, optimizer, x, y) for x, y in batches])
 
 
 def main(name: str) -> dict[str, float]:
@@ -96,16 +100,11 @@ def main(name: str) -> dict[str, float]:
     memory, losses, found = rule.init(params), [], {}
     for x, y in zip(films, labels, strict=True):
         params, batch_stats, memory, loss, gradients = step(params, batch_stats, memory, x, y)
-        optimizer.zero_grad()
-        logits = network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()))
-        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(y))
-        expected.backward()
-        if not losses:
+        losses.append((float(loss), torch_step(network, optimizer, x, y)))
+        if len(losses) == 1:
             found["gradients"] = apart(
                 {"params": gradients}, {key: value.grad for key, value in network.named_parameters()}
             )
-        optimizer.step()
-        losses.append((float(loss), expected.item()))
     ours, theirs = np.array(losses).T
     found["losses"] = float(np.abs(ours / theirs - 1).max())
     found["rounding"] = float(np.abs(theirs / exact - 1).max())
