@@ -29,16 +29,16 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from chexjax.commands import parse
 from chexjax.data.augment import normalize
-from chexjax.data.films import recipe_of
+from chexjax.data.recipe import recipe_of
 from chexjax.errors import CheckpointError, ConfigError, command
-from chexjax.evaluation.evaluator import ENSEMBLE
 from chexjax.findings import FINDINGS
 from chexjax.models import Network
+from chexjax.models.network import ENSEMBLE
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, to_state_dict
+from chexjax.runtime import parse
 from chexjax.scanline import remove_artifacts
-from chexjax.training.restore import Restored, restore_best
+from chexjax.workdir.restore import Restored, restore_best
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 PRECISION: Final = 22  # bits behind the point in Pillow's coefficients of 8-bit images

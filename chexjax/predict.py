@@ -29,20 +29,18 @@ from absl import flags
 from PIL import Image
 from scipy.special import logit
 
-from chexjax import spreadsheet
-from chexjax.commands import parse
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Recipe, clean_films, shrink
-from chexjax.data.films import recipe_of
+from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
-from chexjax.evaluation.evaluator import ENSEMBLE
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
+from chexjax.files import cell
 from chexjax.findings import FINDINGS
-from chexjax.images import SUFFIXES, check_size, read_grey
-from chexjax.progress import progress_bar
-from chexjax.training.restore import Restored, restore_best
+from chexjax.models.network import ENSEMBLE
+from chexjax.runtime import parse, progress_bar
+from chexjax.workdir.restore import Restored, restore_best
 
 BATCH: Final = 8
 TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
@@ -374,7 +372,7 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([spreadsheet.cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)
@@ -417,7 +415,7 @@ def _box_rows(prediction: Prediction) -> Iterator[list[Any]]:
         figures = [f"{prediction.probability(finding):.9g}", f"{prediction.threshold(finding):.9g}"]
         for box in prediction.boxes(finding):
             place = [box.left, box.top, box.width, box.height]
-            yield [spreadsheet.cell(prediction.name), finding, *place, *figures]
+            yield [cell(prediction.name), finding, *place, *figures]
 
 
 def _stem(name: str, used: set[str]) -> str:
@@ -438,7 +436,7 @@ def _write_errors(path: Path, errors: dict[str, str]) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["Image Index", "error"])
-            table.writerows([spreadsheet.cell(name), spreadsheet.cell(reason)] for name, reason in errors.items())
+            table.writerows([cell(name), cell(reason)] for name, reason in errors.items())
 
 
 @command

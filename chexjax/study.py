@@ -86,7 +86,7 @@ def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
       ChexjaxError: what goes wrong in the run, its cell named.
     """
     from chexjax.training import loop
-    from chexjax.training.checkpoints import check_config
+    from chexjax.workdir.config import check_config
 
     config, workdir = compose(study, name, seed, out), out / name / f"seed-{seed}"
     metrics = workdir / "metrics.json"

@@ -24,8 +24,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
-from chexjax.commands import parse
-from chexjax.data.chestxray14 import Recipe
+from chexjax.data.recipe import Recipe
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.cam import MapBox
@@ -39,6 +38,7 @@ from chexjax.predict import (
     clean_film,
     looks_like_film,
 )
+from chexjax.runtime import parse
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \

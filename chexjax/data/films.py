@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from chexjax.cache import cache_folder
-from chexjax.data.chestxray14 import Prepared, Recipe, prepare
-from chexjax.data.phantom import VERSION, write_films
+from chexjax.data.prepared import Prepared, prepare
+from chexjax.data.recipe import cache_of, recipe_of
+from chexjax.data.sources.phantom import VERSION, write_films
+from chexjax.devices import meet
 from chexjax.errors import ConfigError, DataError
-from chexjax.processes import meet
 
 
 def open_films(config: ConfigDict) -> Prepared:
@@ -53,29 +53,6 @@ def _open_films(config: ConfigDict) -> Prepared:
     else:
         raise ConfigError(f"no data source is called {config.source!r}; there are phantom, chestxray14")
     return prepare(folder, cache / "prepared", recipe_of(config))
-
-
-def cache_of(config: ConfigDict) -> Path:
-    """Where `config.data` has prepared and simulated films kept."""
-    return Path(config.cache).expanduser() if config.cache else cache_folder()
-
-
-def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
-    """The folders below the cache of `config.data` that hold the prepared set of that digest: one or none."""
-    return sorted((cache_of(config) / "prepared").glob(f"*/*-{digest}/*"))
-
-
-def recipe_of(config: ConfigDict) -> Recipe:
-    """How `config.data` wants films to be prepared."""
-    return Recipe(
-        size=config.size,
-        clean=config.clean,
-        split=config.split,
-        lists=config.lists,
-        val_fraction=config.val_fraction,
-        split_seed=config.split_seed,
-        skip_unreadable=config.skip_unreadable,
-    )
 
 
 def _name(phantom: ConfigDict) -> str:

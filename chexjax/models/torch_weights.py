@@ -39,10 +39,10 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexjax.commands import parse
 from chexjax.errors import CheckpointError, ConfigError, command, reason_of
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
+from chexjax.runtime import parse
 
 # What torchvision's ImageNet weights were trained with, of values in 0 ... 1.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from chexjax.errors import CheckpointError
-from chexjax.training import lock
-from chexjax.training.lock import NAME, Owner, hold
+from chexjax.workdir import lock
+from chexjax.workdir.lock import NAME, Owner, hold
 
 
 def leave(workdir: Path, owner: Owner) -> Path:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from chexjax.cache import _forget_oldest
+from chexjax.runtime import _forget_oldest
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from chexjax.cache import keep_compilations
+from chexjax.runtime import keep_compilations
 keep_compilations()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 events = []

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax.data import chestxray14
-from chexjax.data.chestxray14 import Recipe, prepare, shrink
-from chexjax.data.nih import read_entries
+from chexjax.data import prepared as prepared_module
+from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
+from chexjax.data.prepared import prepare
+from chexjax.data.recipe import Recipe, shrink
+from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
-from chexjax.scanline import read_grey, remove_artifacts
+from chexjax.scanline import remove_artifacts
 
 RECIPE = Recipe(size=32)
 
 
 @pytest.fixture(scope="module")
-def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> chestxray14.Prepared:
+def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> prepared_module.Prepared:
     return prepare(phantom_folder, tmp_path_factory.mktemp("prepared"), RECIPE, progress=False)
 
 
@@ -65,7 +67,7 @@ def test_shrink_averages_areas() -> None:
 
 
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(chestxray14, "_write", lambda *args: pytest.fail("prepared anew"))
+    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
     assert again.path == prepared.path
     assert again.digest == prepared.digest
@@ -138,7 +140,7 @@ def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path,
     held = {name for part in skipping.parts.values() for name in part.names}
     assert len(held) == 93
     assert not held & {first.name, second.name, third.name}
-    listed = (skipping.path / chestxray14.SKIPPED).read_text()
+    listed = (skipping.path / prepared_module.SKIPPED).read_text()
     assert first.name in listed
     assert second.name in listed
 
@@ -153,13 +155,13 @@ def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: P
 
 
 def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    write_tables = chestxray14._write_tables
+    write_tables = prepared_module._write_tables
 
     def one_too_many(built, entries, written, skipped):
         write_tables(built, entries, written, skipped)
         written["train"].append("one.png")
 
-    monkeypatch.setattr(chestxray14, "_write_tables", one_too_many)
+    monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)
     with pytest.raises(DataError, match="differ from what was written"):
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     assert not list((tmp_path / "out").rglob("*.array_record*"))
@@ -204,7 +206,7 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
         else:
             file.unlink()
         try:
-            opened = chestxray14.load(path)
+            opened = prepared_module.load(path)
             for split, part in opened.parts.items():
                 assert part.names == prepared.parts[split].names
                 np.testing.assert_array_equal(part.labels, prepared.parts[split].labels)
@@ -221,13 +223,13 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
 def test_a_large_record_file_is_not_hashed_at_each_start_but_its_reader_finds_rot(
     prepared, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(chestxray14, "_SMALL", 10_000)
+    monkeypatch.setattr(prepared_module, "_SMALL", 10_000)
     path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name))
     file = next(path.glob("*train.array_record*"))
     content = bytearray(file.read_bytes())
     content[len(content.rstrip(b"\0")) // 2] ^= 1
     file.write_bytes(content)
-    source = chestxray14.load(path).source("train")
+    source = prepared_module.load(path).source("train")
     with pytest.raises(DataError, match=r"the train records in .* are not as they were written, seen at record \d+"):
         [source[k] for k in range(len(source))]
     with pytest.raises(DataError, match="the train records in"):  # through grain's threads, too

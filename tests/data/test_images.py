@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax import images
+from chexjax.data import images
+from chexjax.data.images import read_grey
 from chexjax.errors import ConfigError, DataError
-from chexjax.images import read_grey
 
 GREY = np.random.default_rng(0).integers(0, 256, (21, 34), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (21, 34, 3), np.uint8)

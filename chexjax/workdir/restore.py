@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Recipe
+from chexjax.data.images import MAX_SIDE
+from chexjax.data.recipe import Recipe
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
 from chexjax.findings import FINDINGS
-from chexjax.images import MAX_SIDE
 from chexjax.models import Groups, create_model
+from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
 from chexjax.models.network import by_names
 from chexjax.models.torch_weights import ABOUT, load_weights
-from chexjax.training.checkpoints import Checkpoints, Metadata, check_fit, digests, read_config
-from chexjax.training.state import AnyNetwork, create_network, create_state, stem_of
+from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
+from chexjax.workdir.config import read_config
 
 PyTree = Any
 IMPORTED: Final = "net1"  # what the one network of an imported folder is called
@@ -83,7 +84,7 @@ def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
     models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
     shape = (config.data.size, config.data.size, 1)
     shapes = jax.eval_shape(
-        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
+        lambda: {name: first_variables(config, name, model, shape) for name, model in models.items()}
     )
     variables = checkpoints.restore_networks(step, shapes)
     return Restored(workdir, config, step, models, variables, metadata)
