@@ -15,7 +15,6 @@ The second gives the same logits in torch; how it wants its films stands in the 
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from jax import export
 from chexjax.data.augment import normalize
 from chexjax.data.recipe import recipe_of
 from chexjax.errors import CheckpointError, ConfigError, command
+from chexjax.files import whole
 from chexjax.findings import FINDINGS
 from chexjax.models import Network
 from chexjax.models.network import ENSEMBLE
@@ -159,12 +159,15 @@ def to_torch(restored: Restored, network: str, channels: int) -> tuple[dict[str,
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Writes a file whole or not at all."""
-    partial_path = path.with_name(f"{path.name}.partial")
+    """Writes a file whole or not at all.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(partial_path)
-        os.replace(partial_path, path)
+        with whole(path) as partial_path:
+            save(partial_path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
 

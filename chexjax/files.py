@@ -8,12 +8,53 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 MANIFEST: Final = "manifest.json"
+PARTIAL: Final = ".partial"  # the end of a name until the file or folder is whole
 _RUN: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell that is run begins with (OWASP, "CSV Injection")
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+
+
+# Whole or not at all.
+
+
+@contextmanager
+def whole(path: Path, flush: bool = False) -> Iterator[Path]:
+    """Yields the path at which to write a file, or a folder, that gets the name `path` when all of it is there.
+
+    What `path` held before stays until then, and for good where the writing fails; of that, nothing is left behind.
+    With `flush` the file is on the disk, and not only in memory, before it gets its name.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    try:
+        yield partial
+        if flush:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_whole(path: Path, text: str, flush: bool = False) -> None:
+    """Writes a file of UTF-8 text whole or not at all; see `whole`."""
+    with whole(path, flush) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 # Folders in the making: each process has its own, under a name that tells whose, until it is whole and renamed.
@@ -56,12 +97,7 @@ def write_manifest(folder: Path) -> None:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path, flush=True)] for path in files}
-    partial = folder / f"{MANIFEST}.partial"
-    with partial.open("w") as file:
-        json.dump(listed, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(listed, indent=1), flush=True)
 
 
 def manifest_troubles(folder: Path, up_to: float = math.inf) -> list[str]:

@@ -36,7 +36,7 @@ from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
-from chexjax.files import cell
+from chexjax.files import cell, whole, write_whole
 from chexjax.findings import FINDINGS
 from chexjax.models.network import ENSEMBLE
 from chexjax.runtime import parse, progress_bar
@@ -342,7 +342,6 @@ def predict_files(
     errors: dict[str, str] = {}
     cards: list[Card] = []
     used: set[str] = set()
-    tables = {name: out / f"{name}.partial" for name in ("predictions.csv", "boxes.csv")}
 
     def read(item: tuple[str, Path]) -> tuple[str, np.ndarray] | tuple[str, DataError]:
         name, path = item
@@ -352,9 +351,11 @@ def predict_files(
             return name, error if isinstance(error, DataError) else DataError(f"{name}: {type(error).__name__}")
 
     with (
+        whole(out / "predictions.csv") as predictions_path,
+        whole(out / "boxes.csv") as boxes_path,
         ThreadPoolExecutor() as pool,
-        tables["predictions.csv"].open("w", newline="", encoding="utf-8") as predictions_file,
-        tables["boxes.csv"].open("w", newline="", encoding="utf-8") as boxes_file,
+        predictions_path.open("w", newline="", encoding="utf-8") as predictions_file,
+        boxes_path.open("w", newline="", encoding="utf-8") as boxes_file,
         progress_bar(len(files), "predicting", shown=progress) as bar,
     ):
         rows, boxes = csv.writer(predictions_file), csv.writer(boxes_file)
@@ -389,10 +390,7 @@ def predict_files(
         + ("" if np.isfinite(classifier.thresholds).any() else NO_THRESHOLDS + ". ")
         + "Not a medical device."
     )
-    page = out / "index.html.partial"
-    page.write_text(gallery(cards, "chexjax: findings and their places", note), encoding="utf-8")
-    for path in (*tables.values(), page):
-        path.rename(path.with_suffix(""))
+    write_whole(out / "index.html", gallery(cards, "chexjax: findings and their places", note))
     _write_errors(out / "errors.csv", errors)
     return errors
 

@@ -52,30 +52,38 @@ def cache_folder() -> Path:
 def keep_compilations() -> None:
     """Keeps what XLA compiles in `cache_folder() / "xla"`: a command that ran before starts without compiling.
 
-    JAX's own variables come first: JAX_COMPILATION_CACHE_DIR names another folder, and JAX_ENABLE_COMPILATION_CACHE=0
-    keeps nothing. Of more than `CACHE_LIMIT` bytes the oldest are removed; a folder that cannot be written is done
-    without.
+    Of more than `CACHE_LIMIT` bytes, what was not used for longest goes. JAX's own variables come first:
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_COMPILATION_CACHE_MAX_SIZE another limit, and
+    JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing. A folder that cannot be written is done without.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = cache_folder() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _forget_oldest(folder)
+        _date_the_undated(folder)
     except OSError:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    ours = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": CACHE_LIMIT,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    for name, value in ours.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
-def _forget_oldest(folder: Path, limit: int = CACHE_LIMIT) -> None:
-    found = sorted(((path.stat(), path) for path in folder.iterdir()), key=lambda entry: -entry[0].st_mtime)
-    total = 0
-    for stat, path in found:
-        total += stat.st_size
-        if total > limit:
-            path.unlink(missing_ok=True)  # a process that wanted it compiles anew
+def _date_the_undated(folder: Path) -> None:
+    """Dates programs from the beginning of time that have no date: JAX keeps nothing more beside such a one.
+
+    JAX writes the date after the program, so a process that is killed in between leaves one without; and so did JAX
+    where it had no limit.
+    """
+    for program in folder.glob("*-cache"):
+        date = program.with_name(f"{program.name.removesuffix('-cache')}-atime")
+        if not date.exists():
+            date.write_bytes(bytes(8))
 
 
 def keep_freed_memory() -> None:

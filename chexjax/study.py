@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
+from chexjax.files import write_whole
 from chexjax.findings import FINDINGS
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -172,9 +173,7 @@ def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None
         return
     content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
     for name, text in content.items():
-        partial = out / f"{name}.partial"
-        partial.write_text(text)
-        partial.rename(out / name)
+        write_whole(out / name, text)
 
 
 def _told(figures: dict[str, Any], digits: int = 4) -> str:

@@ -28,6 +28,7 @@ from chexjax.data.recipe import Recipe
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.cam import MapBox
+from chexjax.files import whole
 from chexjax.findings import RADIOLOGY
 from chexjax.predict import (
     NO_THRESHOLDS,
@@ -367,10 +368,9 @@ class Viewer(tk.Tk):
         sheet.paste(picture, (0, 24))
         font = ImageFont.load_default(14)
         ImageDraw.Draw(sheet).text((6, 3), overlay.fit_text(self.title(), sheet.width - 12, font), "white", font)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            sheet.save(partial, format="PNG")
-            partial.replace(path)
+            with whole(path) as partial:
+                sheet.save(partial, format="PNG")
         except OSError as error:
             self.say(f"{printable(path)} cannot be written: {error.strerror or error}")
         else:

@@ -27,7 +27,7 @@ from orbax.checkpoint import v1 as ocp
 
 from chexjax.data.recipe import find_prepared
 from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, warn
-from chexjax.files import manifest_troubles, write_manifest
+from chexjax.files import PARTIAL, manifest_troubles, write_manifest
 from chexjax.runtime import parse
 from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
@@ -93,7 +93,7 @@ class Checkpoints:
         parts = dict(zip(("networks", "training"), split_states(states), strict=True))
         check_finite(parts, step)
         described = {**metadata, "auroc": auroc, "sha256": {part: digests(tree) for part, tree in parts.items()}}
-        partial = self._folder / f"{step}.partial"
+        partial = self._folder / f"{step}{PARTIAL}"
         try:
             ocp.save_checkpointables(str((partial / ARRAYS).resolve()), parts)
             if jax.process_index() == 0:

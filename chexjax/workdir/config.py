@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from chexjax.errors import CheckpointError, first_ten, reason_of
+from chexjax.files import write_whole
 
 CONFIG: Final = "config.json"
 CHECKPOINTS: Final = "checkpoints"
@@ -39,9 +40,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(_plain(config), indent=2))
-            partial.rename(path)
+            write_whole(path, json.dumps(_plain(config), indent=2))
     except OSError as error:
         raise CheckpointError(f"{workdir} cannot be used as a workdir: {error.strerror}") from None
 
