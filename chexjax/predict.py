@@ -29,20 +29,18 @@ from absl import flags
 from PIL import Image
 from scipy.special import logit
 
-from chexjax import spreadsheet
-from chexjax.commands import parse
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Recipe, clean_films, shrink
-from chexjax.data.films import recipe_of
+from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
-from chexjax.evaluation.evaluator import ENSEMBLE
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
+from chexjax.files import cell, whole, write_whole
 from chexjax.findings import FINDINGS
-from chexjax.images import SUFFIXES, check_size, read_grey
-from chexjax.progress import progress_bar
-from chexjax.training.restore import Restored, restore_best
+from chexjax.models.network import ENSEMBLE
+from chexjax.runtime import parse, progress_bar
+from chexjax.workdir.restore import Restored, restore_best
 
 BATCH: Final = 8
 TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
@@ -344,7 +342,6 @@ def predict_files(
     errors: dict[str, str] = {}
     cards: list[Card] = []
     used: set[str] = set()
-    tables = {name: out / f"{name}.partial" for name in ("predictions.csv", "boxes.csv")}
 
     def read(item: tuple[str, Path]) -> tuple[str, np.ndarray] | tuple[str, DataError]:
         name, path = item
@@ -354,9 +351,11 @@ def predict_files(
             return name, error if isinstance(error, DataError) else DataError(f"{name}: {type(error).__name__}")
 
     with (
+        whole(out / "predictions.csv") as predictions_path,
+        whole(out / "boxes.csv") as boxes_path,
         ThreadPoolExecutor() as pool,
-        tables["predictions.csv"].open("w", newline="", encoding="utf-8") as predictions_file,
-        tables["boxes.csv"].open("w", newline="", encoding="utf-8") as boxes_file,
+        predictions_path.open("w", newline="", encoding="utf-8") as predictions_file,
+        boxes_path.open("w", newline="", encoding="utf-8") as boxes_file,
         progress_bar(len(files), "predicting", shown=progress) as bar,
     ):
         rows, boxes = csv.writer(predictions_file), csv.writer(boxes_file)
@@ -374,7 +373,7 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([spreadsheet.cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)
@@ -391,10 +390,7 @@ def predict_files(
         + ("" if np.isfinite(classifier.thresholds).any() else NO_THRESHOLDS + ". ")
         + "Not a medical device."
     )
-    page = out / "index.html.partial"
-    page.write_text(gallery(cards, "chexjax: findings and their places", note), encoding="utf-8")
-    for path in (*tables.values(), page):
-        path.rename(path.with_suffix(""))
+    write_whole(out / "index.html", gallery(cards, "chexjax: findings and their places", note))
     _write_errors(out / "errors.csv", errors)
     return errors
 
@@ -417,7 +413,7 @@ def _box_rows(prediction: Prediction) -> Iterator[list[Any]]:
         figures = [f"{prediction.probability(finding):.9g}", f"{prediction.threshold(finding):.9g}"]
         for box in prediction.boxes(finding):
             place = [box.left, box.top, box.width, box.height]
-            yield [spreadsheet.cell(prediction.name), finding, *place, *figures]
+            yield [cell(prediction.name), finding, *place, *figures]
 
 
 def _stem(name: str, used: set[str]) -> str:
@@ -438,7 +434,7 @@ def _write_errors(path: Path, errors: dict[str, str]) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["Image Index", "error"])
-            table.writerows([spreadsheet.cell(name), spreadsheet.cell(reason)] for name, reason in errors.items())
+            table.writerows([cell(name), cell(reason)] for name, reason in errors.items())
 
 
 @command

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
+from chexjax.files import write_whole
 from chexjax.findings import FINDINGS
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -86,7 +87,7 @@ def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
       ChexjaxError: what goes wrong in the run, its cell named.
     """
     from chexjax.training import loop
-    from chexjax.training.checkpoints import check_config
+    from chexjax.workdir.config import check_config
 
     config, workdir = compose(study, name, seed, out), out / name / f"seed-{seed}"
     metrics = workdir / "metrics.json"
@@ -172,9 +173,7 @@ def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None
         return
     content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
     for name, text in content.items():
-        partial = out / f"{name}.partial"
-        partial.write_text(text)
-        partial.rename(out / name)
+        write_whole(out / name, text)
 
 
 def _told(figures: dict[str, Any], digits: int = 4) -> str:

@@ -24,11 +24,11 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
-from chexjax.commands import parse
-from chexjax.data.chestxray14 import Recipe
+from chexjax.data.recipe import Recipe
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.cam import MapBox
+from chexjax.files import whole
 from chexjax.findings import RADIOLOGY
 from chexjax.predict import (
     NO_THRESHOLDS,
@@ -39,6 +39,7 @@ from chexjax.predict import (
     clean_film,
     looks_like_film,
 )
+from chexjax.runtime import parse
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
@@ -367,10 +368,9 @@ class Viewer(tk.Tk):
         sheet.paste(picture, (0, 24))
         font = ImageFont.load_default(14)
         ImageDraw.Draw(sheet).text((6, 3), overlay.fit_text(self.title(), sheet.width - 12, font), "white", font)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            sheet.save(partial, format="PNG")
-            partial.replace(path)
+            with whole(path) as partial:
+                sheet.save(partial, format="PNG")
         except OSError as error:
             self.say(f"{printable(path)} cannot be written: {error.strerror or error}")
         else:

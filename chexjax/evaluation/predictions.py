@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from chexjax import spreadsheet
-from chexjax.data.nih import Entry
+from chexjax import files
+from chexjax.data.sources.nih import Entry
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.findings import FINDINGS
 
@@ -56,7 +56,7 @@ def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarra
         table = csv.writer(file)
         table.writerow([NAME, *FINDINGS])
         for name, row in zip(names, probabilities, strict=True):
-            table.writerow([spreadsheet.cell(name), *(f"{p:.9g}" for p in row)])
+            table.writerow([files.cell(name), *(f"{p:.9g}" for p in row)])
 
 
 def read_predictions(path: Path) -> Table:
@@ -89,7 +89,7 @@ def _read(path: Path, file: Any) -> Table:
     for line, row in rows:
         if len(row) != len(head[1]):
             raise DataError(f"{path}, line {line}: {len(row)} cells where the header has {len(head[1])}")
-        name = spreadsheet.text(row[columns[NAME]].strip())
+        name = files.text_of(row[columns[NAME]].strip())
         if not name or not name.isprintable():
             raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
         names.append(name)

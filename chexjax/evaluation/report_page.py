@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 import chexjax
-from chexjax.data.chestxray14 import Part
+from chexjax.data.prepared import Part
 from chexjax.evaluation import page
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
 from chexjax.evaluation.figures import told

@@ -16,9 +16,8 @@ from typing import Any, Final
 import numpy as np
 from absl import flags
 
-from chexjax import spreadsheet
-from chexjax.commands import parse
-from chexjax.data.nih import Entry, read_entry_file
+from chexjax import files
+from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.evaluation import metrics, page
 from chexjax.evaluation.figures import (
@@ -35,6 +34,7 @@ from chexjax.evaluation.figures import (
     undefined,
 )
 from chexjax.evaluation.predictions import Matched, Table, match, read_predictions, short
+from chexjax.runtime import parse
 
 GROUPINGS: Final = ("sex", "age", "view")
 MOST_GROUPS: Final = 12
@@ -268,7 +268,7 @@ def write(out: Path, films: Matched, found: dict[str, Any]) -> None:
     with (out / "tables.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for title, heads, rows in tables(found, films.findings):
-            writer.writerows([[spreadsheet.cell(cell) for cell in line] for line in ([title], heads, *rows, [])])
+            writer.writerows([[files.cell(cell) for cell in line] for line in ([title], heads, *rows, [])])
     plots.plot_roc(out / "roc.png", films.labels, films.models, films.findings)
     plots.plot_reliability(out / "reliability.png", films.labels, films.models, films.findings)
     (out / "report.html").write_text(as_page(films, found), encoding="utf-8")

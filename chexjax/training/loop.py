@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
+from chexjax.data.prepared import Prepared
 from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
 from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
@@ -25,18 +25,19 @@ from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names, names
-from chexjax.progress import progress_bar
-from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
+from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
-from chexjax.training.lock import hold
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.places import look
-from chexjax.training.restore import Restored, groups_in, restore_best, restore_others
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
+from chexjax.workdir.checkpoints import Checkpoints, Metadata
+from chexjax.workdir.config import check_config, claim_workdir
+from chexjax.workdir.lock import hold
+from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
 
 
 def train(config: ConfigDict, workdir: Path) -> None:

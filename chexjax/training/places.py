@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.pipeline import Records, pad
+from chexjax.data.prepared import Prepared
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
 from chexjax.evaluation.localization import localize
 from chexjax.evaluation.report_page import Example
 from chexjax.explain.cam import average_maps, class_activation_map
 from chexjax.findings import FINDINGS
-from chexjax.training.restore import Restored
+from chexjax.workdir.restore import Restored
 
 
 @dataclass(frozen=True)

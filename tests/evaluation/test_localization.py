@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chexjax.data.nih import read_boxes
+from chexjax.data.sources.nih import read_boxes
 from chexjax.evaluation.localization import (
     CENTRE,
     RANDOM,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from chexjax.data.nih import read_entry_file
+from chexjax.data.sources.nih import read_entry_file
 from chexjax.evaluation import metrics, score
 from chexjax.evaluation.predictions import write_predictions
 from chexjax.findings import FINDINGS

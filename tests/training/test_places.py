@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Part
 from chexjax.data.films import open_films
-from chexjax.data.nih import read_entries
+from chexjax.data.prepared import Part
+from chexjax.data.sources.nih import read_entries
 from chexjax.evaluation.evaluator import Predictions
 from chexjax.evaluation.localization import CENTRE, RANDOM
 from chexjax.findings import FINDINGS

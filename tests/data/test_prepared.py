@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax.data import chestxray14
-from chexjax.data.chestxray14 import Recipe, prepare, shrink
-from chexjax.data.nih import read_entries
+from chexjax.data import prepared as prepared_module
+from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
+from chexjax.data.prepared import prepare
+from chexjax.data.recipe import Recipe, shrink
+from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
-from chexjax.scanline import read_grey, remove_artifacts
+from chexjax.scanline import remove_artifacts, remove_artifacts_reference
 
 RECIPE = Recipe(size=32)
 
 
 @pytest.fixture(scope="module")
-def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> chestxray14.Prepared:
+def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> prepared_module.Prepared:
     return prepare(phantom_folder, tmp_path_factory.mktemp("prepared"), RECIPE, progress=False)
 
 
@@ -65,7 +67,7 @@ def test_shrink_averages_areas() -> None:
 
 
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(chestxray14, "_write", lambda *args: pytest.fail("prepared anew"))
+    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
     assert again.path == prepared.path
     assert again.digest == prepared.digest
@@ -94,6 +96,43 @@ def test_cleaning_happens_at_native_resolution(phantom_folder: Path, tmp_path: P
             np.testing.assert_array_equal(pixels(source[k]), shrink(expected, 32))
             changed += (expected != film).any()
     assert changed > 3  # a fifth of the films bear artefacts
+
+
+def test_every_option_of_the_cleaning_is_the_rules_own(phantom_folder: Path, tmp_path: Path) -> None:
+    options = {"threshold": 30, "max_width": 6, "edge_span": 3, "spare_wide": True}
+    recipe = Recipe(size=64, clean=True, axes="columns,rows", **options)
+    split = prepare(phantom_folder, tmp_path, recipe, progress=False)
+    part, source = split.parts["val"], split.source("val")
+    films = [np.asarray(Image.open(phantom_folder / "images" / name)) for name in part.names]
+    expected = [remove_artifacts_reference(film, axes=(-2, -1), **options) for film in films]
+    for k, film in enumerate(expected):
+        np.testing.assert_array_equal(pixels(source[k]), film)
+    assert any((film != remove_artifacts_reference(raw)).any() for film, raw in zip(expected, films, strict=True))
+
+
+def test_what_tells_prepared_sets_apart() -> None:
+    before = {"size": 32, "clean": False, "threshold": 50, "max_width": 40, "split": "official", "lists": ""}
+    before |= {"val_fraction": 0.1, "split_seed": 0, "skip_unreadable": False}  # all that there was in version 1.1.0
+    assert Recipe(size=32).identity() == before
+    assert Recipe(size=32, clean=True).identity() == before | {"clean": True}
+    assert Recipe(size=32, lists="elsewhere", axes="columns", threshold=9).identity() == before  # nothing is cleaned
+    later = {"edge_span": 2, "axes": "columns", "spare_wide": True}
+    assert Recipe(size=32, clean=True, **later).identity() == before | {"clean": True} | later
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("threshold", 0, "threshold must be a whole number"),
+        ("max_width", 0, "max_width must be"),
+        ("edge_span", 65, "edge_span must be at most 64"),
+        ("axes", "rows,depth", "not depth"),
+        ("axes", "rows,rows", "axes must hold"),
+    ],
+)
+def test_a_cleaning_that_cannot_be_is_refused(field: str, value: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Recipe(clean=True, **{field: value}).check()
 
 
 def test_colour_and_palette_films_become_grey(tmp_path: Path) -> None:
@@ -138,7 +177,7 @@ def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path,
     held = {name for part in skipping.parts.values() for name in part.names}
     assert len(held) == 93
     assert not held & {first.name, second.name, third.name}
-    listed = (skipping.path / chestxray14.SKIPPED).read_text()
+    listed = (skipping.path / prepared_module.SKIPPED).read_text()
     assert first.name in listed
     assert second.name in listed
 
@@ -153,13 +192,13 @@ def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: P
 
 
 def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    write_tables = chestxray14._write_tables
+    write_tables = prepared_module._write_tables
 
     def one_too_many(built, entries, written, skipped):
         write_tables(built, entries, written, skipped)
         written["train"].append("one.png")
 
-    monkeypatch.setattr(chestxray14, "_write_tables", one_too_many)
+    monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)
     with pytest.raises(DataError, match="differ from what was written"):
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     assert not list((tmp_path / "out").rglob("*.array_record*"))
@@ -204,7 +243,7 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
         else:
             file.unlink()
         try:
-            opened = chestxray14.load(path)
+            opened = prepared_module.load(path)
             for split, part in opened.parts.items():
                 assert part.names == prepared.parts[split].names
                 np.testing.assert_array_equal(part.labels, prepared.parts[split].labels)
@@ -221,13 +260,13 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
 def test_a_large_record_file_is_not_hashed_at_each_start_but_its_reader_finds_rot(
     prepared, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(chestxray14, "_SMALL", 10_000)
+    monkeypatch.setattr(prepared_module, "_SMALL", 10_000)
     path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name))
     file = next(path.glob("*train.array_record*"))
     content = bytearray(file.read_bytes())
     content[len(content.rstrip(b"\0")) // 2] ^= 1
     file.write_bytes(content)
-    source = chestxray14.load(path).source("train")
+    source = prepared_module.load(path).source("train")
     with pytest.raises(DataError, match=r"the train records in .* are not as they were written, seen at record \d+"):
         [source[k] for k in range(len(source))]
     with pytest.raises(DataError, match="the train records in"):  # through grain's threads, too
@@ -240,6 +279,9 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "test:" in done.stdout
     assert "prepared films:" in done.stdout
+    command[2] = "chexjax.data.prepared"
+    general = subprocess.run([*command, "--source=phantom", f"--dir={phantom_folder}"], capture_output=True, text=True)
+    assert general.stdout == done.stdout
     failed = subprocess.run(
         [*command, f"--dir={tmp_path / 'nowhere'}", "--skip-unreadable"], capture_output=True, text=True
     )

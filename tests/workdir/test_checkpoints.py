@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexjax import manifest
 from chexjax.data.films import open_films
 from chexjax.errors import CheckpointError, TrainingError
-from chexjax.training import checkpoints as checkpoints_module
-from chexjax.training.checkpoints import Checkpoints, claim_workdir, to_keep
-from chexjax.training.restore import restore_best
+from chexjax.files import MANIFEST
 from chexjax.training.state import TrainState, create_network, create_state
+from chexjax.workdir import checkpoints as checkpoints_module
+from chexjax.workdir.checkpoints import Checkpoints, to_keep
+from chexjax.workdir.config import claim_workdir
+from chexjax.workdir.restore import restore_best
 
 AUROCS = {2: 0.7, 4: 0.6, 6: 0.65}  # all three are kept: the best and the newest two
 
@@ -92,7 +93,7 @@ def test_two_hundred_corruptions(saved: Path, small_dml: ConfigDict, truth: dict
         # A flip that only changes a blank of a manifest is no harm; all else must be found.
         assert set(AUROCS) - set(intact) <= hit
         for step in intact:
-            assert all(path.name == manifest.NAME for path in spoiled if f"/{step}/" in path.as_posix())
+            assert all(path.name == MANIFEST for path in spoiled if f"/{step}/" in path.as_posix())
         if not intact:
             with pytest.raises(CheckpointError, match="none of them is intact"):
                 _ = checkpoints.latest

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax import images
+from chexjax.data import images
+from chexjax.data.images import read_grey
 from chexjax.errors import ConfigError, DataError
-from chexjax.images import read_grey
 
 GREY = np.random.default_rng(0).integers(0, 256, (21, 34), np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (21, 34, 3), np.uint8)
@@ -202,7 +202,7 @@ def test_long_and_narrow_films_are_refused() -> None:
 def test_text_chunks_do_not_inflate(tmp_path: Path) -> None:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**26), 9))
     code = (
-        "import resource, sys; from pathlib import Path; from chexjax.images import read_grey\n"
+        "import resource, sys; from pathlib import Path; from chexjax.data.images import read_grey\n"
         "from chexjax.errors import DataError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: read_grey(Path(sys.argv[1]))\n"

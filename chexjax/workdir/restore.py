@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Recipe
+from chexjax.data.images import MAX_SIDE
+from chexjax.data.recipe import CLEANING, Recipe, recipe_of
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
 from chexjax.findings import FINDINGS
-from chexjax.images import MAX_SIDE
 from chexjax.models import Groups, create_model
+from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
 from chexjax.models.network import by_names
 from chexjax.models.torch_weights import ABOUT, load_weights
-from chexjax.training.checkpoints import Checkpoints, Metadata, check_fit, digests, read_config
-from chexjax.training.state import AnyNetwork, create_network, create_state, stem_of
+from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
+from chexjax.workdir.config import read_config
 
 PyTree = Any
 IMPORTED: Final = "net1"  # what the one network of an imported folder is called
@@ -83,7 +84,7 @@ def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
     models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
     shape = (config.data.size, config.data.size, 1)
     shapes = jax.eval_shape(
-        lambda: {name: create_state(config, name, model, shape, 1).variables for name, model in models.items()}
+        lambda: {name: first_variables(config, name, model, shape) for name, model in models.items()}
     )
     variables = checkpoints.restore_networks(step, shapes)
     return Restored(workdir, config, step, models, variables, metadata)
@@ -117,6 +118,8 @@ def check_films(data: ConfigDict) -> None:
     """
     if type(data.size) is not int or not 0 < data.size <= MAX_SIDE or type(data.clean) is not bool:
         raise ValueError(f"data.size is {data.size!r}, data.clean {data.clean!r}")
+    if data.clean:
+        recipe_of(data).check()
     if not (math.isfinite(data.mean) and math.isfinite(data.std) and data.std > 0):
         raise ValueError(f"data.mean is {data.mean!r}, data.std {data.std!r}")
 
@@ -137,10 +140,11 @@ def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
         other = restore_best(Path(workdir).expanduser())
     except CheckpointError as error:
         raise CheckpointError(f"config.{field}: {error}") from error
-    for name in ("size", "clean"):
-        if other.config.data[name] != config.data[name]:
+    theirs, ours = recipe_of(other.config.data), recipe_of(config.data)
+    for name in ("size", "clean", *(CLEANING if ours.clean else ())):
+        if getattr(theirs, name) != getattr(ours, name):
             raise ConfigError(
-                f"config.{field}: {workdir} was trained with data.{name}={other.config.data[name]}, this run has "
-                f"data.{name}={config.data[name]}; give both the same"
+                f"config.{field}: {workdir} was trained with data.{name}={getattr(theirs, name)}, this run has "
+                f"data.{name}={getattr(ours, name)}; give both the same"
             )
     return other

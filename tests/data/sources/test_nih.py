@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chexjax.data import nih
+from chexjax.data.sources import nih
 from chexjax.errors import DataError
 from chexjax.findings import FINDINGS
 

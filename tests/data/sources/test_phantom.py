@@ -13,9 +13,19 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from chexjax.data import phantom
-from chexjax.data.phantom import ARTIFACTS, Film, film_anatomy, plan_films, prevalence, render_film, write_films
-from chexjax.data.phantom_anatomy import CM_PER_UNIT, FILM, Scene, healthy_scene
+from chexjax.data.sources.phantom import (
+    ARTIFACTS,
+    Film,
+    drawing,
+    film_anatomy,
+    plan_films,
+    prevalence,
+    render_film,
+    write_films,
+)
+from chexjax.data.sources.phantom import __main__ as command
+from chexjax.data.sources.phantom import folder as folder_module
+from chexjax.data.sources.phantom.anatomy import CM_PER_UNIT, FILM, Scene, healthy_scene
 from chexjax.errors import ConfigError, DataError
 from chexjax.findings import FINDINGS, NO_FINDING
 
@@ -331,7 +341,7 @@ def test_pneumothorax_leaves_a_dark_rim_without_markings():
         assert ill[rim].mean() < healthy[rim].mean() - 5
         film = Film(seed=9, patient=patient)
         vessels = healthy_scene(
-            film_anatomy(film), 256, film.generator(phantom._BODY, patient_only=True, part=1)
+            film_anatomy(film), 256, film.generator(drawing._BODY, patient_only=True, part=1)
         ).markings
         fine = [(layer - ndimage.uniform_filter(layer, 7))[rim] for layer in (ill, healthy, vessels)]
         assert np.corrcoef(fine[1], fine[2])[0, 1] > 0.2
@@ -588,7 +598,7 @@ def failing(error: BaseException, seen: list[bool], target: Path) -> Callable:
 )
 def test_a_run_that_ends_early_leaves_nothing(error, told, tmp_path, monkeypatch):
     target, seen = tmp_path / "nih", []
-    monkeypatch.setattr(phantom, "_write_film", failing(error, seen, target))
+    monkeypatch.setattr(folder_module, "_write_film", failing(error, seen, target))
     with pytest.raises(told) as raised:
         write_films(target, count=5, size=32, progress=False)
     if told is DataError:
@@ -630,7 +640,7 @@ def test_bad_arguments_are_told(options, message, tmp_path):
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["phantom", *arguments])
-    phantom.main()
+    command.main()
 
 
 def test_the_command_writes_and_sums_up(tmp_path, monkeypatch, capsys):

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from chexjax import scanline
-from chexjax.scanline import remove_artifacts, remove_artifacts_reference
+from chexjax.data.images import read_grey
+from chexjax.scanline import __main__ as command
+from chexjax.scanline import cpu, remove_artifacts, remove_artifacts_reference
+from chexjax.scanline.accelerators import clean_words
 
 WIDTH = 24  # of the hypothesis films: small shapes, one compilation each
 
@@ -112,7 +114,7 @@ def traced(edge_span: int, spare_wide: bool):
 @functools.cache
 def word_form(edge_span: int, spare_wide: bool):
     """The accelerators' form, which a CPU never chooses by itself."""
-    return jax.jit(functools.partial(scanline._clean_words, edge_span=edge_span, spare_wide=spare_wide))
+    return jax.jit(functools.partial(clean_words, edge_span=edge_span, spare_wide=spare_wide))
 
 
 @settings(max_examples=100, deadline=None)
@@ -160,12 +162,12 @@ def test_noise_at_full_width() -> None:
 @pytest.mark.parametrize("windows", [1, 2, 16])
 def test_chunks_that_do_not_divide_the_rows(windows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last chunk then begins in the one before it, whose rows must not be cleaned a second time; windows too."""
-    monkeypatch.setattr(scanline, "CHUNK", 3 * 8 * 40)
-    monkeypatch.setattr(scanline, "WINDOWS", windows)  # all three octets of a chunk at a time, two, or one
+    monkeypatch.setattr(cpu, "CHUNK", 3 * 8 * 40)
+    monkeypatch.setattr(cpu, "WINDOWS", windows)  # all three octets of a chunk at a time, two, or one
     film = np.random.default_rng(2).integers(0, 256, (8 * 7 + 5, 40), dtype=np.uint8)
     once = remove_artifacts_reference(film, 20, 12)
     assert not np.array_equal(once, remove_artifacts_reference(once, 20, 12)), "this film could not show the fault"
-    clean = functools.partial(scanline._clean_octets, steps=4, edge_span=1, spare_wide=False)
+    clean = functools.partial(cpu.clean_octets, steps=4, edge_span=1, spare_wide=False)
     assert np.array_equal(jax.jit(clean)(film, jnp.uint8(20), jnp.int32(12)), once)
 
 
@@ -354,7 +356,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The command's exit status."""
     monkeypatch.setattr(sys, "argv", ["scanline", *map(str, arguments)])
     try:
-        scanline.main()
+        command.main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -376,7 +378,7 @@ def test_a_folder_is_mirrored(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert written == names | {f"sheets/{name}" for name in names}
     rows = table(out)
     for name in names - {"c.jpg.png"}:
-        film = scanline.read_grey(folder / name)
+        film = read_grey(folder / name)
         cleaned = np.asarray(Image.open(out / name))
         assert cleaned.dtype == np.uint8
         assert np.array_equal(cleaned, remove_artifacts_reference(film))
@@ -404,10 +406,10 @@ def test_one_film_and_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_films_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(scanline.BATCH + 3):
+    for number in range(command.BATCH + 3):
         save(tmp_path / "in" / f"{number:02}.png", wire_film(number))
     assert run(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 0
-    for number in range(scanline.BATCH + 3):
+    for number in range(command.BATCH + 3):
         assert (np.asarray(Image.open(tmp_path / "out" / f"{number:02}.png")) == 60 + number).all()
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from chexjax.data.phantom_anatomy import CM_PER_UNIT, FILM, Anatomy, Array, Box, Scene, draw_strokes
+from chexjax.data.sources.phantom.anatomy import CM_PER_UNIT, FILM, Anatomy, Array, Box, Scene, draw_strokes
 
 Shaper = Callable[[Anatomy, float, np.random.Generator], None]
 Drawer = Callable[[Scene, float, np.random.Generator], list[Box]]
