@@ -14,20 +14,22 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "chexjax"
 
-FLOOR = {"devices", "errors", "files", "findings", "runtime"}
+FLOOR = {"devices", "errors", "files", "findings", "formats", "runtime"}
 # Each room may use itself and what stands here; the order is that of the house, from the ground up.
 ALLOWED = {
     "errors": set(),
     "findings": set(),
     "files": set(),
+    "formats": set(),
+    "templates": {"formats"},
     "runtime": {"errors"},
     "devices": {"errors"},
     "scanline": FLOOR,
     "models": FLOOR,
     "data": FLOOR | {"scanline"},
     "workdir": FLOOR | {"data", "models"},
-    "explain": FLOOR | {"data", "models", "workdir"},
-    "evaluation": FLOOR | {"data", "models", "workdir", "explain"},
+    "explain": FLOOR | {"templates", "data", "models", "workdir"},
+    "evaluation": FLOOR | {"templates", "data", "models", "workdir", "explain"},
     "training": FLOOR | {"data", "models", "workdir", "explain", "evaluation"},
     "predict": FLOOR | {"scanline", "data", "models", "workdir", "explain"},
     "export": FLOOR | {"scanline", "data", "models", "workdir", "explain", "predict"},
