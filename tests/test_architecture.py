@@ -89,3 +89,8 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
     assert not loaded & unwanted
     assert not {name for name in loaded if name.startswith("chexjax.") and name.endswith(".__main__")}
     assert not {name for name in loaded if "sources.phantom" in name}
+
+
+def test_scoring_loads_neither_tfds_nor_what_draws() -> None:
+    loaded = loaded_by("chexjax.evaluation.score")
+    assert not loaded & {"tensorflow_datasets", "grain", "orbax.checkpoint", "matplotlib", "tkinter", "torch"}

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from chexjax.evaluation import metrics
 from chexjax.evaluation.summary import History
-from chexjax.formats import UNDEFINED, format_figure, format_name
+from chexjax.formats import UNDEFINED, format_figure
 from chexjax.models.network import ENSEMBLE
 
 # The k-th network's colour, on white; a page's style has the same as --c0, --c1, ..., and others in the dark.
@@ -123,7 +123,7 @@ def by_finding(
 
     reasons = [metrics.why_undefined(labels[:, k]) for k in range(len(findings))]
     return {
-        format_name(finding) + (f": {UNDEFINED}, {reason}" if reason else ""): chart(k)
+        finding + (f": {UNDEFINED}, {reason}" if reason else ""): chart(k)
         for k, (finding, reason) in enumerate(zip(findings, reasons, strict=True))
     }
 
@@ -156,7 +156,7 @@ def as_svg(charts: Mapping[str, Draw]) -> dict[str, Markup]:
 
 def _svg(draw: Draw) -> Markup:
     with matplotlib.rc_context({**_STYLE, "font.size": 7}):
-        figure = Figure(figsize=(2.3, 2.1), layout="constrained", facecolor="none")
+        figure = Figure(figsize=(2.0, 1.85), layout="constrained", facecolor="none")
         axes = figure.subplots()
         axes.set_facecolor("none")
         draw(axes)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # they load TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
     from chexjax.evaluation.localization import Example
 
-_SIDE: Final = 224  # of the example films, in pixels
+_SIDE: Final = 320  # of the example films, in pixels
 
 
 def run_page(
@@ -104,7 +104,7 @@ def picture_of(example: "Example") -> bytes:
     ]
     boxes = boxes_on_film(example.map, width, height)[:1]
     buffer = io.BytesIO()
-    compose(example.film, example.map, boxes, true_boxes, side=_SIDE).save(buffer, "jpeg", quality=82)
+    compose(example.film, example.map, boxes, true_boxes, side=_SIDE, line=2).save(buffer, "jpeg", quality=82)
     return buffer.getvalue()
 
 

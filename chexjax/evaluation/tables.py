@@ -27,6 +27,7 @@ from chexjax.models.network import ENSEMBLE
 WIDTH: Final = 120  # characters of a terminal
 CALIBRATION: Final = {"average_precision": "AP", "brier": "Brier", "expected_calibration_error": "ECE"}
 RULES: Final = {"youden": "Youden's point"}  # what thresholds are called; the others are "sensitivity 90 %"
+KINDS: Final = {"iou": "IoU", "iobb": "IoBB"}
 OVERLAPS: Final = ("0.1", "0.3", "0.5", "0.7")  # of `localization.THRESHOLDS`
 _COUNTS: Final = {"true_positives": "TP", "false_positives": "FP", "false_negatives": "FN", "true_negatives": "TN"}
 _SHARES: Final = ("sensitivity", "specificity", "precision")
@@ -59,7 +60,8 @@ def as_text(table: Table) -> str:
 
 def as_markdown(table: Table) -> str:
     """A GitHub table, without its title."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (table.heads, ["---"] * len(table.heads), *table.rows))
+    lines = (table.heads, ["---"] * len(table.heads), *table.rows)
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |" for cells in lines)
 
 
 def write_csv(path: Path, tables: Sequence[Table]) -> None:
@@ -170,11 +172,11 @@ def confusion_table(name: str, entry: Summary, findings: Sequence[str] = FINDING
 
 def localization_tables(found: Summary) -> tuple[Table, Table]:
     """Shares of hits over all cases, and per finding; `found` is as `localization.localize` returns it."""
-    heads = ["cases", "maps of", "pointing game", *(f"{kind} {t}" for kind in ("IoU", "IoBB") for t in OVERLAPS)]
+    heads = ["cases", "maps of", "pointing game", *(f"{word} {t}" for word in KINDS.values() for t in OVERLAPS)]
 
     def rows(group: str) -> Iterator[list[str]]:
         for k, (name, source) in enumerate(found["groups"][group]["sources"].items()):
-            hits = [format_figure(source[kind][t], 3) for kind in ("iou", "iobb") for t in OVERLAPS]
+            hits = [format_figure(source[kind][t], 3) for kind in KINDS for t in OVERLAPS]
             low, high = source["pointing_interval"]
             pointing = f"{format_figure(source['pointing'], 3)} ({low:.2f}-{high:.2f})"
             cases = f"{group}: {found['groups'][group]['cases']:,}" if not k else ""
@@ -189,17 +191,12 @@ def localization_tables(found: Summary) -> tuple[Table, Table]:
 
 def published_localization_table() -> Table:
     """What others report on the NIH's boxes."""
-    rows = [
-        [
-            row["who"],
-            *([] if row["pointing"] is None else [f"pointing game {format_figure(row['pointing'], 3)}"]),
-            *(f"{kind} {t}: {format_figure(hits, 3)}" for kind in ("iou", "iobb") for t, hits in row[kind].items()),
-        ]
-        for row in published()["localization"]
-    ]
-    return Table(
-        "Published, on the NIH boxes", ["who", "share of boxes hit"], [[who, "; ".join(rest)] for who, *rest in rows]
-    )
+    rows = []
+    for row in published()["localization"]:
+        hits = [f"{word} {t}: {format_figure(hit, 3)}" for kind, word in KINDS.items() for t, hit in row[kind].items()]
+        pointing = [] if row["pointing"] is None else [f"pointing game: {format_figure(row['pointing'], 3)}"]
+        rows.append([row["who"], ", ".join(pointing + hits)])
+    return Table("Published, on the NIH boxes", ["who", "share of boxes hit"], rows, words=True)
 
 
 def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:

@@ -34,14 +34,19 @@ def blend(grey: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) -> np.nd
 
 
 def draw_boxes(
-    picture: Image.Image, boxes: Sequence[Region], colour: tuple[int, int, int] = BOX_COLOUR
-) -> None:  # fmt: skip
-    """Outlines with a black shadow, seen on dark and on bright ground; (left, top, right, bottom) in pixels."""
+    picture: Image.Image, boxes: Sequence[Region], colour: tuple[int, int, int] = BOX_COLOUR, line: int = 1
+) -> None:
+    """Outlines with a black shadow, seen on dark and on bright ground; (left, top, right, bottom) in pixels.
+
+    `line` is their width. An edge on the picture's border is drawn inside it.
+    """
     draw = ImageDraw.Draw(picture)
     for left, top, right, bottom in boxes:
         right, bottom = max(right, left + 2), max(bottom, top + 2)
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=SHADOW)
-        draw.rectangle((left, top, right, bottom), outline=colour)
+        right = picture.width - 1 if right == picture.width else right
+        bottom = picture.height - 1 if bottom == picture.height else bottom
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=SHADOW, width=line + 2)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
 
 
 def compose(
@@ -51,8 +56,9 @@ def compose(
     true_boxes: Sequence[Region] = (),
     opacity: float = OPACITY,
     side: int = 640,
+    line: int = 1,
 ) -> Image.Image:
-    """The film under its map and boxes; the longer side of the picture has `side` pixels.
+    """The film under its map and boxes; the longer side of the picture has `side` pixels, outlines are `line` wide.
 
     Args:
       film: uint8 (height, width).
@@ -66,8 +72,10 @@ def compose(
     grey = np.asarray(Image.fromarray(film).resize((width, height), Image.Resampling.LANCZOS))
     picture = Image.fromarray(blend(grey, heat(map2d, width, height), opacity))
     own = [corners(box) for box in boxes]
+    stretch = (width / columns, height / rows) * 2
     for outlined, colour in ((true_boxes, TRUE_COLOUR), (own, BOX_COLOUR)):
-        draw_boxes(picture, [tuple(scale * edge for edge in box) for box in outlined], colour)
+        placed = [tuple(a * edge for a, edge in zip(stretch, box, strict=True)) for box in outlined]
+        draw_boxes(picture, placed, colour, line)
     return picture
 
 
