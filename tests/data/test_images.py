@@ -202,7 +202,7 @@ def test_long_and_narrow_films_are_refused() -> None:
 def test_text_chunks_do_not_inflate(tmp_path: Path) -> None:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**26), 9))
     code = (
-        "import resource, sys; from pathlib import Path; from chexjax.images import read_grey\n"
+        "import resource, sys; from pathlib import Path; from chexjax.data.images import read_grey\n"
         "from chexjax.errors import DataError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: read_grey(Path(sys.argv[1]))\n"

@@ -48,7 +48,7 @@ def test_a_second_run_is_told_who_holds_it_and_for_how_long(tmp_path: Path) -> N
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, capsys) -> None:
     code = (
-        f"import os, pathlib; from chexjax.training.lock import hold; c = hold(pathlib.Path({str(tmp_path)!r}));"
+        f"import os, pathlib; from chexjax.workdir.lock import hold; c = hold(pathlib.Path({str(tmp_path)!r}));"
         "c.__enter__(); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == -9

@@ -24,6 +24,7 @@ from chexjax.data.sources.phantom import (
     write_films,
 )
 from chexjax.data.sources.phantom import __main__ as command
+from chexjax.data.sources.phantom import folder as folder_module
 from chexjax.data.sources.phantom.anatomy import CM_PER_UNIT, FILM, Scene, healthy_scene
 from chexjax.errors import ConfigError, DataError
 from chexjax.findings import FINDINGS, NO_FINDING
