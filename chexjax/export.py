@@ -64,7 +64,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     def prepare(film: jax.Array) -> jax.Array:
         """One film at a time: the cleaning needs to know its shapes, and the number of films is left open."""
         if recipe.clean:
-            film = remove_artifacts(film, recipe.threshold, recipe.max_width)
+            film = remove_artifacts(film, **recipe.cleaning)
         return shrink(film, recipe.size)
 
     def program(films: jax.Array) -> jax.Array:

@@ -93,10 +93,11 @@ def test_films_go_through_what_the_training_films_did(
     assert (prediction.cleaned != prediction.film).any() or len(films) == 1
 
 
-def test_cleaning_is_that_of_the_prepared_set(films: dict[str, Path]) -> None:
-    film = read_grey(films["3.png"])
-    (prepared,) = clean_films([film], Recipe(clean=True))
-    np.testing.assert_array_equal(predict.clean_film(film, Recipe()), prepared)
+@pytest.mark.parametrize("options", [{}, {"axes": "columns,rows", "edge_span": 3, "spare_wide": True, "threshold": 30}])
+def test_cleaning_is_that_of_the_prepared_set(films: dict[str, Path], options: dict) -> None:
+    film, recipe = read_grey(films["3.png"]), Recipe(clean=True, **options)
+    (prepared,) = clean_films([film], recipe)
+    np.testing.assert_array_equal(predict.clean_film(film, recipe), prepared)
 
 
 def test_kinds_of_films_may_be_mixed(classifier: Classifier, films: dict[str, Path]) -> None:

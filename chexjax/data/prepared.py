@@ -1,8 +1,8 @@
 """ChestX-ray14, prepared once: an NIH folder is read, checked, cleaned, shrunk and written as ArrayRecord by TFDS.
 
-Simulated films (`phantom`) come in the same layout and through the same door.
+Simulated films (`sources.phantom`) come in the same layout and through the same door.
 
-    python -m chexjax.data.chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
+    python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
 
 import csv
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +27,13 @@ from PIL import Image
 
 from chexjax.data.images import MAX_SIDE, read_grey
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
+from chexjax.data.sources import SOURCES
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
 from chexjax.findings import FINDINGS
 from chexjax.runtime import parse, progress_bar
+from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
@@ -203,8 +205,7 @@ def _digest(
     Films are known by their size, not their content: hashing 45 GB would take as long as preparing them.
     """
     digest = hashlib.sha256()
-    # Where the lists lie is no matter, what they say is in `splits`.
-    digest.update(json.dumps({**asdict(recipe), "lists": "", "version": VERSION}, sort_keys=True).encode())
+    digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
     for name in (*ENTRY_FILES, BOX_FILE):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
@@ -385,10 +386,16 @@ def _verify(folder: Path, written: dict[str, list[str]]) -> None:
 def main() -> None:
     """The command line: prepares a set, and says where it lies and what it holds."""
     values = flags.FlagValues()
-    flags.DEFINE_string("dir", None, "The unpacked ChestX-ray14 folder.", flag_values=values)
+    flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
+    flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
     flags.DEFINE_string("out", None, "Where prepared sets are kept.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
+    flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
+    flags.DEFINE_integer("max_width", MAX_WIDTH, "Cleaning: the widest object, in pixels.", flag_values=values)
+    flags.DEFINE_integer("edge_span", 1, "Cleaning: pixels over which a jump may ramp.", flag_values=values)
+    flags.DEFINE_string("axes", "rows", "Cleaning: rows, columns, or rows,columns.", flag_values=values)
+    flags.DEFINE_bool("spare_wide", False, "Cleaning: leave too wide objects wholly alone.", flag_values=values)
     flags.DEFINE_string("split", "official", "official, arnoweng or folds.", flag_values=values)
     flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.", flag_values=values)
     flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out.", 0.0, 1.0, flag_values=values)
@@ -398,16 +405,16 @@ def main() -> None:
     if rest := parse(sys.argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
     if not values.dir or not values.out:
-        raise ConfigError("usage: python -m chexjax.data.chestxray14 --dir=NIH_FOLDER --out=DIR; --help says more")
-    recipe = Recipe(
-        size=values.size,
-        clean=values.clean,
-        split=values.split,
-        lists=values.lists,
-        val_fraction=values.val_fraction,
-        split_seed=values.seed,
-        skip_unreadable=values.skip_unreadable,
-    )
+        raise ConfigError(
+            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER --out=DIR; --help says more"
+        )
+    names = {field.name: "seed" if field.name == "split_seed" else field.name for field in fields(Recipe)}
+    given: dict[str, Any] = {name: values[flag].value for name, flag in names.items()}
+    recipe = Recipe(**given)
+    try:
+        recipe.check()
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
     prepared = prepare(values.dir, values.out, recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")

@@ -20,7 +20,7 @@ from chexjax.data.images import SUFFIXES, read_grey
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.files import cell
 from chexjax.runtime import parse, progress_bar
-from chexjax.scanline.rule import COLUMNS, MAX_WIDTH, ROWS, THRESHOLD, check_arguments
+from chexjax.scanline.rule import AXES, MAX_WIDTH, THRESHOLD, check_arguments
 
 BATCH: Final = 16  # films cleaned at once by the command line
 WAITING: Final = 4 * BATCH  # films in memory, whatever their sizes
@@ -198,9 +198,6 @@ def _write_table(path: Path, rows: Iterable[tuple[Path, int, int]]) -> None:
 
 def _cell(name: str) -> str:
     return cell(printable(name))
-
-
-AXES: Final = {"rows": ROWS, "columns": COLUMNS}
 
 
 def _parse(argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:

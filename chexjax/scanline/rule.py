@@ -13,6 +13,7 @@ THRESHOLD: Final = 50  # grey levels; the report's
 MAX_WIDTH: Final = 40  # pixels; the report's, for films of 1024 x 1024
 ROWS: Final = -1  # the axis that a scan along rows runs over
 COLUMNS: Final = -2
+AXES: Final = {"rows": ROWS, "columns": COLUMNS}  # as flags and configs name them
 WHITE: Final = 255
 NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
 

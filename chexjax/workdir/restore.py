@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from chexjax.data.images import MAX_SIDE
-from chexjax.data.recipe import Recipe
+from chexjax.data.recipe import CLEANING, Recipe, recipe_of
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
 from chexjax.findings import FINDINGS
 from chexjax.models import Groups, create_model
@@ -118,6 +118,8 @@ def check_films(data: ConfigDict) -> None:
     """
     if type(data.size) is not int or not 0 < data.size <= MAX_SIDE or type(data.clean) is not bool:
         raise ValueError(f"data.size is {data.size!r}, data.clean {data.clean!r}")
+    if data.clean:
+        recipe_of(data).check()
     if not (math.isfinite(data.mean) and math.isfinite(data.std) and data.std > 0):
         raise ValueError(f"data.mean is {data.mean!r}, data.std {data.std!r}")
 
@@ -138,10 +140,11 @@ def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
         other = restore_best(Path(workdir).expanduser())
     except CheckpointError as error:
         raise CheckpointError(f"config.{field}: {error}") from error
-    for name in ("size", "clean"):
-        if other.config.data[name] != config.data[name]:
+    theirs, ours = recipe_of(other.config.data), recipe_of(config.data)
+    for name in ("size", "clean", *(CLEANING if ours.clean else ())):
+        if getattr(theirs, name) != getattr(ours, name):
             raise ConfigError(
-                f"config.{field}: {workdir} was trained with data.{name}={other.config.data[name]}, this run has "
-                f"data.{name}={config.data[name]}; give both the same"
+                f"config.{field}: {workdir} was trained with data.{name}={getattr(theirs, name)}, this run has "
+                f"data.{name}={getattr(ours, name)}; give both the same"
             )
     return other

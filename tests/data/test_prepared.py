@@ -18,7 +18,7 @@ from chexjax.data.prepared import prepare
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
-from chexjax.scanline import remove_artifacts
+from chexjax.scanline import remove_artifacts, remove_artifacts_reference
 
 RECIPE = Recipe(size=32)
 
@@ -96,6 +96,43 @@ def test_cleaning_happens_at_native_resolution(phantom_folder: Path, tmp_path: P
             np.testing.assert_array_equal(pixels(source[k]), shrink(expected, 32))
             changed += (expected != film).any()
     assert changed > 3  # a fifth of the films bear artefacts
+
+
+def test_every_option_of_the_cleaning_is_the_rules_own(phantom_folder: Path, tmp_path: Path) -> None:
+    options = {"threshold": 30, "max_width": 6, "edge_span": 3, "spare_wide": True}
+    recipe = Recipe(size=64, clean=True, axes="columns,rows", **options)
+    split = prepare(phantom_folder, tmp_path, recipe, progress=False)
+    part, source = split.parts["val"], split.source("val")
+    films = [np.asarray(Image.open(phantom_folder / "images" / name)) for name in part.names]
+    expected = [remove_artifacts_reference(film, axes=(-2, -1), **options) for film in films]
+    for k, film in enumerate(expected):
+        np.testing.assert_array_equal(pixels(source[k]), film)
+    assert any((film != remove_artifacts_reference(raw)).any() for film, raw in zip(expected, films, strict=True))
+
+
+def test_what_tells_prepared_sets_apart() -> None:
+    before = {"size": 32, "clean": False, "threshold": 50, "max_width": 40, "split": "official", "lists": ""}
+    before |= {"val_fraction": 0.1, "split_seed": 0, "skip_unreadable": False}  # all that there was in version 1.1.0
+    assert Recipe(size=32).identity() == before
+    assert Recipe(size=32, clean=True).identity() == before | {"clean": True}
+    assert Recipe(size=32, lists="elsewhere", axes="columns", threshold=9).identity() == before  # nothing is cleaned
+    later = {"edge_span": 2, "axes": "columns", "spare_wide": True}
+    assert Recipe(size=32, clean=True, **later).identity() == before | {"clean": True} | later
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("threshold", 0, "threshold must be a whole number"),
+        ("max_width", 0, "max_width must be"),
+        ("edge_span", 65, "edge_span must be at most 64"),
+        ("axes", "rows,depth", "not depth"),
+        ("axes", "rows,rows", "axes must hold"),
+    ],
+)
+def test_a_cleaning_that_cannot_be_is_refused(field: str, value: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Recipe(clean=True, **{field: value}).check()
 
 
 def test_colour_and_palette_films_become_grey(tmp_path: Path) -> None:
@@ -242,6 +279,9 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "test:" in done.stdout
     assert "prepared films:" in done.stdout
+    command[2] = "chexjax.data.prepared"
+    general = subprocess.run([*command, "--source=phantom", f"--dir={phantom_folder}"], capture_output=True, text=True)
+    assert general.stdout == done.stdout
     failed = subprocess.run(
         [*command, f"--dir={tmp_path / 'nowhere'}", "--skip-unreadable"], capture_output=True, text=True
     )

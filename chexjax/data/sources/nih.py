@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from chexjax.errors import DataError, first_ten, printable
+from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.findings import FINDINGS, NO_FINDING
 
 SPLITS: Final = ("train", "val", "test")
@@ -69,6 +70,17 @@ def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str
         raise DataError(f"{path} does not exist") from None
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def open_folder(config: ConfigDict) -> Path:
+    """The NIH folder that `config.data` names.
+
+    Raises:
+      ConfigError: none is named.
+    """
+    if not config.dir:
+        raise ConfigError(f"data.source is {config.source} but no folder is given; add --config.data.dir=NIH_FOLDER")
+    return Path(config.dir).expanduser()
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:

@@ -7,7 +7,7 @@ differ in an option (no artefacts, say) hold the same films but for that option.
 """
 
 from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film, FindingBox, film_anatomy, render_film
-from chexjax.data.sources.phantom.folder import VERSION, write_films
+from chexjax.data.sources.phantom.folder import VERSION, open_folder, write_films
 from chexjax.data.sources.phantom.table import plan_films, prevalence
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Film",
     "FindingBox",
     "film_anatomy",
+    "open_folder",
     "plan_films",
     "prevalence",
     "render_film",

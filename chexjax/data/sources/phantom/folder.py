@@ -1,5 +1,7 @@
 """The folder of simulated films, in the layout of ChestX-ray14."""
 
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -12,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from ml_collections import ConfigDict
 from PIL import Image
 
+from chexjax.data.recipe import cache_of
 from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film, FindingBox, render_film
 from chexjax.data.sources.phantom.table import plan_films
 from chexjax.errors import ConfigError, DataError
@@ -26,6 +30,34 @@ ENTRY_HEADER: Final = (
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
 BOX_HEADER: Final = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+
+
+def open_folder(config: ConfigDict) -> Path:
+    """The folder of the films that `config.data` describes, drawn where the cache has none.
+
+    Raises:
+      ConfigError: `data.dir` names a folder, or an option cannot be used.
+      DataError: the cache cannot be written to.
+    """
+    folder = cache_of(config) / "phantom" / _name(config.phantom)
+    if config.dir:
+        raise ConfigError(
+            f"config.data.dir is {config.dir}, but data.source is phantom, simulated films\n"
+            "for real films choose --config=configs/dml.py:chestxray14, or add --config.data.source=chestxray14"
+        )
+    if not folder.is_dir():
+        try:
+            write_films(folder, **config.phantom, workers=config.threads)
+        except DataError:
+            if not folder.is_dir():  # else another run was quicker, with the same films
+                raise
+    return folder
+
+
+def _name(phantom: ConfigDict) -> str:
+    """A folder name for simulated films, by all that decides what they show."""
+    described = json.dumps([VERSION, phantom.to_dict()], sort_keys=True)
+    return f"{phantom.count}-{phantom.size}px-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
 
 def write_films(
