@@ -36,8 +36,10 @@ from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
+from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat
 from chexjax.files import cell, whole, write_whole
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, RADIOLOGY
+from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.models.network import ENSEMBLE
 from chexjax.runtime import parse, progress_bar
 from chexjax.workdir.restore import Restored, restore_best
@@ -89,12 +91,15 @@ class Prediction:
     def heat(self, finding: str) -> np.ndarray:
         """float32 (height, width) in 0..1, the finding's map at the film's own size."""
         height, width = self.film.shape
-        return overlay.heat(self.map(finding), width, height)
+        return heat(self.map(finding), width, height)
 
-    def boxes(self, finding: str) -> list[cam.MapBox]:
-        """Where the finding's map is in the upper half of its range, in pixels of the film."""
+    def boxes(self, finding: str) -> list[MapBox]:
+        """Where the finding's map is in the upper half of its range, in pixels of the film; none of a flat map.
+
+        The first holds the map's peak: it is the box by which localisation is judged.
+        """
         height, width = self.film.shape
-        return overlay.boxes_on_film(self.map(finding), width, height)
+        return boxes_on_film(self.map(finding), width, height)
 
 
 class Classifier:
@@ -124,7 +129,7 @@ class Classifier:
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
             probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-            return probabilities, cam.average_maps([method(model, own, x) for model, own in networks])
+            return probabilities, average_maps([method(model, own, x) for model, own in networks])
 
         self._apply = apply
 
@@ -390,7 +395,8 @@ def predict_files(
         + ("" if np.isfinite(classifier.thresholds).any() else NO_THRESHOLDS + ". ")
         + "Not a medical device."
     )
-    write_whole(out / "index.html", gallery(cards, "chexjax: findings and their places", note))
+    page = gallery(cards, FINDINGS, "chexjax: findings and their places", note, RADIOLOGY)
+    write_whole(out / "index.html", page)
     _write_errors(out / "errors.csv", errors)
     return errors
 
@@ -400,9 +406,8 @@ NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds t
 
 def draw(prediction: Prediction, finding: str, path: Path) -> None:
     """Writes the overlay of one finding."""
-    threshold = prediction.threshold(finding)
-    told = "threshold unknown" if math.isnan(threshold) else f"threshold {threshold:.3f}"
-    title = f"{finding.replace('_', ' ')} {prediction.probability(finding):.3f} ({told})   {prediction.name}"
+    probability, threshold = format_figure(prediction.probability(finding), 3), prediction.threshold(finding)
+    title = f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {prediction.name}"
     picture = overlay.annotate(prediction.film, prediction.map(finding), prediction.boxes(finding), title)
     picture.save(path, format="PNG")
 

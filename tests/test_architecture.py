@@ -14,20 +14,22 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "chexjax"
 
-FLOOR = {"devices", "errors", "files", "findings", "runtime"}
+FLOOR = {"devices", "errors", "files", "findings", "formats", "runtime"}
 # Each room may use itself and what stands here; the order is that of the house, from the ground up.
 ALLOWED = {
     "errors": set(),
     "findings": set(),
     "files": set(),
+    "formats": set(),
+    "templates": {"formats"},
     "runtime": {"errors"},
     "devices": {"errors"},
     "scanline": FLOOR,
     "models": FLOOR,
     "data": FLOOR | {"scanline"},
     "workdir": FLOOR | {"data", "models"},
-    "explain": FLOOR | {"data", "models", "workdir"},
-    "evaluation": FLOOR | {"data", "models", "workdir", "explain"},
+    "explain": FLOOR | {"templates", "data", "models", "workdir"},
+    "evaluation": FLOOR | {"templates", "data", "models", "workdir", "explain"},
     "training": FLOOR | {"data", "models", "workdir", "explain", "evaluation"},
     "predict": FLOOR | {"scanline", "data", "models", "workdir", "explain"},
     "export": FLOOR | {"scanline", "data", "models", "workdir", "explain", "predict"},
@@ -87,3 +89,8 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
     assert not loaded & unwanted
     assert not {name for name in loaded if name.startswith("chexjax.") and name.endswith(".__main__")}
     assert not {name for name in loaded if "sources.phantom" in name}
+
+
+def test_scoring_loads_neither_tfds_nor_what_draws() -> None:
+    loaded = loaded_by("chexjax.evaluation.score")
+    assert not loaded & {"tensorflow_datasets", "grain", "orbax.checkpoint", "matplotlib", "tkinter", "torch"}

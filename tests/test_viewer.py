@@ -20,7 +20,7 @@ pytest.importorskip("tkinter")
 
 from chexjax.data.sources.phantom import plan_films, render_film
 from chexjax.explain import overlay
-from chexjax.explain.cam import MapBox
+from chexjax.explain.maps import MapBox
 from chexjax.findings import FINDINGS
 from chexjax.predict import Prediction
 from chexjax.training.state import create_network, create_state

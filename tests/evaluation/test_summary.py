@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from chexjax.evaluation.figures import figures, find_thresholds, told, undefined
 from chexjax.evaluation.published import published
+from chexjax.evaluation.summary import find_thresholds, summarize_model, undefined_findings
 from chexjax.findings import FINDINGS
 
 LABELS = np.array([[1, 0], [1, 0], [0, 0], [0, 0], [1, 0], [0, 0]], np.uint8)
@@ -20,7 +20,7 @@ def test_thresholds_of_one_set_of_films_are_applied_to_another() -> None:
     thresholds = find_thresholds(LABELS, PROBABILITIES, names)
     assert thresholds["Mass"] == {"youden": 0.6, "sensitivity_90": 0.4}
     assert thresholds["Hernia"] == {"youden": None, "sensitivity_90": None}
-    found = figures(LABELS[::2], PROBABILITIES[::2], PATIENTS[::2], names, thresholds)
+    found = summarize_model(LABELS[::2], PROBABILITIES[::2], PATIENTS[::2], names, thresholds)
     assert found["at_thresholds"]["Hernia"] == {"youden": None, "sensitivity_90": None}
     at = found["at_thresholds"]["Mass"]["sensitivity_90"]  # 0.9 and 0.4 with the finding, 0.5 without
     assert (at["true_positives"], at["false_positives"], at["true_negatives"]) == (2, 1, 0)
@@ -28,7 +28,9 @@ def test_thresholds_of_one_set_of_films_are_applied_to_another() -> None:
 
 
 def test_figures_are_plain_numbers_and_none_where_there_is_one_class() -> None:
-    found = json.loads(json.dumps(figures(LABELS, PROBABILITIES, PATIENTS, ("Mass", "Hernia")), allow_nan=False))
+    found = json.loads(
+        json.dumps(summarize_model(LABELS, PROBABILITIES, PATIENTS, ("Mass", "Hernia")), allow_nan=False)
+    )
     assert found["auroc"]["Mass"] == pytest.approx(roc_auc_score(LABELS[:, 0], PROBABILITIES[:, 0]), abs=1e-15)
     assert found["mean_auroc"] == found["auroc"]["Mass"]
     low, high = found["auroc_interval"]["Mass"]
@@ -36,13 +38,7 @@ def test_figures_are_plain_numbers_and_none_where_there_is_one_class() -> None:
     assert 0 <= low < found["mean_auroc"] <= high <= 1
     assert found["auroc"]["Hernia"] is found["auroc_interval"]["Hernia"] is found["average_precision"]["Hernia"] is None
     assert found["brier"]["Hernia"] == pytest.approx(np.mean(PROBABILITIES[:, 1] ** 2))
-    assert undefined(LABELS, ("Mass", "Hernia")) == {"Hernia": "no film has it"}
-
-
-def test_how_figures_are_told() -> None:
-    assert told(0.78754, [0.7651, 0.8094]) == "0.7875 (0.765-0.809)"
-    assert told(0.78754) == "0.7875"
-    assert told(None, None) == told(float("nan")) == "n/a"
+    assert undefined_findings(LABELS, ("Mass", "Hernia")) == {"Hernia": "no film has it"}
 
 
 def test_published_columns_have_every_finding_and_the_mean_they_state() -> None:

@@ -1,30 +1,16 @@
-"""The report's maps: each case judged by its own film and finding, examples chosen from both ends, one page."""
+"""What an evaluation leaves in a workdir: figures, thresholds, localisation, and one page that fetches nothing."""
 
 import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.data.films import open_films
-from chexjax.data.prepared import Part
 from chexjax.data.sources.nih import read_entries
-from chexjax.evaluation.evaluator import Predictions
-from chexjax.evaluation.localization import CENTRE, RANDOM
+from chexjax.evaluation.localization import CENTRE, RANDOM, boxed_cases, choose_examples
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
-from chexjax.training.places import boxed, examples
-
-
-def test_examples_are_the_surest_and_the_most_missed() -> None:
-    labels = np.zeros((5, 14), np.uint8)
-    labels[[0, 2, 3], 4] = 1
-    labels[1, 5] = 1
-    scores = np.tile(np.array([0.5, 0.9, 0.2, 0.7, 0.1])[:, None], 14)
-    films = Part(tuple("abcde"), tuple("abcde"), labels)
-    chosen = examples(Predictions(films, {"net1": scores, "ensemble": 1 - scores}, {}))
-    assert chosen == [(2, "Mass", "surest"), (3, "Mass", "missed most"), (1, "Nodule", "surest")]
 
 
 def test_a_run_ends_with_a_report_that_fetches_nothing(
@@ -39,7 +25,7 @@ def test_a_run_ends_with_a_report_that_fetches_nothing(
 
     entries = read_entries(phantom_folder)
     truth = {(name, box.finding) for name in predictions.films.names for box in entries[name].boxes}
-    cases = boxed(open_films(small_dml.data).source("test"))
+    cases = boxed_cases(open_films(small_dml.data).source("test"))
     assert {(predictions.films.names[case.film], case.finding) for case in cases} == truth
     assert found["localization"]["cases"] == len(truth) > 0
     assert set(found["localization"]["groups"]["all"]["sources"]) == {"net1", "net2", "ensemble", RANDOM, CENTRE}
@@ -57,5 +43,5 @@ def test_a_run_ends_with_a_report_that_fetches_nothing(
 
     Reader().feed((tmp_path / "run" / "report.html").read_text())
     assert all(link.startswith("#") for link in fetched)
-    assert len(pictures) == len(examples(predictions))
+    assert len(pictures) == len(choose_examples(predictions))
     assert not list((tmp_path / "run").glob("*.partial"))
