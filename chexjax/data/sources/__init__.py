@@ -1,6 +1,6 @@
 """Where films come from: one line a source in `SOURCES`, one module or folder each."""
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -8,12 +8,21 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import ConfigError
 
-# A new source is a module here with `open_folder(config.data) -> Path`, and one line. A module is loaded when it is
-# asked for: whoever reads real films need not load the simulator.
-SOURCES: Final[dict[str, str]] = {
-    "phantom": "chexjax.data.sources.phantom",
-    "chestxray14": "chexjax.data.sources.nih",
-}
+
+def _phantom(config: ConfigDict) -> Path:
+    from chexjax.data.sources import phantom  # whoever reads real films need not load the simulator
+
+    return phantom.open_folder(config)
+
+
+def _nih(config: ConfigDict) -> Path:
+    from chexjax.data.sources import nih
+
+    return nih.open_folder(config)
+
+
+# A new source is a module here with `open_folder(config.data) -> Path`, and one line.
+SOURCES: Final[dict[str, Callable[[ConfigDict], Path]]] = {"phantom": _phantom, "chestxray14": _nih}
 
 
 def open_folder(config: ConfigDict) -> Path:
@@ -25,4 +34,4 @@ def open_folder(config: ConfigDict) -> Path:
     """
     if config.source not in SOURCES:
         raise ConfigError(f"no data source is called {config.source!r}; there are {', '.join(SOURCES)}")
-    return importlib.import_module(SOURCES[config.source]).open_folder(config)
+    return SOURCES[config.source](config)
