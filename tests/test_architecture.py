@@ -14,12 +14,13 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "chexjax"
 
-FLOOR = {"devices", "errors", "files", "findings", "runtime"}
+FLOOR = {"configs", "devices", "errors", "files", "findings", "runtime"}
 # Each room may use itself and what stands here; the order is that of the house, from the ground up.
 ALLOWED = {
     "errors": set(),
     "findings": set(),
     "files": set(),
+    "configs": {"errors"},
     "runtime": {"errors"},
     "devices": {"errors"},
     "scanline": FLOOR,
