@@ -4,6 +4,7 @@ python -m chexjax.main --config=configs/dml.py --workdir=DIR
 python -m chexjax.main --config=configs/dml.py --workdir=DIR --mode=evaluate
 """
 
+import sys
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -59,6 +60,10 @@ def _find(config: str) -> str:
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what a user can get wrong is told in one line. What the command compiles is kept."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):  # absl would end with status 1
+        module = sys.argv[0] if __name__ == "__main__" else __name__
+        print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.module_help(module)}")
+        raise SystemExit(0)
     try:
         remaining = flags.FLAGS(find_configs(argv))
         if not flags.FLAGS["config"].present:

@@ -35,6 +35,7 @@ ALLOWED = {
     "viewer": FLOOR | {"scanline", "data", "models", "workdir", "explain", "predict"},
     "main": FLOOR | {"training"},
     "study": FLOOR | {"training", "evaluation", "workdir", "main"},
+    "cli": set(),  # it runs modules by name
 }
 COMMANDS = {"training/checkpoints.py"}  # besides each `__main__.py`
 
