@@ -53,7 +53,7 @@ class Field:
         return math.isfinite(value) and least <= value <= most and value > above  # nothing holds of NaN
 
 
-Fields = Mapping[str, "Field | Fields"]
+Fields = Mapping[str, Any]  # a Field each, or the fields below a name
 
 
 def number(
