@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.contest import Results, finish, here, introduce, parser_of, table, take_turns
+from chexjax.configs import baseline
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.images import read_grey
@@ -33,7 +34,6 @@ from chexjax.data.recipe import Recipe, clean_films, shrink
 from chexjax.data.sources.phantom import write_films
 from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, create_steps
-from configs import baseline
 
 CHUNK = 16  # films that are cleaned in one call
 

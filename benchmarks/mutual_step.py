@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from benchmarks.contest import Results, finish, here, introduce, noise, parser_of, step_of, table, take_turns, waiting
+from chexjax.configs import dml
 from chexjax.training.state import create_network
-from configs import dml
 
 
 def forward_flops(config: ConfigDict, shape: tuple[int, ...]) -> float:

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import jax
 
 from benchmarks.contest import Results, compile_step, finish, introduce, noise, parser_of, table
-from configs import baseline
+from chexjax.configs import baseline
 
 SIZE: Final = 64  # of the films; messages do not depend on it
 BYTES: Final = {"f32": 4, "bf16": 2, "u8": 1, "s32": 4, "u32": 4, "pred": 1}

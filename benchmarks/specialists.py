@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, step_of, take_turns, waiting
+from chexjax.configs import baseline, specialists
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.steps import AXIS
-from configs import baseline, specialists
 
 JOINT, FOUR = "one joint step", "four single steps"
 

@@ -13,9 +13,9 @@ import shutil
 import statistics
 from pathlib import Path
 
+from chexjax.configs import baseline
 from chexjax.data.sources.phantom import write_films
 from chexjax.training import loop
-from configs import baseline
 
 FINDING = "Nodule"
 SEEDS = (1, 2, 3)

@@ -30,7 +30,7 @@ from benchmarks.contest import (
     take_turns,
     waiting,
 )
-from configs import baseline
+from chexjax.configs import baseline
 
 torch: Any
 try:

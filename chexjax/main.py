@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from chexjax import configs
 from chexjax.devices import ended_together, join_processes
 from chexjax.errors import fail, told_plainly
 from chexjax.runtime import keep_compilations, keep_freed_memory
@@ -36,14 +37,35 @@ def main(argv: list[str]) -> None:
         loop.evaluate(CONFIG.value, workdir)
 
 
+def find_configs(argv: list[str]) -> list[str]:
+    """The arguments, in which a `--config=configs/NAME.py` that lies nowhere here means the package's own file."""
+    found = list(argv)
+    for place, flag in enumerate(argv):
+        name, equals, path = flag.partition("=")
+        if name in ("--config", "-config") and equals:
+            found[place] = f"{name}={_find(path)}"
+        elif name in ("--config", "-config"):
+            found[place + 1 : place + 2] = map(_find, argv[place + 1 : place + 2])
+    return found
+
+
+def _find(config: str) -> str:
+    """PATH or PATH:VARIANT, as it is or within the package."""
+    path, colon, variant = config.partition(":")
+    packaged = Path(configs.__path__[0]) / Path(path).name
+    if Path(path).parent != Path("configs") or Path(path).exists() or not packaged.is_file():
+        return config
+    return f"{packaged}{colon}{variant}"
+
+
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but what a user can get wrong is told in one line. What the command compiles is kept."""
-    for place, flag in enumerate(argv):  # configs import their neighbours, from wherever the command is typed
-        path = flag.partition("=")[2] if "=" in flag else "".join(argv[place + 1 : place + 2])
-        if flag.lstrip("-").partition("=")[0] == "config":
-            sys.path.append(str(Path(path.partition(":")[0]).resolve().parent.parent))
+    if {"--help", "-help", "-h"} & set(argv[1:]):  # absl would end with status 1
+        module = sys.argv[0] if __name__ == "__main__" else __name__
+        print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.module_help(module)}")
+        raise SystemExit(0)
     try:
-        remaining = flags.FLAGS(argv)
+        remaining = flags.FLAGS(find_configs(argv))
         if not flags.FLAGS["config"].present:
             raise flags.Error("no config is given; add --config=configs/dml.py")
         if not isinstance(CONFIG.value, ConfigDict):

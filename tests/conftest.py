@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -17,11 +16,10 @@ import pytest
 from ml_collections import ConfigDict
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))  # for configs/, which is no part of the installed package
 
+from chexjax.configs import common, dml
 from chexjax.models import TRUNKS
 from chexjax.models.resnet import BasicBlock, ResNet
-from configs import common, dml
 
 # A trunk that compiles in a second: the real five are met once, in tests/models.
 TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)

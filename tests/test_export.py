@@ -105,7 +105,7 @@ def test_shrinking_is_pillows_bit_for_bit(height: int, width: int, size: int) ->
 
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from configs import baseline
+    from chexjax.configs import baseline
 
     config = baseline.get_config("resnet18")
     config.data.update({"size": 64, "mean": 0.4, "std": 0.3})

@@ -70,12 +70,3 @@ def test_the_command_trains_resumes_and_evaluates(phantom_folder: Path, tmp_path
     refused = run(*flags, "--config.seed=7")
     assert refused.returncode == 1
     assert "seed: 0 then, 7 now" in refused.stderr
-
-
-def test_a_config_is_found_from_any_folder(tmp_path: Path) -> None:
-    """Its neighbours too: a config that could not import them would not come as far as the field."""
-    path = REPOSITORY / "configs" / "dml.py"
-    done = run(f"--config={path}", "--workdir=x", "--config.mutual.wieght=1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "weight" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1

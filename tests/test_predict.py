@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.special import expit
 
 from chexjax import predict
+from chexjax.configs import dml
 from chexjax.data.images import read_grey
 from chexjax.data.recipe import Recipe, clean_films, shrink
 from chexjax.data.sources.phantom import ARTIFACTS, plan_films, render_film
@@ -29,7 +30,6 @@ from chexjax.scanline import remove_artifacts_reference
 from chexjax.training.state import create_network, create_state
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.config import claim_workdir
-from configs import dml
 from tests.untrained import save_untrained
 
 THRESHOLDS = {finding: {"youden": 0.05 * k} for k, finding in enumerate(FINDINGS, start=1)}

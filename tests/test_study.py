@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from chexjax import study as study_module
+from chexjax.configs import baseline, study
 from chexjax.errors import ChexjaxError, ConfigError
 from chexjax.evaluation.published import published
 from chexjax.findings import FINDINGS
 from chexjax.study import chosen, compose, format_table, rows, run, spread
-from configs import baseline, study
 
 
 def test_a_cell_is_the_run_that_its_own_config_file_describes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Clusters are those of scikit-learn's agglomerative clustering, which draws nothi
 same groups. They are listed by their first finding, and findings in the usual order.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import flax.jax_utils
 import jax
@@ -22,8 +22,6 @@ from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names
 from chexjax.workdir.restore import Restored, restore_others
-
-SOURCES: Final = ("report", "cooccurrence", "embeddings")
 
 
 def find_groups(config: ConfigDict, films: Prepared) -> Groups:
@@ -105,8 +103,6 @@ def check_groups(config: ConfigDict) -> None:
     Raises:
       ConfigError: names the field, what it holds and what it may hold.
     """
-    if config.groups.by not in SOURCES:
-        raise ConfigError(f"config.groups.by is {config.groups.by!r}; it may be {', '.join(SOURCES)}")
     if not 1 <= config.groups.count <= len(FINDINGS):
         raise ConfigError(f"config.groups.count is {config.groups.count!r}; it must lie between 1 and {len(FINDINGS)}")
     if config.groups.by == "embeddings" and not config.groups.network:

@@ -2,20 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import flax.jax_utils
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from chexjax.configs import common
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
+from chexjax.data.sources import SOURCES
 from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -52,6 +54,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
       Stopped: SIGTERM came; the step it found is saved.
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
+    config = common.complete(config)
     check(config)
     with hold(workdir) as held:
         claim_workdir(workdir, config)
@@ -155,6 +158,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     Raises:
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
+    config = common.complete(config)
     check(config)
     check_config(workdir, config)
     films = open_films(config.data)
@@ -366,73 +370,27 @@ def describe(
     )
 
 
+# What the fields of `chexjax.configs.common` name as the table whose keys they take.
+TABLES: Final[dict[str, Collection[str]]] = {
+    "STEPS": STEPS,
+    "LOSSES": LOSSES,
+    "DIVERGENCES": DIVERGENCES,
+    "SOFT_TARGETS": SOFT_TARGETS,
+    "VIEWS": VIEWS,
+    "SOURCES": SOURCES,
+}
+
+
 def check(config: ConfigDict) -> None:
     """Refuses values that no run can use, before anything is read or written.
 
     Raises:
       ConfigError: names the field, what it holds and what it may hold.
     """
-    choices = {
-        "regime": (config.regime, tuple(STEPS)),
-        "mutual.updates": (config.mutual.updates, ("alternating", "simultaneous")),
-        "mutual.kl": (config.mutual.kl, tuple(DIVERGENCES)),
-        "distill.targets": (config.distill.targets, tuple(SOFT_TARGETS)),
-        "loss.name": (config.loss.name, tuple(LOSSES)),
-        "dtype": (config.dtype, ("float32", "bfloat16")),
-        "views": (config.views, tuple(VIEWS)),
-        "data.residence": (config.data.residence, ("auto", "host", "device")),
-    }
-    for field_name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"config.{field_name} is {value!r}; it may be {', '.join(allowed)}")
-    positive = {
-        "batch_size": config.batch_size,
-        "epochs": config.epochs,
-        "eval_epochs": config.eval_epochs,
-        "log_every": config.log_every,
-        "steps_per_call": config.steps_per_call,
-        "mutual.temperature": config.mutual.temperature,
-        "distill.temperature": config.distill.temperature,
-        "loss.positive_weight_limit": config.loss.positive_weight_limit,
-        "data.threads": config.data.threads,
-        "data.std": config.data.std,
-    }
-    for field_name, value in positive.items():
-        if not value > 0:
-            raise ConfigError(f"config.{field_name} is {value!r}; it must be above 0")
-    ranges = {
-        "seed": (config.seed, 0, 2**31),
-        "max_steps": (config.max_steps, 0, math.inf),
-        "freeze_trunk_epochs": (config.freeze_trunk_epochs, 0, math.inf),
-        "mutual.weight": (config.mutual.weight, 0, math.inf),
-        "distill.weight": (config.distill.weight, 0, 1),
-        "loss.label_smoothing": (config.loss.label_smoothing, 0, 0.999),
-        "loss.gamma": (config.loss.gamma, 0, math.inf),
-        "loss.gamma_positive": (config.loss.gamma_positive, 0, math.inf),
-        "loss.gamma_negative": (config.loss.gamma_negative, 0, math.inf),
-        "loss.margin": (config.loss.margin, 0, 0.999),
-        "convergence_tolerance": (config.convergence_tolerance, 0, math.inf),
-        "data.size": (config.data.size, 32, 4096),  # the trunks shrink films 32 times
-        "data.val_fraction": (config.data.val_fraction, 0, 1),
-        "data.mean": (config.data.mean, 0, 1),
-        "augment.crop": (config.augment.crop, 0.1, 1),
-        "augment.flip": (config.augment.flip, 0, 1),
-    }
+    common.check(config, TABLES)
     for name, network in config.networks.items():
-        ranges |= {
-            f"networks.{name}.learning_rate": (network.learning_rate, 0, math.inf),
-            f"networks.{name}.head_learning_rate": (network.head_learning_rate, 0, math.inf),
-            f"networks.{name}.weight_decay": (network.weight_decay, 0, math.inf),
-            f"networks.{name}.warmup_steps": (network.warmup_steps, 0, math.inf),
-            f"networks.{name}.clip_norm": (network.clip_norm, 0, math.inf),
-            f"networks.{name}.average_decay": (network.average_decay, 0, 0.999999),
-            f"networks.{name}.width": (network.width, 0.01, 16),
-        }
-        create_network(config, name, by_names(SPECIALIST_GROUPS))  # these two tell of names that there are not
+        create_network(config, name, by_names(SPECIALIST_GROUPS))  # raises ConfigError if a name is unknown
         create_optimizer(network, steps=1)
-    for field_name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise ConfigError(f"config.{field_name} is {value!r}; it must lie between {least} and {most}")
     check_groups(config)
     if config.regime == "distill" and not config.teacher:
         raise ConfigError("config.regime is distill, but no teacher is given; add --config.teacher=WORKDIR")

@@ -8,6 +8,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from chexjax.configs import common
 from chexjax.errors import CheckpointError, first_ten, reason_of
 from chexjax.files import write_whole
 
@@ -73,7 +74,7 @@ def _plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config that made a workdir.
+    """The config that made a workdir; fields that came later than that have their defaults.
 
     Raises:
       CheckpointError: there is none, or it is broken.
@@ -82,7 +83,7 @@ def read_config(workdir: Path) -> ConfigDict:
         fields = json.loads((workdir / CONFIG).read_text())
         if not isinstance(fields, dict):
             raise ValueError(f"it holds no fields but {type(fields).__name__}")
-        return ConfigDict(fields)
+        return common.complete(ConfigDict(fields), later_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{workdir} is no workdir: it holds no {CONFIG}; train into it first") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

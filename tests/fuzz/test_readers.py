@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax import files, main
+from chexjax.configs import dml
 from chexjax.data import prepared
 from chexjax.data.recipe import recipe_of
 from chexjax.data.sources import nih
@@ -32,7 +33,6 @@ from chexjax.models import torch_weights
 from chexjax.predict import as_film, read_thresholds
 from chexjax.workdir.config import check_config, read_config
 from chexjax.workdir.restore import Restored, restore_best
-from configs import dml
 from tests.fuzz.mutate import TEXTS, Random, damage, damage_table, damage_tree, mend_png
 from tests.untrained import save_untrained
 

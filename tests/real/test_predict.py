@@ -8,11 +8,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from chexjax.configs import common
 from chexjax.models import create_model
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts_reference
 from chexjax.workdir.restore import Restored
-from configs import common
 
 
 @pytest.fixture(scope="module")

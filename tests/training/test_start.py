@@ -11,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from chexjax.configs import common
 from chexjax.data.augment import normalize
 from chexjax.errors import CheckpointError
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
@@ -22,7 +23,6 @@ from chexjax.training.start import start_from
 from chexjax.training.state import create_network, create_optimizer, create_state, for_branches
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.restore import restore_best
-from configs import common
 from tests.untrained import save_untrained
 
 SHAPE = (32, 32, 1)

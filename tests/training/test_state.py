@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from chexjax.configs import common
 from chexjax.training.state import create_optimizer, create_schedule
-from configs import common
 
 
 def network(**changed):

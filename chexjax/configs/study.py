@@ -9,7 +9,7 @@ The fields of `config.every` and of `config.network` hold for every cell: --conf
 
 from ml_collections import ConfigDict
 
-from configs import common
+from chexjax.configs import common
 
 
 def cell(

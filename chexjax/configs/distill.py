@@ -7,7 +7,7 @@ configs/distill.py:resnet18-chestxray14                  on the real set
 
 from ml_collections import ConfigDict
 
-from configs import baseline
+from chexjax.configs import baseline
 
 
 def get_config(variant: str = "resnet18") -> ConfigDict:

@@ -9,7 +9,7 @@ configs/specialists.py --config.groups.by=cooccurrence            groups found b
 
 from ml_collections import ConfigDict
 
-from configs import baseline
+from chexjax.configs import baseline
 
 
 def get_config(variant: str = "resnet18") -> ConfigDict:

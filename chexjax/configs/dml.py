@@ -9,7 +9,7 @@ configs/dml.py:resnet18,resnet18,densenet121-chestxray14   the same on the real 
 
 from ml_collections import ConfigDict
 
-from configs import common
+from chexjax.configs import common
 
 
 def get_config(variant: str = "phantom") -> ConfigDict:

@@ -7,7 +7,7 @@ configs/baseline.py:densenet121-chestxray14  on the real set
 
 from ml_collections import ConfigDict
 
-from configs import common
+from chexjax.configs import common
 
 
 def get_config(variant: str = "resnet18") -> ConfigDict:

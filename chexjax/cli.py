@@ -1,0 +1,66 @@
+"""The command `chexjax`: the module commands by name."""
+
+import runpy
+import sys
+from typing import Final, NamedTuple
+
+import chexjax
+
+
+class Command(NamedTuple):
+    """A module that is run as `python -m` runs it, with `arguments` before those that are typed."""
+
+    module: str
+    about: str
+    arguments: tuple[str, ...] = ()
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "train": Command("chexjax.main", "trains the networks of a config, evaluates them, writes the report"),
+    "evaluate": Command("chexjax.main", "evaluates a run's best checkpoint again", ("--mode=evaluate",)),
+    "predict": Command("chexjax.predict", "films in, findings and their places out"),
+    "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
+    "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),
+    "prepare": Command("chexjax.data.prepared", "reads, cleans and shrinks a data set's films ahead of a run"),
+    "simulate": Command("chexjax.data.phantom", "writes a folder of simulated films"),
+    "clean": Command("chexjax.scanline", "removes bright objects from films"),
+    "export": Command("chexjax.export", "a run's networks as one file that needs no chexjax"),
+    "import-weights": Command("chexjax.models.torch_weights", "torchvision's or CheXNet's weights as a folder to use"),
+    "study": Command("chexjax.study", "many kinds of run, each with several seeds, in one table"),
+    "verify": Command(
+        "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)
+    ),
+}
+HELP: Final = ("--help", "-h", "-help", "help")
+
+
+def usage() -> str:
+    """What `chexjax --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: chexjax COMMAND [options]; chexjax COMMAND --help says more, chexjax --version which", "", *lines]
+    )
+
+
+def main() -> None:
+    """Runs the command that is typed; status 2 where there is no such command."""
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
+    if name in HELP:
+        print(usage())
+        return
+    if name == "--version":
+        print(chexjax.__version__)
+        return
+    if name not in COMMANDS:
+        what = f"there is no command {name[:80]!r}" if name else "no command is given"
+        print(f"error: {what}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    command = COMMANDS[name]
+    given = () if set(arguments) & set(HELP) else command.arguments  # --verify would take --help for its value
+    sys.argv = [f"chexjax {name}", *given, *arguments]
+    runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

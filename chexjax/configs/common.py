@@ -1,0 +1,164 @@
+"""What the configs share: every field a run reads, with its default and the values it may have."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from ml_collections import ConfigDict
+
+from chexjax.configs import fields
+from chexjax.configs.fields import Fields, choice, number, switch, text
+from chexjax.errors import ConfigError
+
+FIELDS: Final[Fields] = {
+    "regime": choice("supervised", keys_of="STEPS"),  # of training.steps
+    # Of the data's order, the augmentation and, with each network's own, the first weights.
+    "seed": number(0, 0, 2**31 - 1),
+    "init_from": text(),  # imported weights, or an earlier run's workdir, that new networks start from
+    "freeze_trunk_epochs": number(0.0, 0),  # for so many epochs the heads learn alone
+    "mutual": {
+        "updates": choice("alternating", "simultaneous"),  # a field "update" would hide a method of ConfigDict
+        "kl": choice("bernoulli", keys_of="DIVERGENCES"),  # "softmax" is the report's literal form
+        "weight": number(1.0, 0),
+        "temperature": number(1.0, above=0),
+    },
+    "teacher": text(),  # the workdir of the run that a student learns from
+    "distill": {
+        "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
+        "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
+        "temperature": number(2.0, above=0),
+    },
+    "loss": {
+        "name": choice("bce", keys_of="LOSSES"),  # of training.objectives
+        "label_smoothing": number(0.0, 0, 0.999),
+        # weighted_bce: negatives over positives of the training films, at most this
+        "positive_weight_limit": number(20.0, above=0),
+        "gamma": number(2.0, 0),  # focal
+        "gamma_positive": number(1.0, 0),  # asymmetric, this and the next two
+        "gamma_negative": number(4.0, 0),
+        "margin": number(0.05, 0, 0.999),
+    },
+    "groups": {
+        "by": choice("report", "cooccurrence", "embeddings"),  # groups of findings for branches, see training.groups
+        "count": number(4, 1),  # of the groups that are clustered; at most the findings
+        "network": text(),  # embeddings: the workdir of the network that embeds the films
+    },
+    "batch_size": number(16, above=0),  # over all devices
+    "epochs": number(3.0, above=0),
+    "max_steps": number(0, 0),  # stop here, whatever the epochs; 0: no such limit
+    "eval_epochs": number(1.0, above=0),  # validate and save every so many epochs
+    "convergence_tolerance": number(0.001, 0),  # nats of validation loss, for the epoch of convergence
+    "dtype": choice("float32", "bfloat16"),  # of the computation; parameters and statistics stay float32
+    "sync_batch_norm": switch(True),  # statistics over all devices: the result does not depend on their number
+    "views": choice("one", keys_of="VIEWS"),  # of a film in evaluation, averaged: "flip" takes 2 passes, "ten-crop" 10
+    "steps_per_call": number(4, above=0),  # at most, without a word from the host; where the films are on the device
+    "log_every": number(20, above=0),  # steps between TensorBoard points
+    "data": {
+        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; "chestxray14": an NIH folder
+        "dir": text(),  # the NIH folder
+        "cache": text(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
+        "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
+        "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
+        "threshold": number(50, 1, 255, since="0.2"),  # grey levels
+        "max_width": number(40, 1, 2**16, since="0.2"),  # pixels
+        "edge_span": number(1, 1, 64, since="0.2"),  # pixels
+        "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
+        "spare_wide": switch(False, since="0.2"),
+        "split": choice("official", "arnoweng", "folds"),  # see data.sources.nih.read_splits
+        "lists": text(),  # the folder of the split's lists; "": data.dir
+        "val_fraction": number(0.1, 0, 1),
+        "split_seed": number(0, 0),
+        "skip_unreadable": switch(False),
+        "mean": number(0.5, 0, 1),  # of grey / 255, as the network sees films: (grey / 255 - mean) / std
+        "std": number(0.25, above=0),
+        "threads": number(2, 1, 1024),
+        "residence": choice(
+            "auto", "host", "device"
+        ),  # of training films: streamed, in device memory, or where they fit
+        "phantom": {
+            "count": number(2400, 1),
+            "size": number(64, 32, 4096),
+            "seed": number(0, 0),
+            "rare_share": number(0.07, 0, 0.15),  # of films with the rarest finding; 0: the real prevalences
+            "artifact_share": number(0.2, 0, 1),
+        },
+    },
+    "augment": {
+        "crop": number(0.92, 0.1, 1),  # least side that is kept; 1: all of it
+        "flip": number(0.0, 0, 1),  # probability of a mirror image
+        "rotation": number(4.0, 0, 180),  # degrees to either side
+        "brightness": number(0.1, 0, 1),  # relative, to either side
+        "contrast": number(0.1, 0, 1),
+    },
+}
+
+NETWORK: Final[Fields] = {
+    "model": text(),  # a key of models.TRUNKS
+    "width": number(1.0, 0.01, 16),  # multiplies every channel count
+    "shared_stages": number(None, 0),  # None: one head; 0: specialists; 1 to 3: branches after it
+    "seed": number(0, 0, 2**31 - 1),
+    "optimizer": choice("adamw", "adam", "sgd"),
+    "init_from": text(),  # this network's own start; "": config.init_from
+    "learning_rate": number(5e-4, 0),
+    "head_learning_rate": number(0.0, 0),  # of the head, at the same schedule; 0: as the trunk's
+    "schedule": choice("cosine", "linear", "constant", "onecycle"),
+    "warmup_steps": number(0, 0),
+    "weight_decay": number(1e-4, 0),
+    "momentum": number(0.9, 0, 0.999999),  # sgd
+    "clip_norm": number(0.0, 0),  # of the gradient over all parameters; 0: none
+    "average_decay": number(0.0, 0, 0.999999),  # of the moving average that evaluation then uses; 0: none
+}
+
+
+def base() -> ConfigDict:
+    """A supervised run of one ResNet-18; the config files change what they are about."""
+    config = fields.defaults(FIELDS)
+    config.networks = ConfigDict({"net1": network("resnet18", seed=1)})
+    return config
+
+
+def network(model: str, seed: int) -> ConfigDict:
+    """One network: its architecture, its first weights, its optimiser."""
+    config = fields.defaults(NETWORK)
+    config.update({"model": model, "seed": seed})
+    return config
+
+
+def chestxray14(config: ConfigDict) -> ConfigDict:
+    """The real set: 224 px, the CheXNet recipe's sizes."""
+    config.data.source = "chestxray14"
+    config.data.size = 224
+    config.batch_size = 32
+    config.epochs = 30
+    config.augment.update({"crop": 0.8, "flip": 0.5, "rotation": 7.0})
+    config.dtype = "bfloat16"
+    for name in config.networks:
+        config.networks[name].learning_rate = 1e-4
+        config.networks[name].warmup_steps = 500
+    return config
+
+
+def complete(config: ConfigDict, later_only: bool = False) -> ConfigDict:
+    """A copy in which every field that `config` lacks has its default; with `later_only` those that came later."""
+    whole = config.copy_and_resolve_references()
+    with whole.unlocked():
+        fields.complete(whole, FIELDS, later_only)
+        networks = whole.get("networks")
+        for name in networks if isinstance(networks, ConfigDict) else ():
+            if isinstance(networks[name], ConfigDict):
+                fields.complete(networks[name], NETWORK, later_only)
+    return whole
+
+
+def check(config: ConfigDict, tables: Mapping[str, Collection[str]]) -> None:
+    """Refuses a complete config that holds what no run can use; `tables` are those that the fields above name.
+
+    Raises:
+      ConfigError: names the field, what it holds and what it may hold.
+    """
+    networks = config.get("networks")
+    if not isinstance(networks, ConfigDict) or not networks:
+        raise ConfigError("config.networks holds no network; each is made by chexjax.configs.common.network")
+    rest = ConfigDict({name: value for name, value in config.items() if name != "networks"})
+    fields.check(rest, FIELDS, tables)
+    for name in networks:
+        fields.check(networks[name], NETWORK, tables, f"config.networks.{name}")

@@ -1,0 +1,123 @@
+"""What stands behind a config's fields: a default, and the values that a run can use."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from chexjax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field. Make it by `number`, `choice`, `text` or `switch`.
+
+    `since` is the version that brought the field, "" for the first. A workdir made before is read with the default: a
+    field that comes later therefore has as its default what runs did without it.
+    """
+
+    default: Any
+    kind: type
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    keys_of: str = ""
+    since: str = ""
+
+    def complaint(self, value: Any, tables: Mapping[str, Collection[str]]) -> str:
+        """What the field takes, as the end of a sentence, where `value` is something else; otherwise ""."""
+        if value is None and self.default is None:
+            return ""
+        if self.choices or self.keys_of:
+            allowed = tables[self.keys_of] if self.keys_of else self.choices
+            return "" if value in tuple(allowed) else f"it may be {', '.join(allowed)}"
+        names = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+        kinds = (int, float) if self.kind is float else (self.kind,)
+        if type(value) not in kinds:
+            return f"it takes {names[self.kind]}"
+        if self.kind in (bool, str) or self._holds(value):
+            return ""
+        if self.above is not None:
+            return f"it must be above {self.above}"
+        if self.most is None:
+            return f"it must be at least {self.least}"
+        return f"it must lie between {self.least} and {self.most}"
+
+    def _holds(self, value: float) -> bool:
+        least = -math.inf if self.least is None else self.least
+        most = math.inf if self.most is None else self.most
+        above = -math.inf if self.above is None else self.above
+        return math.isfinite(value) and least <= value <= most and value > above  # nothing holds of NaN
+
+
+Fields = Mapping[str, Any]  # a Field each, or the fields below a name
+
+
+def number(
+    default: float | None, least: float | None = None, most: float | None = None, *, above: float | None = None,
+    since: str = "",
+) -> Field:  # fmt: skip
+    """A number from `least` to `most`, or above `above`; a whole one where the default is, or where that is None."""
+    return Field(default, float if isinstance(default, float) else int, least, most, above, since=since)
+
+
+def choice(*choices: str, keys_of: str = "", since: str = "") -> Field:
+    """One of `choices`, by default the first; or a key of the table that `keys_of` names."""
+    return Field(choices[0], str, choices=() if keys_of else choices, keys_of=keys_of, since=since)
+
+
+def text(default: str = "", since: str = "") -> Field:
+    """Any text."""
+    return Field(default, str, since=since)
+
+
+def switch(default: bool, since: str = "") -> Field:
+    """True or False."""
+    return Field(default, bool, since=since)
+
+
+def defaults(fields: Fields) -> ConfigDict:
+    """A config of the fields' defaults."""
+    config = ConfigDict()
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            config[name] = defaults(field)
+        else:
+            config[name] = config_dict.placeholder(field.kind) if field.default is None else field.default
+    return config
+
+
+def complete(config: ConfigDict, fields: Fields, later_only: bool = False) -> None:
+    """Gives the fields that `config` lacks their defaults, in place; with `later_only` those alone that came later."""
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            if name not in config and not later_only:
+                config[name] = ConfigDict()
+            if isinstance(config.get(name), ConfigDict):
+                complete(config[name], field, later_only)
+        elif name not in config and (field.since or not later_only):
+            config[name] = field.default
+
+
+def check(config: ConfigDict, fields: Fields, tables: Mapping[str, Collection[str]], where: str = "config") -> None:
+    """Refuses a config that holds other fields, or values that no run can use.
+
+    Args:
+      tables: what the fields' `keys_of` name.
+      where: how the config is called in messages.
+
+    Raises:
+      ConfigError: names the field, what it holds and what it may hold.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{where} is {config!r}; it holds the fields {', '.join(fields)}")
+    if unknown := [name for name in config if name not in fields]:
+        raise ConfigError(f"{where} has no field {', '.join(unknown)}; there are {', '.join(fields)}")
+    for name, field in fields.items():
+        if not isinstance(field, Field):
+            check(config[name], field, tables, f"{where}.{name}")
+        elif complaint := field.complaint(config[name], tables):
+            raise ConfigError(f"{where}.{name} is {config[name]!r}; {complaint}")
