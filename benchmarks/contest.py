@@ -87,7 +87,7 @@ def step_of(
     """A function that does one step of the config's regime and returns what to wait for; and the step's FLOPs.
 
     The films are on the devices already. FLOPs are as XLA counts them in the compiled program of one device: the
-    body of a loop once, so too low on a CPU where films are large and go a few at a time (`models/convolution.py`).
+    body of a loop once, so too low on a CPU where films are large and go a few at a time (`models/cpu_convolution.py`).
     """
     compiled, arguments = compile_step(config, batch, models)
 

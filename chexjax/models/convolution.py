@@ -1,369 +1,158 @@
-"""A convolution of films and its gradients, in the forms that each backend is quick at.
+"""A convolution and a max-pool that are XLA's own on accelerators, and `cpu_convolution`'s where a program is lowered
+for a CPU.
 
-`convolve` is one function everywhere. Accelerators run `lax.conv_general_dilated`. XLA's CPU backend reaches a quarter
-of the processor's speed with it, a fortieth in some gradients, but all of it in matrix products; so on a CPU the same
-sums are written as those, a few films at a time, so that what is made of them stays in the processor's cache:
-
-- `WINOGRAD`: 3x3 at stride 1. Tiles of 4x4 outputs are 6x6 products after a small linear transform of the tile, of the
-  kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
-  CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
-- `COLUMNS`: other kernels and small maps. What each place of the kernel sees, side by side, times the kernel's matrix.
-- `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, but for the gradient of the kernel.
+A convolution is bilinear, and so are its two gradients: of the sum over all outputs of upstream * convolve(x, kernel)
+they are the derivatives by upstream, by x and by kernel. Each is a JAX primitive whose derivatives are the other two,
+so networks can be differentiated forward, backward, and as often as one likes, on every backend.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
-CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
-SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
-NARROW: Final = 16  # channels: below that, XLA's own convolution is as quick, and compiles sooner
-FEW_CHANNELS: Final = 4  # below that, columns would be copied a few bytes at a time
-
-# Lavin & Gray 2016, section 4.3: F(4x4, 3x3), the polynomials' points being 0, 1, -1, 2, -2 and infinity.
-OF_TILE: Final = np.array(
-    [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
-)
-OF_KERNEL: Final = np.array(
-    [
-        [1 / 4, 0, 0],
-        [-1 / 6, -1 / 6, -1 / 6],
-        [-1 / 6, 1 / 6, -1 / 6],
-        [1 / 24, 1 / 12, 1 / 6],
-        [1 / 24, -1 / 12, 1 / 6],
-        [0, 0, 1],
-    ]
-)
-OF_OUTPUT: Final = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-TILE: Final = 4  # outputs
-SEEN: Final = 6  # inputs that they see
+from chexjax.models import cpu_convolution
+from chexjax.models.cpu_convolution import xla_convolve
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
-    """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side.
+    """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side."""
+    return CONVOLVE.bind(x, kernel, stride=stride)
 
-    A 1x1 convolution is the matrix product that it is, on every backend.
+
+def max_pool(x: Array) -> Array:
+    """The 3x3 maximum at stride 2 with one pixel of padding that the stems of ResNets and DenseNets end in."""
+    return lax.platform_dependent(x, cpu=_max_pool_on_cpu, default=_max_pool)
+
+
+def _max_pool(x: Array) -> Array:
+    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _max_pool_on_cpu(x: Array) -> Array:
+    """Maxima of shifted views, rows then columns: the gradient is then a chain of selections, where that of a windowed
+    reduction is a scatter (sixteen times slower on XLA's CPU backend)."""
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    x = jnp.maximum(jnp.maximum(x[:, 0:height:2], x[:, 1 : height + 1 : 2]), x[:, 2 : height + 2 : 2])
+    return jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])
+
+
+# The three primitives. An operand may have a leading axis more, and so has then the result: that is how `vmap` is done.
+
+SINGLE: Final = 4  # axes of films, kernels and feature maps
+
+
+def _bilinear(
+    name: str, default: Callable[..., Array], cpu: Callable[..., Array], kernel: int | None = None
+) -> Primitive:
+    """A primitive of two operands that is `cpu` on a CPU and `default` elsewhere.
+
+    Operand number `kernel` is one that all films share, so that those of several batches can be one batch.
     """
-    if kernel.shape[0] == 1:
-        x = x[:, ::stride, ::stride]
-        # One axis of pixels, so that the kernel's gradient is a plain product too: XLA's CPU backend is slow at others.
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
-    return _convolve(x, kernel, stride)
-
-
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(x, kernel, ...)` whose vmap over kernels is a loop.
-
-    JAX would make one grouped convolution of it, and XLA's CPU backend runs that ten to fifty times slower.
-    """
-    looped = jax.custom_batching.custom_vmap(function)
-
-    @looped.def_vmap
-    def rule(size: int, batched: Sequence[bool], *arguments: Array) -> tuple[Any, Any]:
-        if not batched[1]:
-            result = jax.vmap(function, in_axes=[0 if b else None for b in batched])(*arguments)
-        else:
-            each = [looped(*(a[k] if b else a for a, b in zip(arguments, batched, strict=True))) for k in range(size)]
-            result = jax.tree.map(lambda *parts: jnp.stack(parts), *each)
-        return result, jax.tree.map(lambda _: True, result)
-
-    return looped
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: Array, kernel: Array, stride: int) -> Array:
-    """With a gradient of its own, as JAX finds none behind a vmap rule."""
-
-    def here(x: Array, kernel: Array) -> Array:
-        cpu, default = partial(_on_cpu, stride=stride), partial(_by_xla, stride=stride)
-        return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
-
-    return _one_by_one(here)(x, kernel)
-
-
-def _forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride: int, kept: tuple[Array, Array], upstream: Array) -> tuple[Array, Array]:
-    def by_jax(x: Array, kernel: Array, upstream: Array) -> tuple[Array, Array]:
-        return jax.vjp(partial(_by_xla, stride=stride), x, kernel)[1](upstream)
-
-    def here(x: Array, kernel: Array, upstream: Array) -> tuple[Array, Array]:
-        return lax.platform_dependent(x, kernel, upstream, cpu=partial(_back_on_cpu, stride=stride), default=by_jax)
-
-    return _one_by_one(here)(*kept, upstream)
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _by_xla(x: Array, kernel: Array, stride: int) -> Array:
-    pad = (kernel.shape[0] - 1) // 2
-    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)))
-
-
-# Films, kernels and maps lie in one order. XLA's CPU backend brings other axes into it by itself, but not inside a
-# loop, where it falls back to a scalar one (twenty times slower, see `steps.create_steps`).
-_in_order = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-# On a CPU
-
-
-class Form(NamedTuple):
-    """A way to write a convolution: it, and its two gradients. Float32 or float64."""
-
-    forward: Callable[[Array, Array, int], Array]  # x, kernel, stride
-    of_films: Callable[[Array, Array, Array, int], Array]  # x (its shape alone counts), kernel, upstream, stride
-    of_kernel: Callable[[Array, Array, int, int], Array]  # x, upstream, size of the kernel, stride
-
-
-def _on_cpu(x: Array, kernel: Array, stride: int) -> Array:
-    form = _form(x.shape, kernel.shape[0], stride)
-    wide_x, wide_kernel = _widened(x, kernel)
-    return form.forward(wide_x, wide_kernel, stride).astype(x.dtype)
-
-
-def _back_on_cpu(x: Array, kernel: Array, upstream: Array, stride: int) -> tuple[Array, Array]:
-    form = _form(x.shape, kernel.shape[0], stride)
-    wide_x, wide_kernel, wide_upstream = _widened(x, kernel, upstream)
-    of_films = form.of_films(wide_x, wide_kernel, wide_upstream, stride)
-    of_kernel = form.of_kernel(wide_x, wide_upstream, kernel.shape[0], stride)
-    return of_films.astype(x.dtype), of_kernel.astype(kernel.dtype)
-
-
-def _widened(*arrays: Array) -> list[Array]:
-    """To float32 where they are narrower: few CPUs compute in bfloat16, and Winograd's transforms would lose much."""
-    return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
-
-
-def _form(shape: tuple[int, ...], size: int, stride: int) -> Form:
-    if shape[-1] < NARROW:
-        return WINDOW
-    return WINOGRAD if size == 3 and stride == 1 and _outputs(shape, stride) > SMALL_MAP else COLUMNS
-
-
-def _outputs(shape: tuple[int, ...], stride: int) -> int:
-    """Of a film of this shape."""
-    return math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
-
-
-# A few films at a time
-
-
-def _films_at_once(batch: int, bytes_a_film: int) -> int:
-    """The largest divisor of `batch` whose films fit into the cache; all of them where `batch` is a symbol (export)."""
-    if not isinstance(batch, int):
-        return batch
-    divisors = (n for n in range(batch, 0, -1) if batch % n == 0)
-    return next((n for n in divisors if n * bytes_a_film <= CACHE), min(batch, 1))
-
-
-def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:
-    """`function(x)` over the films of `x`."""
-    at_once = _films_at_once(x.shape[0], bytes_a_film)
-    if at_once == x.shape[0]:
-        return function(x)
-    y = lax.map(function, x.reshape(-1, at_once, *x.shape[1:]))
-    return y.reshape(x.shape[0], *y.shape[2:])
-
-
-def _sum_of_each(function: Callable[[Array, Array], Array], bytes_a_film: int, x: Array, y: Array) -> Array:
-    """The sum of `function(x, y)` over films."""
-    at_once = _films_at_once(x.shape[0], bytes_a_film)
-    if at_once == x.shape[0]:
-        return function(x, y)
-    xs, ys = (array.reshape(-1, at_once, *array.shape[1:]) for array in (x, y))
-    nothing = jax.eval_shape(function, xs[0], ys[0])
-    start = jnp.zeros(nothing.shape, nothing.dtype)
-    return lax.fori_loop(0, len(xs), lambda i, total: total + function(xs[i], ys[i]), start)
-
-
-# Winograd's form. Transformed tiles: (36, tiles, channels), the 6x6 places of a tile first.
-
-
-def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
-    """`matrix` times a vector of arrays: sums with the zeros and ones left out."""
-    sums = []
-    for row in matrix.tolist():
-        terms = [part if factor == 1 else part * factor for factor, part in zip(row, parts, strict=True) if factor]
-        sums.append(sum(terms[1:], terms[0]))
-    return sums
-
-
-def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Tiles down and across a film of this shape."""
-    return -(-shape[1] // TILE), -(-shape[2] // TILE)
-
-
-def _tiles(x: Array, matrix: np.ndarray, before: int) -> Array:
-    """Every tile t of the films as `matrix` t `matrix`ᵀ; a tile begins `before` pixels ahead of its outputs."""
-    batch, height, width, channels = x.shape
-    seen = matrix.shape[1]
-    down, across = _grid(x.shape)
-    after = [TILE * (count - 1) + seen - before - n for count, n in ((down, height), (across, width))]
-    x = jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
-    ends = TILE * (down - 1) + 1, TILE * (across - 1) + 1
-    rows = jnp.stack(_combine(matrix, [x[:, i : i + ends[0] : TILE] for i in range(seen)]))
-    both = jnp.stack(_combine(matrix, [rows[..., j : j + ends[1] : TILE, :] for j in range(seen)]), 1)
-    return both.reshape(SEEN * SEEN, batch * down * across, channels)
-
-
-def _tiles_seen(x: Array) -> Array:
-    return _tiles(x, OF_TILE, before=1)
-
-
-def _of_tiles(tiles: Array, shape: tuple[int, ...]) -> Array:
-    """Tiles of outputs, transformed back and joined to maps: (batch, height, width, channels)."""
-    batch, height, width, channels = shape
-    down, across = _grid(shape)
-    tiles = tiles.reshape(SEEN, SEEN, batch, down, across, channels)
-    rows = jnp.stack(_combine(OF_OUTPUT, list(tiles)))
-    both = jnp.stack(_combine(OF_OUTPUT, [rows[:, j] for j in range(SEEN)]), 4)
-    y = both.transpose(1, 2, 0, 3, 4, 5).reshape(batch, TILE * down, TILE * across, channels)
-    return y[:, :height, :width]
-
-
-def _on_both_sides(matrix: np.ndarray, w: Array) -> Array:
-    """`matrix` w `matrix`ᵀ on the two leading axes."""
-    rows = jnp.stack(_combine(matrix, list(w)))
-    return jnp.stack(_combine(matrix, [rows[:, j] for j in range(w.shape[1])]), 1)
-
-
-def _bytes_of_tiles(x: Array, channels: int) -> int:
-    """Of a film's tiles with the larger of two numbers of channels."""
-    down, across = _grid(x.shape)
-    return SEEN * SEEN * down * across * max(x.shape[-1], channels) * x.dtype.itemsize
-
-
-def _winograd(x: Array, kernel: Array, stride: int) -> Array:
-    channels = kernel.shape[-1]
-    products = _on_both_sides(OF_KERNEL, kernel).reshape(SEEN * SEEN, -1, channels)
-
-    def few(x: Array) -> Array:
-        return _of_tiles(_tiles_seen(x) @ products, (*x.shape[:3], channels))
-
-    return _for_each(few, _bytes_of_tiles(x, channels), x)
-
-
-def _winograd_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
-    """`upstream` convolved with the kernel turned by half, its two kinds of channels in each other's place."""
-    channels = x.shape[-1]
-    products = _on_both_sides(OF_KERNEL, jnp.flip(kernel, (0, 1))).reshape(SEEN * SEEN, channels, -1)
-
-    def few(upstream: Array) -> Array:
-        tiles = lax.dot_general(_tiles_seen(upstream), products, (((2,), (2,)), ((0,), (0,))))
-        return _of_tiles(tiles, (*upstream.shape[:3], channels))
-
-    return _for_each(few, _bytes_of_tiles(upstream, channels), upstream)
-
-
-def _winograd_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    """The transposes of `_winograd`'s three linear maps, in the other order."""
-
-    def few(x: Array, upstream: Array) -> Array:
-        outputs = _tiles(upstream, OF_OUTPUT.T, before=0)
-        return lax.dot_general(_tiles_seen(x), outputs, (((1,), (1,)), ((0,), (0,))))
-
-    products = _sum_of_each(few, _bytes_of_tiles(x, upstream.shape[-1]), x, upstream)
-    return _on_both_sides(OF_KERNEL.T, products.reshape(SEEN, SEEN, *products.shape[1:]))
-
-
-# The form of columns
-
-
-def _views(x: Array, size: int, stride: int) -> list[Array]:
-    """What each of a kernel's size x size places sees: (batch, outputs down, outputs across, channels)."""
-    pad = (size - 1) // 2
-    down, across = (stride * ((extent - 1) // stride) + 1 for extent in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return [x[:, i : i + down : stride, j : j + across : stride] for i in range(size) for j in range(size)]
-
-
-def _columns(x: Array, size: int, stride: int) -> Array:
-    """What all places of the kernel see, side by side: (batch, outputs down, outputs across, places * channels)."""
-    return jnp.concatenate(_views(x, size, stride), axis=-1)
-
-
-def _bytes_of_columns(x: Array, size: int, stride: int) -> int:
-    return _outputs(x.shape, stride) * size * size * x.shape[-1] * x.dtype.itemsize
-
-
-def _by_columns(x: Array, kernel: Array, stride: int) -> Array:
-    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
-
-    def few(x: Array) -> Array:
-        return _columns(x, size, stride) @ matrix
-
-    return _for_each(few, _bytes_of_columns(x, size, stride), x)
-
-
-def _columns_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
-    """What each place of the kernel sends back to what it saw, summed."""
-    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
-
-    def few(upstream: Array) -> Array:
-        films = jnp.zeros((upstream.shape[0], *x.shape[1:]), x.dtype)
-        columns, back = jax.vjp(lambda films: _columns(films, size, stride), films)
-        return back((upstream @ matrix.T).reshape(columns.shape))[0]
-
-    return _for_each(few, _bytes_of_columns(x, size, stride), upstream)
-
-
-def _columns_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    channels = upstream.shape[-1]
-
-    def few(x: Array, upstream: Array) -> Array:
-        columns = _columns(x, size, stride).reshape(-1, size * size * x.shape[-1])
-        return lax.dot_general(upstream.reshape(-1, channels), columns, (((0,), (0,)), ((), ())))
-
-    matrix = _sum_of_each(few, _bytes_of_columns(x, size, stride), x, upstream)
-    return matrix.T.reshape(size, size, x.shape[-1], channels)
-
-
-# The form of windows
-
-
-def _window_of_films(x: Array, kernel: Array, upstream: Array, stride: int) -> Array:
-    """`upstream` convolved with the turned kernel, its stride made up by zeros."""
-    size = kernel.shape[0]
-    pad = (size - 1) // 2
-    # What the last window leaves over at the far end: no output has seen it.
-    ends = [n + 2 * pad - size - (m - 1) * stride for n, m in zip(x.shape[1:3], upstream.shape[1:3], strict=True)]
-    border = [(size - 1 - pad, size - 1 - pad + end) for end in ends]
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
-    return _in_order(upstream, turned, window_strides=(1, 1), padding=border, lhs_dilation=(stride, stride))
-
-
-def _window_of_kernel(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    """`_columns_of_kernel`; of few channels its columns are made as rows, since those then lie in one piece."""
-    if x.shape[-1] >= FEW_CHANNELS:
-        return _columns_of_kernel(x, upstream, size, stride)
-    channels = upstream.shape[-1]
-
-    def few(x: Array, upstream: Array) -> Array:
-        rows = jnp.stack([view[..., c] for view in _views(x, size, stride) for c in range(x.shape[-1])])
-        return rows.reshape(len(rows), -1) @ upstream.reshape(-1, channels)
-
-    bytes_a_film = _bytes_of_columns(x, size, stride) + upstream[0].size * upstream.dtype.itemsize
-    matrix = _sum_of_each(few, bytes_a_film, x, upstream)
-    return matrix.reshape(size, size, x.shape[-1], channels)
-
-
-WINOGRAD: Final = Form(_winograd, _winograd_of_films, _winograd_of_kernel)
-COLUMNS: Final = Form(_by_columns, _columns_of_films, _columns_of_kernel)
-WINDOW: Final = Form(_by_xla, _window_of_films, _window_of_kernel)
+    primitive = Primitive(name)
+
+    def vectorized(x: Array, y: Array, **static: Any) -> Array:
+        axes = [0 if operand.ndim > SINGLE else None for operand in (x, y)]
+        function = partial(default, **static)
+        return function(x, y) if axes == [None, None] else jax.vmap(function, in_axes=axes)(x, y)
+
+    def looped(x: Array, y: Array, **static: Any) -> Array:
+        """Kernels in turn: XLA's CPU backend runs a grouped convolution ten to fifty times slower."""
+        operands, several = [x, y], [operand.ndim > SINGLE for operand in (x, y)]
+        if not any(several):
+            return cpu(x, y, **static)
+        count = operands[several.index(True)].shape[0]
+        if kernel is not None and not several[kernel]:
+            films = operands[1 - kernel]
+            operands[1 - kernel] = films.reshape(-1, *films.shape[2:])
+            result = cpu(*operands, **static)
+            return result.reshape(count, -1, *result.shape[1:])
+        rows = ([x[k] if many else x for x, many in zip(operands, several, strict=True)] for k in range(count))
+        return jnp.stack([cpu(*row, **static) for row in rows])
+
+    def abstract(x: Any, y: Any, **static: Any) -> jax.core.ShapedArray:
+        operands = (jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in (x, y))
+        result = jax.eval_shape(partial(vectorized, **static), *operands)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    def batch(operands: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Array, int]:
+        pairs = list(zip(operands, axes, strict=True))
+        moved = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in pairs]
+        inner = [x.ndim - (axis is not None) > SINGLE for x, axis in pairs]
+        if not any(inner):
+            return primitive.bind(*moved, **static), 0
+        # A vmap inside a vmap: both axes become one.
+        size = next(x.shape[0] for x, axis in zip(moved, axes, strict=True) if axis is not None)
+        count = next(x.shape[-SINGLE - 1] for x, several in zip(moved, inner, strict=True) if several)
+        merged = []
+        for x, axis, several in zip(moved, axes, inner, strict=True):
+            x = x if axis is not None else x[None]
+            x = x if several else x[:, None]
+            merged.append(jnp.broadcast_to(x, (size, count, *x.shape[2:])).reshape(-1, *x.shape[2:]))
+        result = primitive.bind(*merged, **static)
+        return result.reshape(size, count, *result.shape[1:]), 0
+
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("stride", "sides", "size")))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(vectorized, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(looped, multiple_results=False), platform="cpu")
+    return primitive
+
+
+def _input_gradient(kernel: Array, upstream: Array, stride: int, sides: tuple[int, int]) -> Array:
+    x = jax.ShapeDtypeStruct((upstream.shape[0], *sides, kernel.shape[-2]), upstream.dtype)
+    return jax.linear_transpose(lambda x: xla_convolve(x, kernel, stride), x)(upstream)[0]
+
+
+def _input_gradient_on_cpu(kernel: Array, upstream: Array, stride: int, sides: tuple[int, int]) -> Array:
+    shape = (upstream.shape[0], *sides, kernel.shape[-2])
+    return cpu_convolution.input_gradient(kernel, upstream, shape, stride)
+
+
+def _kernel_gradient(x: Array, upstream: Array, stride: int, size: int) -> Array:
+    kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], upstream.shape[-1]), upstream.dtype)
+    return jax.linear_transpose(lambda kernel: xla_convolve(x, kernel, stride), kernel)(upstream)[0]
+
+
+CONVOLVE: Final = _bilinear("convolve", xla_convolve, cpu_convolution.convolve, kernel=1)
+INPUT_GRADIENT: Final = _bilinear(
+    "convolve_input_gradient", _input_gradient, _input_gradient_on_cpu, kernel=0
+)  # (kernel, upstream); sides: height and width of the input
+KERNEL_GRADIENT: Final = _bilinear(
+    "convolve_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient
+)  # (x, upstream); size: of the kernel
+
+
+def _like(operand: Any, gradient: Array) -> Array:
+    """`gradient`, summed over what the operand was shared by."""
+    return gradient if gradient.ndim == operand.aval.ndim else gradient.sum(0)
+
+
+def _by_input(upstream: Array, x: Any, kernel: Array, stride: int) -> Array:
+    return _like(x, INPUT_GRADIENT.bind(kernel, upstream, stride=stride, sides=x.aval.shape[-3:-1]))
+
+
+def _by_kernel(upstream: Array, x: Array, kernel: Any, stride: int) -> Array:
+    return _like(kernel, KERNEL_GRADIENT.bind(x, upstream, stride=stride, size=kernel.aval.shape[-3]))
+
+
+# In each of these one operand of the sum is the primitive's cotangent, one is the undefined one.
+ad.defbilinear(CONVOLVE, _by_input, _by_kernel)
+ad.defbilinear(
+    INPUT_GRADIENT,
+    lambda x, kernel, upstream, stride, sides: _by_kernel(upstream, x, kernel, stride),
+    lambda x, kernel, upstream, stride, sides: _like(upstream, CONVOLVE.bind(x, kernel, stride=stride)),
+)
+ad.defbilinear(
+    KERNEL_GRADIENT,
+    lambda kernel, x, upstream, stride, size: _by_input(upstream, x, kernel, stride),
+    lambda kernel, x, upstream, stride, size: _like(upstream, CONVOLVE.bind(x, kernel, stride=stride)),
+)

@@ -103,18 +103,6 @@ def _devices(axis_name: str | None) -> int:
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """The 3x3 maximum at stride 2 with one pixel of padding that both stems end in.
-
-    Written as maxima of shifted views, rows then columns: the gradient is then a chain of selections, where that of
-    a windowed reduction is a scatter (sixteen times slower on XLA's CPU backend).
-    """
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    x = jnp.maximum(jnp.maximum(x[:, 0:height:2], x[:, 1 : height + 1 : 2]), x[:, 2 : height + 2 : 2])
-    return jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])
-
-
 def scaled(channels: int, width: float) -> int:
     """`channels` times the width multiplier, at least 4."""
     return max(4, round(channels * width))

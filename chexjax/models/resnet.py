@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.layers import BatchNorm, Conv, Dtype, max_pool, scaled
+from chexjax.models.convolution import max_pool
+from chexjax.models.layers import BatchNorm, Conv, Dtype, scaled
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

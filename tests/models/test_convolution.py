@@ -1,14 +1,20 @@
 """`convolve` in each of its forms, against a loop over windows and against JAX's own gradients."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chexjax.models import convolution
-from chexjax.models.convolution import COLUMNS, WINDOW, WINOGRAD, convolve
+from chexjax.models import convolution, cpu_convolution
+from chexjax.models.convolution import convolve, max_pool
+from chexjax.models.cpu_convolution import IM2COL, PRODUCT, WINDOW, WINOGRAD
+from chexjax.models.resnet import Bottleneck
 
-FORMS = {"winograd": WINOGRAD, "columns": COLUMNS, "window": WINDOW}
+FORMS = {"product": PRODUCT, "winograd": WINOGRAD, "im2col": IM2COL, "window": WINDOW}
 
 
 def plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -49,22 +55,34 @@ def test_convolve_is_a_convolution(shape: tuple[int, ...], size: int, stride: in
 @pytest.mark.parametrize("films_at_once", [2, 6])
 @pytest.mark.parametrize(
     ("form", "size", "stride"),
-    [("winograd", 3, 1), ("columns", 3, 1), ("columns", 3, 2), ("window", 7, 1), ("window", 7, 2)],
+    [
+        ("product", 1, 1),
+        ("product", 1, 2),
+        ("winograd", 3, 1),
+        ("im2col", 3, 1),
+        ("im2col", 3, 2),
+        ("window", 7, 1),
+        ("window", 7, 2),
+    ],
 )
 @pytest.mark.parametrize("sides", [(7, 5), (10, 8)])
 def test_every_form_is_the_convolution_and_its_gradients(
     sides: tuple[int, int], form: str, size: int, stride: int, films_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sides at which windows and tiles end at the border, short of it and beyond it."""
-    monkeypatch.setattr(convolution, "_films_at_once", lambda batch, bytes_a_film: films_at_once)
+    monkeypatch.setattr(cpu_convolution, "_films_at_once", lambda batch, bytes_a_film: films_at_once)
     x, kernel = draw((6, *sides, 3), size, 4)
     expected, back = jax.vjp(lambda x, kernel: plain(x, kernel, stride), x, kernel)
     upstream = np.random.default_rng(1).normal(size=expected.shape).astype(np.float32)
 
     @jax.jit
     def run(x: jax.Array, kernel: jax.Array, upstream: jax.Array) -> tuple[jax.Array, ...]:
-        forward, of_films, of_kernel = FORMS[form]
-        return forward(x, kernel, stride), of_films(x, kernel, upstream, stride), of_kernel(x, upstream, size, stride)
+        forward, input_gradient, kernel_gradient = FORMS[form]
+        return (
+            forward(x, kernel, stride),
+            input_gradient(kernel, upstream, x.shape, stride),
+            kernel_gradient(x, upstream, size, stride),
+        )
 
     for one, other in zip(run(x, kernel, upstream), (expected, *back(upstream)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * np.abs(other).max())
@@ -83,11 +101,11 @@ def test_a_batch_of_kernels_and_the_gradient_through_it(shape: tuple[int, ...]) 
 
 
 def test_as_many_films_at_once_as_fit() -> None:
-    fit = convolution._films_at_once
+    fit = cpu_convolution._films_at_once
     assert fit(16, 1) == 16
-    assert fit(16, convolution.CACHE // 5) == 4
-    assert fit(7, convolution.CACHE // 5) == 1
-    assert fit(16, 2 * convolution.CACHE) == 1
+    assert fit(16, cpu_convolution.CACHE // 5) == 4
+    assert fit(7, cpu_convolution.CACHE // 5) == 1
+    assert fit(16, 2 * cpu_convolution.CACHE) == 1
 
 
 def test_narrow_films_are_computed_in_float32() -> None:
@@ -97,3 +115,75 @@ def test_narrow_films_are_computed_in_float32() -> None:
     found = convolve(*narrow)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), plain(*wide, 1), rtol=2**-8, atol=1e-3)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 3])
+def test_derivatives_of_any_order_in_either_direction(size: int, stride: int) -> None:
+    x, kernel = draw((2, 7, 6, 16), size, 4)
+    along = np.cos(x), np.sin(kernel)
+
+    def energy(function: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jnp.square(function(x, kernel, stride)).sum()
+
+    def derivatives(function: Callable[..., jax.Array]) -> Any:
+        gradient = jax.grad(partial(energy, function), argnums=(0, 1))
+        forward = jax.jvp(lambda x, kernel: function(x, kernel, stride), (x, kernel), along)
+        over_reverse = jax.jvp(gradient, (x, kernel), along)
+        twice = jax.grad(lambda x: sum(jnp.sum(part**2) for part in gradient(x, kernel)))(x)
+        return forward, over_reverse, twice
+
+    for found, expected in zip(
+        jax.tree.leaves(derivatives(convolve)), jax.tree.leaves(derivatives(plain)), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("of_films", [True, False])
+@pytest.mark.parametrize("of_kernels", [True, False])
+def test_any_nest_of_batches(of_films: bool, of_kernels: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(*[2] * of_films, *[3] * of_films, 2, 5, 6, 16)).astype(np.float32)
+    kernel = rng.normal(size=(*[3] * of_kernels, 3, 3, 16, 4)).astype(np.float32)
+
+    def nested(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def single(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.square(function(x, kernel, 1)).sum()
+
+        if of_films or of_kernels:
+            single = jax.vmap(single, in_axes=(0 if of_films else None, 0 if of_kernels else None))
+        if of_films:
+            single = jax.vmap(single, in_axes=(0, None))
+        return lambda x, kernel: single(x, kernel).sum()
+
+    found, expected = (jax.grad(nested(f), argnums=(0, 1))(x, kernel) for f in (convolve, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected)
+
+
+def test_max_pool_is_the_same_on_a_cpu() -> None:
+    x = np.random.default_rng(0).permutation(2 * 7 * 8 * 3).reshape(2, 7, 8, 3).astype(np.float32)
+    both = [jax.vjp(f, x) for f in (max_pool, convolution._max_pool)]
+    np.testing.assert_array_equal(both[0][0], both[1][0])
+    np.testing.assert_array_equal(both[0][1](both[0][0])[0], both[1][1](both[1][0])[0])
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_forms_for_a_cpu_are_lowered_for_a_cpu_alone(platform: str) -> None:
+    """A bottleneck at stride 2, backward too: on accelerators every convolution and the pool are XLA's own."""
+    block = Bottleneck(channels=16, stride=2)
+    x = jnp.ones((2, 32, 32, 16))
+    variables = jax.eval_shape(partial(block.init, train=False), jax.random.key(0), max_pool(x))
+
+    def loss(variables: Any, x: jax.Array) -> jax.Array:
+        y, _ = block.apply(variables, max_pool(x), True, mutable=["batch_stats"])
+        return jnp.square(y).sum()
+
+    text = jax.jit(jax.grad(loss, argnums=1)).trace(variables, x).lower(lowering_platforms=(platform,)).as_text()
+    if platform == "cpu":
+        assert "reduce_window" not in text
+        assert "stablehlo.dot_general" in text
+        return
+    assert text.count("stablehlo.convolution") == 8  # four, and the gradients of their inputs
+    assert "stablehlo.dot_general" not in text
+    assert "stablehlo.reduce_window" in text
+    assert "stablehlo.select_and_scatter" in text

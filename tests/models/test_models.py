@@ -7,7 +7,8 @@ import pytest
 
 from chexjax.errors import ConfigError
 from chexjax.models import create_model
-from chexjax.models.layers import BatchNorm, max_pool
+from chexjax.models.convolution import max_pool
+from chexjax.models.layers import BatchNorm
 
 # What `sum(p.numel() for p in torchvision.models.NAME().parameters())` prints.
 TORCHVISION = {

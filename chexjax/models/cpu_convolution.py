@@ -1,0 +1,345 @@
+"""Convolutions and their two gradients as XLA's CPU backend is quick at them; no other backend runs these.
+
+That backend reaches a quarter of the processor's speed in `lax.conv_general_dilated`, a fortieth in some gradients, but
+all of it in matrix products. So the same sums are written as products, a few films at a time, so that what is made of
+them stays in the processor's cache:
+
+- `PRODUCT`: 1x1. The matrix product that it is.
+- `WINOGRAD`: 3x3 at stride 1. Tiles of 4x4 outputs are 6x6 products after a small linear transform of the tile, of the
+  kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
+  CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
+- `IM2COL`: other kernels and small maps. What each place of the kernel sees, side by side, times the kernel's matrix.
+- `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, but for the gradient of the kernel.
+
+`convolution.convolve` chooses between these and XLA's own where a program is lowered.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
+SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
+NARROW: Final = 16  # channels: below that, XLA's own convolution is as quick, and compiles sooner
+FEW_CHANNELS: Final = 4  # below that, columns would be copied a few bytes at a time
+
+# Lavin & Gray 2016, section 4.3: F(4x4, 3x3), the polynomials' points being 0, 1, -1, 2, -2 and infinity.
+OF_TILE: Final = np.array(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+OF_KERNEL: Final = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ]
+)
+OF_OUTPUT: Final = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+TILE: Final = 4  # outputs
+SEEN: Final = 6  # inputs that they see
+
+
+class Form(NamedTuple):
+    """A way to write a convolution and its two gradients, for float32 or float64."""
+
+    forward: Callable[[Array, Array, int], Array]  # x, kernel, stride
+    input_gradient: Callable[[Array, Array, tuple[int, ...], int], Array]  # kernel, upstream, shape of x, stride
+    kernel_gradient: Callable[[Array, Array, int, int], Array]  # x, upstream, size of the kernel, stride
+
+
+def convolve(x: Array, kernel: Array, stride: int) -> Array:
+    """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side."""
+    form = form_of(x.shape, kernel.shape[0], stride)
+    wide_x, wide_kernel = _widened(form, x, kernel)
+    return form.forward(wide_x, wide_kernel, stride).astype(x.dtype)
+
+
+def input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """The gradient of an input of this shape, `upstream` being that of the outputs."""
+    form = form_of(shape, kernel.shape[0], stride)
+    wide_kernel, wide_upstream = _widened(form, kernel, upstream)
+    return form.input_gradient(wide_kernel, wide_upstream, shape, stride).astype(upstream.dtype)
+
+
+def kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    """The gradient of a size x size kernel, `upstream` being that of the outputs."""
+    form = form_of(x.shape, size, stride)
+    wide_x, wide_upstream = _widened(form, x, upstream)
+    return form.kernel_gradient(wide_x, wide_upstream, size, stride).astype(upstream.dtype)
+
+
+def form_of(shape: tuple[int, ...], size: int, stride: int) -> Form:
+    """The quickest form for films of this shape."""
+    if size == 1:
+        return PRODUCT
+    if shape[-1] < NARROW:
+        return WINDOW
+    return WINOGRAD if size == 3 and stride == 1 and _outputs(shape, stride) > SMALL_MAP else IM2COL
+
+
+def _widened(form: Form, *arrays: Array) -> list[Array]:
+    """To float32 where they are narrower: few CPUs compute in bfloat16, and Winograd's transforms would lose much."""
+    if form is PRODUCT:
+        return list(arrays)
+    return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
+
+
+def xla_convolve(x: Array, kernel: Array, stride: int) -> Array:
+    """`convolve` as XLA itself has it: what every other backend runs."""
+    pad = (kernel.shape[0] - 1) // 2
+    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)))
+
+
+# Films, kernels and maps lie in one order. XLA's CPU backend brings other axes into it by itself, but not inside a
+# loop, where it falls back to a scalar one (twenty times slower, see `steps.create_steps`).
+_in_order = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _outputs(shape: tuple[int, ...], stride: int) -> int:
+    """Of a film of this shape."""
+    return math.prod((extent - 1) // stride + 1 for extent in shape[1:3])
+
+
+# A few films at a time
+
+
+def _films_at_once(batch: int, bytes_a_film: int) -> int:
+    """The largest divisor of `batch` whose films fit into the cache; all of them where `batch` is a symbol (export)."""
+    if not isinstance(batch, int):
+        return batch
+    divisors = (n for n in range(batch, 0, -1) if batch % n == 0)
+    return next((n for n in divisors if n * bytes_a_film <= CACHE), min(batch, 1))
+
+
+def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:
+    """`function(x)` over the films of `x`."""
+    at_once = _films_at_once(x.shape[0], bytes_a_film)
+    if at_once == x.shape[0]:
+        return function(x)
+    y = lax.map(function, x.reshape(-1, at_once, *x.shape[1:]))
+    return y.reshape(x.shape[0], *y.shape[2:])
+
+
+def _sum_of_each(function: Callable[[Array, Array], Array], bytes_a_film: int, x: Array, y: Array) -> Array:
+    """The sum of `function(x, y)` over films."""
+    at_once = _films_at_once(x.shape[0], bytes_a_film)
+    if at_once == x.shape[0]:
+        return function(x, y)
+    xs, ys = (array.reshape(-1, at_once, *array.shape[1:]) for array in (x, y))
+    nothing = jax.eval_shape(function, xs[0], ys[0])
+    start = jnp.zeros(nothing.shape, nothing.dtype)
+    return lax.fori_loop(0, len(xs), lambda i, total: total + function(xs[i], ys[i]), start)
+
+
+# Winograd's form. Transformed tiles: (36, tiles, channels), the 6x6 places of a tile first.
+
+
+def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
+    """`matrix` times a vector of arrays: sums with the zeros and ones left out."""
+    sums = []
+    for row in matrix.tolist():
+        terms = [part if factor == 1 else part * factor for factor, part in zip(row, parts, strict=True) if factor]
+        sums.append(sum(terms[1:], terms[0]))
+    return sums
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Tiles down and across a film of this shape."""
+    return -(-shape[1] // TILE), -(-shape[2] // TILE)
+
+
+def _tiles(x: Array, matrix: np.ndarray, before: int) -> Array:
+    """Every tile t of the films as `matrix` t `matrix`ᵀ; a tile begins `before` pixels ahead of its outputs."""
+    batch, height, width, channels = x.shape
+    seen = matrix.shape[1]
+    down, across = _grid(x.shape)
+    after = [TILE * (count - 1) + seen - before - n for count, n in ((down, height), (across, width))]
+    x = jnp.pad(x, ((0, 0), (before, after[0]), (before, after[1]), (0, 0)))
+    ends = TILE * (down - 1) + 1, TILE * (across - 1) + 1
+    rows = jnp.stack(_combine(matrix, [x[:, i : i + ends[0] : TILE] for i in range(seen)]))
+    both = jnp.stack(_combine(matrix, [rows[..., j : j + ends[1] : TILE, :] for j in range(seen)]), 1)
+    return both.reshape(SEEN * SEEN, batch * down * across, channels)
+
+
+def _tiles_seen(x: Array) -> Array:
+    return _tiles(x, OF_TILE, before=1)
+
+
+def _of_tiles(tiles: Array, shape: tuple[int, ...]) -> Array:
+    """Tiles of outputs, transformed back and joined to maps: (batch, height, width, channels)."""
+    batch, height, width, channels = shape
+    down, across = _grid(shape)
+    tiles = tiles.reshape(SEEN, SEEN, batch, down, across, channels)
+    rows = jnp.stack(_combine(OF_OUTPUT, list(tiles)))
+    both = jnp.stack(_combine(OF_OUTPUT, [rows[:, j] for j in range(SEEN)]), 4)
+    y = both.transpose(1, 2, 0, 3, 4, 5).reshape(batch, TILE * down, TILE * across, channels)
+    return y[:, :height, :width]
+
+
+def _on_both_sides(matrix: np.ndarray, w: Array) -> Array:
+    """`matrix` w `matrix`ᵀ on the two leading axes."""
+    rows = jnp.stack(_combine(matrix, list(w)))
+    return jnp.stack(_combine(matrix, [rows[:, j] for j in range(w.shape[1])]), 1)
+
+
+def _bytes_of_tiles(x: Array, channels: int) -> int:
+    """Of a film's tiles with the larger of two numbers of channels."""
+    down, across = _grid(x.shape)
+    return SEEN * SEEN * down * across * max(x.shape[-1], channels) * x.dtype.itemsize
+
+
+def _winograd(x: Array, kernel: Array, stride: int) -> Array:
+    channels = kernel.shape[-1]
+    products = _on_both_sides(OF_KERNEL, kernel).reshape(SEEN * SEEN, -1, channels)
+
+    def few(x: Array) -> Array:
+        return _of_tiles(_tiles_seen(x) @ products, (*x.shape[:3], channels))
+
+    return _for_each(few, _bytes_of_tiles(x, channels), x)
+
+
+def _winograd_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """`upstream` convolved with the kernel turned by half, its two kinds of channels in each other's place."""
+    channels = shape[-1]
+    products = _on_both_sides(OF_KERNEL, jnp.flip(kernel, (0, 1))).reshape(SEEN * SEEN, channels, -1)
+
+    def few(upstream: Array) -> Array:
+        tiles = lax.dot_general(_tiles_seen(upstream), products, (((2,), (2,)), ((0,), (0,))))
+        return _of_tiles(tiles, (*upstream.shape[:3], channels))
+
+    return _for_each(few, _bytes_of_tiles(upstream, channels), upstream)
+
+
+def _winograd_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    """The transposes of `_winograd`'s three linear maps, in the other order."""
+
+    def few(x: Array, upstream: Array) -> Array:
+        outputs = _tiles(upstream, OF_OUTPUT.T, before=0)
+        return lax.dot_general(_tiles_seen(x), outputs, (((1,), (1,)), ((0,), (0,))))
+
+    products = _sum_of_each(few, _bytes_of_tiles(x, upstream.shape[-1]), x, upstream)
+    return _on_both_sides(OF_KERNEL.T, products.reshape(SEEN, SEEN, *products.shape[1:]))
+
+
+# The form of columns
+
+
+def _views(x: Array, size: int, stride: int) -> list[Array]:
+    """What each of a kernel's size x size places sees: (batch, outputs down, outputs across, channels)."""
+    pad = (size - 1) // 2
+    down, across = (stride * ((extent - 1) // stride) + 1 for extent in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return [x[:, i : i + down : stride, j : j + across : stride] for i in range(size) for j in range(size)]
+
+
+def _columns(x: Array, size: int, stride: int) -> Array:
+    """What all places of the kernel see, side by side: (batch, outputs down, outputs across, places * channels)."""
+    return jnp.concatenate(_views(x, size, stride), axis=-1)
+
+
+def _bytes_of_columns(shape: tuple[int, ...], dtype: np.dtype, size: int, stride: int) -> int:
+    return _outputs(shape, stride) * size * size * shape[-1] * dtype.itemsize
+
+
+def _im2col(x: Array, kernel: Array, stride: int) -> Array:
+    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
+
+    def few(x: Array) -> Array:
+        return _columns(x, size, stride) @ matrix
+
+    return _for_each(few, _bytes_of_columns(x.shape, x.dtype, size, stride), x)
+
+
+def _im2col_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """What each place of the kernel sends back to what it saw, summed."""
+    size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
+
+    def few(upstream: Array) -> Array:
+        films = jnp.zeros((upstream.shape[0], *shape[1:]), upstream.dtype)
+        columns, back = jax.vjp(lambda films: _columns(films, size, stride), films)
+        return back((upstream @ matrix.T).reshape(columns.shape))[0]
+
+    return _for_each(few, _bytes_of_columns(shape, upstream.dtype, size, stride), upstream)
+
+
+def _im2col_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    channels = upstream.shape[-1]
+
+    def few(x: Array, upstream: Array) -> Array:
+        columns = _columns(x, size, stride).reshape(-1, size * size * x.shape[-1])
+        return lax.dot_general(upstream.reshape(-1, channels), columns, (((0,), (0,)), ((), ())))
+
+    matrix = _sum_of_each(few, _bytes_of_columns(x.shape, x.dtype, size, stride), x, upstream)
+    return matrix.T.reshape(size, size, x.shape[-1], channels)
+
+
+# The form of windows
+
+
+def _window_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
+    """`upstream` convolved with the turned kernel, its stride made up by zeros."""
+    size = kernel.shape[0]
+    pad = (size - 1) // 2
+    # What the last window leaves over at the far end: no output has seen it.
+    ends = [n + 2 * pad - size - (m - 1) * stride for n, m in zip(shape[1:3], upstream.shape[1:3], strict=True)]
+    border = [(size - 1 - pad, size - 1 - pad + end) for end in ends]
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    return _in_order(upstream, turned, window_strides=(1, 1), padding=border, lhs_dilation=(stride, stride))
+
+
+def _window_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    """`_im2col_kernel_gradient`; of few channels its columns are made as rows, since those then lie in one piece."""
+    if x.shape[-1] >= FEW_CHANNELS:
+        return _im2col_kernel_gradient(x, upstream, size, stride)
+    channels = upstream.shape[-1]
+
+    def few(x: Array, upstream: Array) -> Array:
+        rows = jnp.stack([view[..., c] for view in _views(x, size, stride) for c in range(x.shape[-1])])
+        return rows.reshape(len(rows), -1) @ upstream.reshape(-1, channels)
+
+    bytes_a_film = _bytes_of_columns(x.shape, x.dtype, size, stride) + upstream[0].size * upstream.dtype.itemsize
+    matrix = _sum_of_each(few, bytes_a_film, x, upstream)
+    return matrix.reshape(size, size, x.shape[-1], channels)
+
+
+# The form of products. All pixels on ONE axis: XLA's CPU backend is slow at the kernel's gradient otherwise.
+
+
+def _product(x: Array, kernel: Array, stride: int) -> Array:
+    x = x[:, ::stride, ::stride]
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
+
+
+def _product_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
+    x = (upstream.reshape(-1, upstream.shape[-1]) @ kernel[0, 0].T).reshape(*upstream.shape[:-1], -1)
+    ends = [n - (m - 1) * stride - 1 for n, m in zip(shape[1:3], upstream.shape[1:3], strict=True)]
+    spread = [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), spread)
+
+
+def _product_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
+    x = x[:, ::stride, ::stride]
+    pixels, channels = x.reshape(-1, x.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
+    return lax.dot_general(pixels, channels, (((0,), (0,)), ((), ())))[None, None]
+
+
+PRODUCT: Final = Form(_product, _product_input_gradient, _product_kernel_gradient)
+WINOGRAD: Final = Form(_winograd, _winograd_input_gradient, _winograd_kernel_gradient)
+IM2COL: Final = Form(_im2col, _im2col_input_gradient, _im2col_kernel_gradient)
+WINDOW: Final = Form(xla_convolve, _window_input_gradient, _window_kernel_gradient)
