@@ -4,7 +4,7 @@
     python -m benchmarks --compare BEFORE AFTER
 
 Each runs in a process of its own, with its defaults (`--quick`: a few rounds on small films, to see that all run).
-`twin` and `spurious_cue` are experiments of an hour that need films: they are run by themselves.
+`twin`, `spurious_cue` and `localization` need films or a trained network: they are run by themselves.
 """
 
 import argparse

@@ -17,9 +17,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
-from chexjax.memory import keep_freed_memory
+from chexjax.models.configured import AnyNetwork
 from chexjax.models.network import by_names
-from chexjax.training.state import AnyNetwork, create_network, create_state
+from chexjax.runtime import keep_freed_memory
+from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, create_step
 
 Results = dict[str, Any]

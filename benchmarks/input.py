@@ -24,12 +24,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.contest import Results, finish, here, introduce, parser_of, table, take_turns
-from chexjax.data.chestxray14 import Prepared, Recipe, clean_films, shrink
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
-from chexjax.data.phantom import write_films
+from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
-from chexjax.scanline import read_grey
+from chexjax.data.prepared import Prepared
+from chexjax.data.recipe import Recipe, clean_films, shrink
+from chexjax.data.sources.phantom import write_films
 from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, create_steps
 from configs import baseline

@@ -2,7 +2,7 @@
 
     python -m benchmarks.metrics [--films=112120] [--resamples=1000] [--json=FILE]
 
-- chexjax: `evaluation.figures`: AUROC, AP, Brier, ECE, DeLong's intervals, the bootstrap over patients, of all films.
+- chexjax: `evaluation.summary`: AUROC, AP, Brier, ECE, DeLong's intervals, the bootstrap over patients, of all films.
 - scikit-learn: roc_auc_score and average_precision_score a finding; the point estimates alone.
 - NumPy: the bootstrap as one writes it first (draw patients, copy out their films, rank, sum ranks). It is timed on a
   few resamples and multiplied: all of them would take an hour.
@@ -21,8 +21,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.contest import Results, finish, introduce, parser_of
-from chexjax.evaluation.figures import figures
 from chexjax.evaluation.metrics import bootstrap_aurocs
+from chexjax.evaluation.summary import summarize_model
 
 FEW: Final = 5  # resamples of the NumPy bootstrap
 
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
         return found
 
     introduce(f"{arguments.films} films, {arguments.resamples} resamples")
-    told = timed("chexjax, all figures, compiling included", lambda: figures(labels, scores, [*map(str, patients)]))
+    told = timed(
+        "chexjax, all figures, compiling included", lambda: summarize_model(labels, scores, [*map(str, patients)])
+    )
     ours = timed("chexjax, the bootstrap alone, compiled", lambda: bootstrap_aurocs(
         labels, scores, patients, arguments.resamples
     ))  # fmt: skip

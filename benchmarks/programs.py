@@ -23,9 +23,9 @@ from chexjax.models.network import by_names
 from chexjax.models.resnet import BasicBlock, ResNet
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts
-from chexjax.training.restore import Restored
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, create_steps
+from chexjax.workdir.restore import Restored
 from configs import baseline, distill, dml, specialists
 
 PyTree = Any

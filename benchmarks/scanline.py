@@ -31,7 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.contest import Results, finish, introduce, parser_of
-from chexjax.scanline import MAX_WIDTH, THRESHOLD, read_grey, remove_artifacts
+from chexjax.data.images import read_grey
+from chexjax.scanline import MAX_WIDTH, THRESHOLD, remove_artifacts
 
 numba: Any
 try:

@@ -13,7 +13,7 @@ import shutil
 import statistics
 from pathlib import Path
 
-from chexjax.data.phantom import write_films
+from chexjax.data.sources.phantom import write_films
 from chexjax.training import loop
 from configs import baseline
 

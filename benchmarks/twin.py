@@ -19,9 +19,9 @@ import torch
 from ml_collections import ConfigDict
 
 from benchmarks.contest import step_of, take_turns, waiting
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import Records, by_device
+from chexjax.data.prepared import Prepared
 from chexjax.evaluation.metrics import auroc, delong_test, holm, mean_over_findings
 from chexjax.findings import FINDINGS
 from chexjax.training import loop

@@ -15,7 +15,6 @@ The second gives the same logits in torch; how it wants its films stands in the 
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -29,16 +28,17 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from chexjax.commands import parse
 from chexjax.data.augment import normalize
-from chexjax.data.films import recipe_of
+from chexjax.data.recipe import recipe_of
 from chexjax.errors import CheckpointError, ConfigError, command
-from chexjax.evaluation.evaluator import ENSEMBLE
+from chexjax.files import whole
 from chexjax.findings import FINDINGS
 from chexjax.models import Network
+from chexjax.models.network import ENSEMBLE
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, to_state_dict
+from chexjax.runtime import parse
 from chexjax.scanline import remove_artifacts
-from chexjax.training.restore import Restored, restore_best
+from chexjax.workdir.restore import Restored, restore_best
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
 PRECISION: Final = 22  # bits behind the point in Pillow's coefficients of 8-bit images
@@ -64,7 +64,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     def prepare(film: jax.Array) -> jax.Array:
         """One film at a time: the cleaning needs to know its shapes, and the number of films is left open."""
         if recipe.clean:
-            film = remove_artifacts(film, recipe.threshold, recipe.max_width)
+            film = remove_artifacts(film, **recipe.cleaning)
         return shrink(film, recipe.size)
 
     def program(films: jax.Array) -> jax.Array:
@@ -159,12 +159,15 @@ def to_torch(restored: Restored, network: str, channels: int) -> tuple[dict[str,
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Writes a file whole or not at all."""
-    partial_path = path.with_name(f"{path.name}.partial")
+    """Writes a file whole or not at all.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save(partial_path)
-        os.replace(partial_path, path)
+        with whole(path) as partial_path:
+            save(partial_path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from chexjax.cache import keep_compilations
+from chexjax.devices import ended_together, join_processes
 from chexjax.errors import fail, told_plainly
-from chexjax.memory import keep_freed_memory
-from chexjax.processes import ended_together, join_processes
+from chexjax.runtime import keep_compilations, keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file, as configs/dml.py or configs/dml.py:VARIANT.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")

@@ -29,20 +29,20 @@ from absl import flags
 from PIL import Image
 from scipy.special import logit
 
-from chexjax import spreadsheet
-from chexjax.commands import parse
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Recipe, clean_films, shrink
-from chexjax.data.films import recipe_of
+from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
-from chexjax.evaluation.evaluator import ENSEMBLE
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
-from chexjax.findings import FINDINGS
-from chexjax.images import SUFFIXES, check_size, read_grey
-from chexjax.progress import progress_bar
-from chexjax.training.restore import Restored, restore_best
+from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat
+from chexjax.files import cell, whole, write_whole
+from chexjax.findings import FINDINGS, RADIOLOGY
+from chexjax.formats import format_figure, format_name, format_threshold
+from chexjax.models.network import ENSEMBLE
+from chexjax.runtime import parse, progress_bar
+from chexjax.workdir.restore import Restored, restore_best
 
 BATCH: Final = 8
 TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
@@ -91,12 +91,15 @@ class Prediction:
     def heat(self, finding: str) -> np.ndarray:
         """float32 (height, width) in 0..1, the finding's map at the film's own size."""
         height, width = self.film.shape
-        return overlay.heat(self.map(finding), width, height)
+        return heat(self.map(finding), width, height)
 
-    def boxes(self, finding: str) -> list[cam.MapBox]:
-        """Where the finding's map is in the upper half of its range, in pixels of the film."""
+    def boxes(self, finding: str) -> list[MapBox]:
+        """Where the finding's map is in the upper half of its range, in pixels of the film; none of a flat map.
+
+        The first holds the map's peak: it is the box by which localisation is judged.
+        """
         height, width = self.film.shape
-        return overlay.boxes_on_film(self.map(finding), width, height)
+        return boxes_on_film(self.map(finding), width, height)
 
 
 class Classifier:
@@ -126,7 +129,7 @@ class Classifier:
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
             probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-            return probabilities, cam.average_maps([method(model, own, x) for model, own in networks])
+            return probabilities, average_maps([method(model, own, x) for model, own in networks])
 
         self._apply = apply
 
@@ -344,7 +347,6 @@ def predict_files(
     errors: dict[str, str] = {}
     cards: list[Card] = []
     used: set[str] = set()
-    tables = {name: out / f"{name}.partial" for name in ("predictions.csv", "boxes.csv")}
 
     def read(item: tuple[str, Path]) -> tuple[str, np.ndarray] | tuple[str, DataError]:
         name, path = item
@@ -354,9 +356,11 @@ def predict_files(
             return name, error if isinstance(error, DataError) else DataError(f"{name}: {type(error).__name__}")
 
     with (
+        whole(out / "predictions.csv") as predictions_path,
+        whole(out / "boxes.csv") as boxes_path,
         ThreadPoolExecutor() as pool,
-        tables["predictions.csv"].open("w", newline="", encoding="utf-8") as predictions_file,
-        tables["boxes.csv"].open("w", newline="", encoding="utf-8") as boxes_file,
+        predictions_path.open("w", newline="", encoding="utf-8") as predictions_file,
+        boxes_path.open("w", newline="", encoding="utf-8") as boxes_file,
         progress_bar(len(files), "predicting", shown=progress) as bar,
     ):
         rows, boxes = csv.writer(predictions_file), csv.writer(boxes_file)
@@ -374,7 +378,7 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([spreadsheet.cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)
@@ -391,10 +395,8 @@ def predict_files(
         + ("" if np.isfinite(classifier.thresholds).any() else NO_THRESHOLDS + ". ")
         + "Not a medical device."
     )
-    page = out / "index.html.partial"
-    page.write_text(gallery(cards, "chexjax: findings and their places", note), encoding="utf-8")
-    for path in (*tables.values(), page):
-        path.rename(path.with_suffix(""))
+    page = gallery(cards, FINDINGS, "chexjax: findings and their places", note, RADIOLOGY)
+    write_whole(out / "index.html", page)
     _write_errors(out / "errors.csv", errors)
     return errors
 
@@ -404,9 +406,8 @@ NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds t
 
 def draw(prediction: Prediction, finding: str, path: Path) -> None:
     """Writes the overlay of one finding."""
-    threshold = prediction.threshold(finding)
-    told = "threshold unknown" if math.isnan(threshold) else f"threshold {threshold:.3f}"
-    title = f"{finding.replace('_', ' ')} {prediction.probability(finding):.3f} ({told})   {prediction.name}"
+    probability, threshold = format_figure(prediction.probability(finding), 3), prediction.threshold(finding)
+    title = f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {prediction.name}"
     picture = overlay.annotate(prediction.film, prediction.map(finding), prediction.boxes(finding), title)
     picture.save(path, format="PNG")
 
@@ -417,7 +418,7 @@ def _box_rows(prediction: Prediction) -> Iterator[list[Any]]:
         figures = [f"{prediction.probability(finding):.9g}", f"{prediction.threshold(finding):.9g}"]
         for box in prediction.boxes(finding):
             place = [box.left, box.top, box.width, box.height]
-            yield [spreadsheet.cell(prediction.name), finding, *place, *figures]
+            yield [cell(prediction.name), finding, *place, *figures]
 
 
 def _stem(name: str, used: set[str]) -> str:
@@ -438,7 +439,7 @@ def _write_errors(path: Path, errors: dict[str, str]) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["Image Index", "error"])
-            table.writerows([spreadsheet.cell(name), spreadsheet.cell(reason)] for name, reason in errors.items())
+            table.writerows([cell(name), cell(reason)] for name, reason in errors.items())
 
 
 @command

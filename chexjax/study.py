@@ -18,7 +18,10 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
+from chexjax.evaluation.tables import Table, as_markdown
+from chexjax.files import write_whole
 from chexjax.findings import FINDINGS
+from chexjax.formats import format_figure
 from chexjax.main import CONFIG, WORKDIR, parse
 
 Results = dict[str, Any]  # what `metrics.json` holds
@@ -86,7 +89,7 @@ def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
       ChexjaxError: what goes wrong in the run, its cell named.
     """
     from chexjax.training import loop
-    from chexjax.training.checkpoints import check_config
+    from chexjax.workdir.config import check_config
 
     config, workdir = compose(study, name, seed, out), out / name / f"seed-{seed}"
     metrics = workdir / "metrics.json"
@@ -141,29 +144,41 @@ def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
     if not told:
         return "no run has ended yet"
     test = next(runs[0] for runs in found.values() if runs)
-    lines = [
+    note = (
         f"Test split {test['split_source']!r} of {study.every.data.source}, {test['films']} films; mean (standard "
         f"deviation) over seeds, {study.every.epochs:g} epochs at most. The report's figures are on ChestX-ray14, on a "
-        "split that it does not state, and do not compare.",
-        "",
-        "| cell | network | model | seeds | mean AUROC | converged at epoch | report: mean AUROC | report: epoch |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in told:
-        figures = _told(row["mean_auroc"]), _told(row["convergence_epoch"], 1)
-        beside = _plain(row["report"]["mean"], 4), _plain(row["report"]["convergence_epoch"], 0)
-        cells = [row["cell"], row["network"], row["model"], str(row["seeds"]), *figures, *beside]
-        lines.append(f"| {' | '.join(cells)} |")
-    heads = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in told]
-    lines += ["", f"| finding | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
-    for finding in FINDINGS:
-        each = [
-            _told(row["auroc"][finding], 3)
-            + (f" / {row['report']['auroc'][finding]:.3f}" if row["report"]["auroc"] else "")
-            for row in told
+        "split that it does not state, and do not compare."
+    )
+    heads = ["cell", "network", "model", "seeds", "mean AUROC", "converged at epoch"]
+    heads += ["report: mean AUROC", "report: epoch"]
+    cells = [
+        [
+            row["cell"],
+            row["network"],
+            row["model"],
+            str(row["seeds"]),
+            _mean_and_std(row["mean_auroc"]),
+            _mean_and_std(row["convergence_epoch"], 1),
+            format_figure(row["report"]["mean"]),
+            format_figure(row["report"]["convergence_epoch"], 0),
         ]
-        lines.append(f"| {finding} | {' | '.join(each)} |")
-    return "\n".join([*lines, "", "After a slash: the report's figure."])
+        for row in told
+    ]
+    networks = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in told]
+    figures = [
+        [
+            finding,
+            *(
+                _mean_and_std(row["auroc"][finding], 3)
+                + (f" / {format_figure(row['report']['auroc'][finding], 3)}" if row["report"]["auroc"] else "")
+                for row in told
+            ),
+        ]
+        for finding in FINDINGS
+    ]
+    means, per_finding = Table("", heads, cells), Table("", ["finding", *networks], figures)
+    tables = as_markdown(means), as_markdown(per_finding)
+    return "\n\n".join([note, *tables, "After a slash: the report's figure."])
 
 
 def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None:
@@ -172,20 +187,12 @@ def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None
         return
     content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
     for name, text in content.items():
-        partial = out / f"{name}.partial"
-        partial.write_text(text)
-        partial.rename(out / name)
+        write_whole(out / name, text)
 
 
-def _told(figures: dict[str, Any], digits: int = 4) -> str:
-    if figures["mean"] is None:
-        return ""
-    sd = "" if figures["sd"] is None else f" ({figures['sd']:.{digits}f})"
-    return f"{figures['mean']:.{digits}f}{sd}"
-
-
-def _plain(figure: float | None, digits: int) -> str:
-    return "" if figure is None else f"{figure:.{digits}f}"
+def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:
+    std = "" if figures["sd"] is None else f" ({figures['sd']:.{digits}f})"
+    return format_figure(figures["mean"], digits) + std
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
-from chexjax.commands import parse
-from chexjax.data.chestxray14 import Recipe
+from chexjax.data.recipe import Recipe
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
-from chexjax.explain.cam import MapBox
+from chexjax.explain.maps import MapBox, heat
+from chexjax.files import whole
 from chexjax.findings import RADIOLOGY
+from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.predict import (
     NO_THRESHOLDS,
     TRAIN_FIRST,
@@ -39,6 +40,7 @@ from chexjax.predict import (
     clean_film,
     looks_like_film,
 )
+from chexjax.runtime import parse
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
@@ -117,7 +119,7 @@ def render(
         if map2d is None:
             picture.paste(Image.fromarray(grey), (seen[0], seen[1]))
         else:
-            blended = overlay.blend(grey, overlay.heat(map2d, width, height, shares), opacity)
+            blended = overlay.blend(grey, heat(map2d, width, height, shares), opacity)
             picture.paste(Image.fromarray(blended), (seen[0], seen[1]))
     places = [
         (
@@ -150,10 +152,10 @@ def list_rows(prediction: Prediction) -> list[Row]:
     for finding in prediction.ranked:
         probability, threshold = prediction.probability(finding), prediction.threshold(finding)
         known = not math.isnan(threshold)
-        figure = f"{probability:.3f}" + (f" / {threshold:.3f}" if known else "")
+        figure = format_figure(probability, 3) + (f" / {format_threshold(threshold)}" if known else "")
         mark = threshold if known else None
         above = known and probability >= threshold
-        rows.append(Row(finding, finding.replace("_", " "), figure, probability, mark, above))
+        rows.append(Row(finding, format_name(finding), figure, probability, mark, above))
     return rows
 
 
@@ -330,7 +332,8 @@ class Viewer(tk.Tk):
         """Shows the map of a finding."""
         if self.prediction is not None:
             self.finding = finding
-            self.say(f"{finding.replace('_', ' ')}: {RADIOLOGY[finding]}")
+            threshold = format_threshold(self.prediction.threshold(finding))
+            self.say(f"{format_name(finding)} (threshold {threshold}): {RADIOLOGY.get(finding, '')}")
             self.redraw()
             self._draw_list()
             self._retitle()
@@ -367,10 +370,9 @@ class Viewer(tk.Tk):
         sheet.paste(picture, (0, 24))
         font = ImageFont.load_default(14)
         ImageDraw.Draw(sheet).text((6, 3), overlay.fit_text(self.title(), sheet.width - 12, font), "white", font)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            sheet.save(partial, format="PNG")
-            partial.replace(path)
+            with whole(path) as partial:
+                sheet.save(partial, format="PNG")
         except OSError as error:
             self.say(f"{printable(path)} cannot be written: {error.strerror or error}")
         else:
@@ -532,8 +534,8 @@ class Viewer(tk.Tk):
         elif self.prediction is None or self.finding is None:
             self.title(f"chexjax: {printable(self.film_path.name)} {state or '…'}")
         else:
-            figure = f"{self.prediction.probability(self.finding):.3f}"
-            self.title(f"chexjax: {printable(self.film_path.name)}, {self.finding.replace('_', ' ')} {figure}")
+            figure = format_figure(self.prediction.probability(self.finding), 3)
+            self.title(f"chexjax: {printable(self.film_path.name)}, {format_name(self.finding)} {figure}")
 
     # The mouse
 

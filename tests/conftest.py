@@ -48,7 +48,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An NIH-layout folder of 96 simulated films of 64 px. Not to be written to."""
-    from chexjax.data.phantom import write_films
+    from chexjax.data.sources.phantom import write_films
 
     folder = tmp_path_factory.mktemp("phantom") / "nih"
     write_films(folder, count=96, size=64, seed=5, progress=False)

@@ -12,12 +12,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax import export
-from chexjax.data import chestxray14
+from chexjax.data import recipe
 from chexjax.data.augment import normalize
 from chexjax.errors import ConfigError
 from chexjax.findings import FINDINGS
 from chexjax.models.torch_weights import convert_state_dict
-from chexjax.training.restore import restore_best
+from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
 
@@ -32,10 +32,8 @@ def expected_probabilities(workdir: Path, films: np.ndarray) -> dict[str, np.nda
     """By way of what preparation and evaluation call."""
     restored = restore_best(workdir)
     data = restored.config.data
-    cleaned = (
-        chestxray14.clean_films(list(films), chestxray14.Recipe(size=data.size, clean=True)) if data.clean else films
-    )
-    small = np.stack([chestxray14.shrink(film, data.size) for film in cleaned])
+    cleaned = recipe.clean_films(list(films), recipe.Recipe(size=data.size, clean=True)) if data.clean else films
+    small = np.stack([recipe.shrink(film, data.size) for film in cleaned])
     x = normalize(small[..., None], data.mean, data.std)
     return {
         name: np.asarray(jax.nn.sigmoid(model.apply(restored.variables[name], x)))
@@ -102,7 +100,7 @@ def test_shrinking_is_pillows_bit_for_bit(height: int, width: int, size: int) ->
     film[: height // 2] = np.where(film[: height // 2] > 127, 255, 0)
     found = jax.jit(export.shrink, static_argnums=1)(film, size)
     np.testing.assert_array_equal(found, np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BOX)))
-    np.testing.assert_array_equal(found, chestxray14.shrink(film, size))
+    np.testing.assert_array_equal(found, recipe.shrink(film, size))
 
 
 @pytest.fixture(scope="module")

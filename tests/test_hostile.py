@@ -12,13 +12,15 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax import predict, scanline
-from chexjax.data import chestxray14, nih
-from chexjax.data.chestxray14 import Recipe, load, prepare
+from chexjax import predict
+from chexjax.data.prepared import SKIPPED, TABLE, load, prepare
+from chexjax.data.recipe import Recipe
+from chexjax.data.sources import nih
 from chexjax.errors import ConfigError, DataError
 from chexjax.evaluation import score
 from chexjax.evaluation.predictions import read_predictions
 from chexjax.findings import FINDINGS
+from chexjax.scanline import __main__ as scanline
 from tests.untrained import save_untrained
 
 NAMES = [
@@ -195,9 +197,9 @@ def test_preparing(phantom_folder: Path, tmp_path: Path) -> None:
     prepared = prepare(folder, tmp_path / "out", Recipe(size=16, skip_unreadable=True), progress=False)
     assert {"=cmd.png", "@b.png"} <= {name for part in prepared.parts.values() for name in part.names}
     assert load(prepared.path).parts["train"].names == prepared.parts["train"].names
-    check_table(prepared.path / chestxray14.TABLE)
-    assert check_table(prepared.path / chestxray14.SKIPPED) == ["<i>.png"]
-    assert "a folder, not a film" in (prepared.path / chestxray14.SKIPPED).read_text()
+    check_table(prepared.path / TABLE)
+    assert check_table(prepared.path / SKIPPED) == ["<i>.png"]
+    assert "a folder, not a film" in (prepared.path / SKIPPED).read_text()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 PROGRAM = """
 import resource, sys
 import jax, jax.numpy as jnp
-from chexjax.memory import keep_freed_memory
+from chexjax.runtime import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 

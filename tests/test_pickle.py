@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexjax import manifest
-from chexjax.data.chestxray14 import Recipe, load, prepare
+from chexjax.data.prepared import load, prepare
+from chexjax.data.recipe import Recipe
 from chexjax.errors import ChexjaxError, DataError
+from chexjax.files import MANIFEST, write_manifest
 from chexjax.models.torch_weights import ABOUT, ARRAYS, load_weights, read_state_dict
 from chexjax.predict import as_film
-from chexjax.training.restore import restore_best
+from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
 PACKAGE = Path(__file__).parent.parent / "chexjax"
@@ -158,7 +159,7 @@ def test_a_prepared_set_that_names_a_module(
     monkeypatch.syspath_prepend(tmp_path)
     features = prepared.path / "features.json"
     features.write_text(features.read_text().replace("tensorflow_datasets.core.features.text_feature", "marker"))
-    manifest.write(prepared.path)
+    write_manifest(prepared.path)
     with pytest.raises(DataError, match=r"a feature of class 'marker\.Text'"):
         load(prepared.path)
     assert not mark.exists()
@@ -171,15 +172,15 @@ def test_checkpoints(tmp_path: Path, mark: Path, small_baseline: ConfigDict) -> 
     """Each file of a checkpoint in turn becomes a pickle, and the manifest vouches for it."""
     workdir = save_untrained(small_baseline, tmp_path / "run")
     step = workdir / "checkpoints" / "1"
-    files = [path for path in step.rglob("*") if path.is_file() and path.name != manifest.NAME]
+    files = [path for path in step.rglob("*") if path.is_file() and path.name != MANIFEST]
     assert len(files) > 4
     for path in files:
         whole = path.read_bytes()
         path.write_bytes(pickle.dumps(Bomb(mark)))
-        manifest.write(step)
+        write_manifest(step)
         with contextlib.suppress(ChexjaxError):
             restore_best(workdir)
         path.write_bytes(whole)
-    manifest.write(step)
+    write_manifest(step)
     assert restore_best(workdir).step == 1
     assert not mark.exists()

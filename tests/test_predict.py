@@ -15,18 +15,20 @@ from PIL import Image
 from scipy.special import expit
 
 from chexjax import predict
-from chexjax.data import chestxray14
-from chexjax.data.chestxray14 import Recipe, shrink
-from chexjax.data.phantom import ARTIFACTS, plan_films, render_film
+from chexjax.data.images import read_grey
+from chexjax.data.recipe import Recipe, clean_films, shrink
+from chexjax.data.sources.phantom import ARTIFACTS, plan_films, render_film
 from chexjax.errors import CheckpointError, ConfigError, DataError
 from chexjax.explain import cam
+from chexjax.explain.maps import unit_range
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, About, import_file, save_weights
 from chexjax.predict import Classifier, as_film
-from chexjax.scanline import read_grey, remove_artifacts_reference
-from chexjax.training.checkpoints import Checkpoints, claim_workdir
+from chexjax.scanline import remove_artifacts_reference
 from chexjax.training.state import create_network, create_state
+from chexjax.workdir.checkpoints import Checkpoints
+from chexjax.workdir.config import claim_workdir
 from configs import dml
 from tests.untrained import save_untrained
 
@@ -71,7 +73,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def by_hand(workdir: Path, film: np.ndarray) -> np.ndarray:
     """Probabilities of a film, step by step as the training films went."""
-    from chexjax.training.restore import restore_best
+    from chexjax.workdir.restore import restore_best
 
     restored = restore_best(workdir)
     small = shrink(remove_artifacts_reference(film), 32)
@@ -91,10 +93,11 @@ def test_films_go_through_what_the_training_films_did(
     assert (prediction.cleaned != prediction.film).any() or len(films) == 1
 
 
-def test_cleaning_is_that_of_the_prepared_set(films: dict[str, Path]) -> None:
-    film = read_grey(films["3.png"])
-    (prepared,) = chestxray14.clean_films([film], Recipe(clean=True))
-    np.testing.assert_array_equal(predict.clean_film(film, Recipe()), prepared)
+@pytest.mark.parametrize("options", [{}, {"axes": "columns,rows", "edge_span": 3, "spare_wide": True, "threshold": 30}])
+def test_cleaning_is_that_of_the_prepared_set(films: dict[str, Path], options: dict) -> None:
+    film, recipe = read_grey(films["3.png"]), Recipe(clean=True, **options)
+    (prepared,) = clean_films([film], recipe)
+    np.testing.assert_array_equal(predict.clean_film(film, recipe), prepared)
 
 
 def test_kinds_of_films_may_be_mixed(classifier: Classifier, films: dict[str, Path]) -> None:
@@ -205,8 +208,12 @@ def test_maps_are_the_mean_over_the_networks(maps: str, workdir: Path, films: di
     for box in prediction.boxes("Mass"):
         assert 0 <= box.left < box.left + box.width <= width
         assert 0 <= box.top < box.top + box.height <= height
-        inside = heat[box.top : box.top + box.height, box.left : box.left + box.width]
-        assert inside.max() == pytest.approx(box.peak, abs=0.05)
+        cells = unit_range(prediction.maps)[..., FINDINGS.index("Mass")]
+        sides = zip(heat.shape, cells.shape, strict=True)
+        rows, columns = (extent / size * (np.arange(size) + 0.5) for extent, size in sides)
+        in_rows = (box.top <= rows) & (rows <= box.top + box.height)
+        in_columns = (box.left <= columns) & (columns <= box.left + box.width)
+        assert box.peak in cells[np.ix_(in_rows, in_columns)]  # the peak is a cell's, exactly
 
 
 def test_fine_maps_come_from_the_coarsest_stage_that_is_fine_enough() -> None:

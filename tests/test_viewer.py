@@ -18,14 +18,15 @@ from PIL import Image
 
 pytest.importorskip("tkinter")
 
-from chexjax.data.phantom import plan_films, render_film
+from chexjax.data.sources.phantom import plan_films, render_film
 from chexjax.explain import overlay
-from chexjax.explain.cam import MapBox
+from chexjax.explain.maps import MapBox
 from chexjax.findings import FINDINGS
 from chexjax.predict import Prediction
-from chexjax.training.checkpoints import Checkpoints, claim_workdir
 from chexjax.training.state import create_network, create_state
 from chexjax.viewer import View, list_rows, neighbour, render
+from chexjax.workdir.checkpoints import Checkpoints
+from chexjax.workdir.config import claim_workdir
 from configs import baseline
 
 FILM = np.random.default_rng(0).integers(0, 256, (120, 160), np.uint8)

@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models.network import by_names, names
-from chexjax.training.checkpoints import Checkpoints, claim_workdir
 from chexjax.training.state import create_network, create_state
+from chexjax.workdir.checkpoints import Checkpoints
+from chexjax.workdir.config import claim_workdir
 
 
 def save_untrained(config: ConfigDict, workdir: Path) -> Path:

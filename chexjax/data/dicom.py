@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from chexjax.data.images import check_size, read_file
 from chexjax.errors import DataError, printable
-from chexjax.images import check_size, read_file
 
 SUFFIXES: Final = (".dcm", ".dicom")
 _DEFLATED: Final = b"1.2.840.10008.1.2.1.99"

@@ -20,9 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.pipeline import Records, check_batch, epoch_order, training_batches
-from chexjax.progress import progress_bar
+from chexjax.data.prepared import Prepared
+from chexjax.runtime import progress_bar
 
 Batch = dict[str, jax.Array]
 # (source, seed, begin) -> the function from a step to this device's share of its batch; all traced.

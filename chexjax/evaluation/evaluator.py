@@ -11,17 +11,16 @@ from jax.experimental import multihost_utils
 from scipy.special import expit
 
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Part
+from chexjax.data.prepared import Part
+from chexjax.devices import meet
 from chexjax.evaluation import metrics
 from chexjax.evaluation.views import mean_logits
-from chexjax.processes import meet
+from chexjax.models.network import ENSEMBLE
 
 PyTree = Any
 Apply = Callable[..., Any]
 # Replicated variables per network, and images by device -> logits per network, by device.
 Predictor = Callable[[dict[str, PyTree], jax.Array], dict[str, jax.Array]]
-
-ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,68 @@
 """Does a map lie where the finding is? Maps and true boxes in, shares of hits out, always beside two controls.
 
 A case is one finding on one film: a map (height, width), higher where the film speaks for the finding, and the true
-boxes. Boxes are (left, top, width, height) in shares of the film. Of a map, two things are judged:
+boxes. True boxes are (left, top, width, height) in shares of the film. Two things of a map are judged, and both are
+what a user sees (`chexjax.explain.maps`):
 
-- its box: of the smoothly enlarged map, the region around the peak that lies above the middle of the map's range. It
-  hits where its IoU (or IoBB, the share of it that lies inside) with a true box is at least a threshold (Wang et al.,
-  "ChestX-ray8", CVPR 2017, section 4.3). One box a case, so that many boxes cannot buy hits;
+- its box: the first one, which bounds the region that holds the map's peak. It hits where its IoU (or IoBB, the share
+  of it that lies inside) with a true box is at least a threshold (Wang et al., "ChestX-ray8", CVPR 2017, section 4.3).
+  One box a case, so that many boxes cannot buy hits;
 - its peak: the pointing game, which is won where the centre of the highest cell lies in a true box (Zhang et al.,
   "Top-down neural attention by excitation backprop", ECCV 2016; without a margin).
 
-A large box is hit by accident. So the same is always told of random maps of the same resolution, and of a map that
+A large box is hit by accident. So the same is always said of random maps of the same resolution, and of a map that
 knows only that findings lie near the middle of a film.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage, stats
+from scipy import stats
+
+from chexjax.data.augment import normalize
+from chexjax.data.pipeline import Records, pad
+from chexjax.evaluation.evaluator import Predictions
+from chexjax.explain.cam import class_activation_map
+from chexjax.explain.maps import average_maps, boxes_on_film, peak_point
+from chexjax.findings import FINDINGS
+from chexjax.models.network import ENSEMBLE
+from chexjax.workdir.restore import Restored
 
 RANDOM: Final = "random map"
 CENTRE: Final = "centre prior"
 THRESHOLDS: Final = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
-_GRID: Final = 64  # maps are enlarged to at least this before a box is cut out of them
-_DRAWS: Final = 20  # random maps a case
-_SPREAD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
+SIZE: Final = (1024, 1024)  # width and height of the NIH's films, in pixels
+_DRAWS: Final = 20  # random maps a case, out of
+_POOL: Final = 1024  # that are drawn
+_STD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
+
+TrueBoxes = np.ndarray  # float (boxes, 4)
+
+
+# One map
+
+
+class Located(NamedTuple):
+    """Where a map points: its box (left, top, width, height) and its peak (x, y), in shares of the film."""
+
+    box: tuple[float, float, float, float]
+    peak: tuple[float, float]
+
+
+def locate(map2d: np.ndarray, size: tuple[int, int] = SIZE) -> Located | None:
+    """What is judged of a map on a film of `size` (width, height): the box and the peak that a user is shown.
+
+    None for a flat map, which points nowhere.
+    """
+    boxes, peak = boxes_on_film(map2d, *size), peak_point(map2d)
+    if not boxes or peak is None:
+        return None
+    box, (width, height) = boxes[0], size
+    return Located((box.left / width, box.top / height, box.width / width, box.height / height), peak)
 
 
 class Judged(NamedTuple):
@@ -35,33 +73,45 @@ class Judged(NamedTuple):
     pointing: np.ndarray
 
 
-def judge(maps: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> Judged:
-    """Judges a map (height, width) a case against its true boxes (boxes, 4).
+def judge(maps: Sequence[np.ndarray], boxes: Sequence[TrueBoxes], size: tuple[int, int] = SIZE) -> Judged:
+    """Judges a map (height, width) a case against its true boxes; a flat map hits nothing."""
+    return _judge([locate(map2d, size) for map2d in maps], boxes)
 
-    A flat map points nowhere and hits nothing.
-    """
+
+def _judge(located: Sequence[Located | None], boxes: Sequence[TrueBoxes]) -> Judged:
     rows = []
-    for values, truth in zip(maps, boxes, strict=True):
-        box, peak = peak_box(values), peak_point(values)
-        if box is None or peak is None:
+    for own, truth in zip(located, boxes, strict=True):
+        if own is None:
             rows.append((0.0, 0.0, 0.0))
             continue
-        inside = _intersections(box, truth)
-        area, areas = box[2] * box[3], truth[:, 2] * truth[:, 3]
+        shared = _intersections(own.box, truth)
+        area, areas = own.box[2] * own.box[3], truth[:, 2] * truth[:, 3]
         left, top, width, height = truth.T
-        held = (left <= peak[0]) & (peak[0] <= left + width) & (top <= peak[1]) & (peak[1] <= top + height)
-        rows.append(((inside / (area + areas - inside)).max(), inside.max() / area, float(held.any())))
+        x, y = own.peak
+        inside = (left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)
+        rows.append(((shared / (area + areas - shared)).max(), shared.max() / area, float(inside.any())))
     return Judged(*np.array(rows, np.float64).reshape(-1, 3).T)
 
 
+def _intersections(box: Sequence[float], truth: TrueBoxes) -> np.ndarray:
+    """The area that a box shares with each of (boxes, 4)."""
+    left, top = np.maximum(box[0], truth[:, 0]), np.maximum(box[1], truth[:, 1])
+    right = np.minimum(box[0] + box[2], truth[:, 0] + truth[:, 2])
+    bottom = np.minimum(box[1] + box[3], truth[:, 1] + truth[:, 3])
+    return np.maximum(right - left, 0.0) * np.maximum(bottom - top, 0.0)
+
+
+# All cases
+
+
 def localize(
-    maps: Mapping[str, Sequence[np.ndarray]], boxes: Sequence[np.ndarray], findings: Sequence[str], seed: int = 0
+    maps: Mapping[str, Sequence[np.ndarray]], boxes: Sequence[TrueBoxes], findings: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
     """Shares of hits of each source of maps and of the two controls, over all cases and per finding.
 
     Args:
       maps: name -> a map a case, e.g. of each network. All sources judge the same cases.
-      boxes: the true boxes of each case, float (boxes, 4).
+      boxes: the true boxes of each case.
       findings: of each case.
       seed: of the random maps.
 
@@ -72,10 +122,11 @@ def localize(
     if not len(boxes):
         return {"cases": 0, "random_maps_per_case": _DRAWS, "groups": {}}
     random = np.random.default_rng(seed)
-    shape = np.shape(next(iter(maps.values()))[0])
+    pool = [locate(each) for each in random.random((_POOL, *np.shape(next(iter(maps.values()))[0])))]
+    draws = random.integers(0, _POOL, (_DRAWS, len(boxes)))
     judged = {name: [judge(own, boxes)] for name, own in maps.items()}
-    judged[RANDOM] = [judge([*random.random((len(boxes), *shape))], boxes) for _ in range(_DRAWS)]
-    judged[CENTRE] = [judge([centre_prior()] * len(boxes), boxes)]
+    judged[RANDOM] = [_judge([pool[k] for k in draw], boxes) for draw in draws]
+    judged[CENTRE] = [_judge([locate(centre_prior())] * len(boxes), boxes)]
     groups = {"all": np.ones(len(boxes), bool)}
     groups |= {finding: np.array([each == finding for each in findings]) for finding in dict.fromkeys(findings)}
     return {
@@ -103,51 +154,125 @@ def _shares(draws: Sequence[Judged], cases: np.ndarray) -> dict[str, Any]:
     return {"pointing": pointing, "pointing_interval": [interval.low, interval.high], **shares}
 
 
-def peak_point(values: np.ndarray) -> tuple[float, float] | None:
-    """The centre (x, y) of a map's highest cell, in shares of the film; None of a flat map."""
-    values = np.asarray(values, np.float64)
-    if values.max() == values.min():
-        return None
-    row, column = np.unravel_index(values.argmax(), values.shape)
-    return (float(column) + 0.5) / values.shape[1], (float(row) + 0.5) / values.shape[0]
-
-
-def peak_box(values: np.ndarray, share: float = 0.5) -> tuple[float, float, float, float] | None:
-    """The box of the region around a map's peak that lies above `share` of the map's range; None of a flat map."""
-    fine = enlarge(values, max(_GRID, *np.shape(values)))
-    low, high = fine.min(), fine.max()
-    if low == high:
-        return None
-    regions, _ = ndimage.label(fine >= low + share * (high - low), structure=np.ones((3, 3)))
-    rows, columns = np.nonzero(regions == regions[np.unravel_index(fine.argmax(), fine.shape)])
-    height, width = fine.shape
-    left, top = columns.min() / width, rows.min() / height
-    return left, top, (columns.max() + 1) / width - left, (rows.max() + 1) / height - top
-
-
-def enlarge(values: np.ndarray, size: int) -> np.ndarray:
-    """A map (height, width) at (size, size), bilinear, its cells' centres in place, its border cells carried on."""
-    values = np.asarray(values, np.float64)
-    rows, columns = (_weights(extent, size) for extent in values.shape)
-    return rows @ values @ columns.T
-
-
-def _weights(extent: int, size: int) -> np.ndarray:
-    """What each of `extent` cells adds to each of `size` places: (size, extent)."""
-    places = np.clip((np.arange(size) + 0.5) * extent / size - 0.5, 0, extent - 1)
-    return np.maximum(1.0 - np.abs(places[:, None] - np.arange(extent)), 0.0)
-
-
 def centre_prior() -> np.ndarray:
     """A map that is highest in the middle of any film, float64 (65, 65): odd, so that one cell is the middle."""
-    cells = _GRID + 1
-    away = ((np.arange(cells) + 0.5) / cells - 0.5) / _SPREAD
+    cells = 65
+    away = ((np.arange(cells) + 0.5) / cells - 0.5) / _STD
     return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
 
 
-def _intersections(box: Sequence[float], truth: np.ndarray) -> np.ndarray:
-    """The area that a box shares with each of (boxes, 4)."""
-    left, top = np.maximum(box[0], truth[:, 0]), np.maximum(box[1], truth[:, 1])
-    right = np.minimum(box[0] + box[2], truth[:, 0] + truth[:, 2])
-    bottom = np.minimum(box[1] + box[3], truth[:, 1] + truth[:, 3])
-    return np.maximum(right - left, 0.0) * np.maximum(bottom - top, 0.0)
+# A checkpoint on a split
+
+
+@dataclass(frozen=True)
+class Case:
+    """One finding on one film of a split, with its true boxes; `film` is the number of its record."""
+
+    film: int
+    finding: str
+    boxes: TrueBoxes
+
+
+@dataclass(frozen=True)
+class Example:
+    """One finding on one film, with where the networks look: uint8 film (height, width), float map (h, w).
+
+    `boxes` are the true ones, perhaps none; `kind` says why the film is shown.
+    """
+
+    name: str
+    finding: str
+    kind: str
+    network: str
+    probability: float
+    film: np.ndarray
+    map: np.ndarray
+    boxes: TrueBoxes
+
+
+def evaluate_localization(
+    best: Restored, source: Any, predictions: Predictions, findings: Sequence[str] = FINDINGS
+) -> tuple[dict[str, Any], list[Example]]:
+    """Localisation of every network (and their ensemble) on a split's boxes, and examples of films with maps.
+
+    The maps are class activation maps, which `predict` shows by default. Only this process's devices are used.
+
+    Args:
+      source: the split's records, as `Prepared.source` gives them; the films of `predictions` in the same order.
+    """
+    cases = boxed_cases(source, findings)
+    chosen = choose_examples(predictions, findings)
+    films = sorted({case.film for case in cases} | {film for film, *_ in chosen})
+    pixels, maps = map_films(best, Records(source), films, len(findings))
+    row = {film: k for k, film in enumerate(films)}
+    column = {finding: k for k, finding in enumerate(findings)}
+    figures = localize(
+        {name: [own[row[case.film], ..., column[case.finding]] for case in cases] for name, own in maps.items()},
+        [case.boxes for case in cases],
+        [case.finding for case in cases],
+    )
+    shown = next(name for name in (ENSEMBLE, *maps) if name in maps)
+    truth = {(case.film, case.finding): case.boxes for case in cases}
+    return figures, [
+        Example(
+            name=predictions.films.names[film],
+            finding=finding,
+            kind=kind,
+            network=shown,
+            probability=float(predictions.probabilities[shown][film, column[finding]]),
+            film=pixels[row[film]],
+            map=maps[shown][row[film], ..., column[finding]],
+            boxes=truth.get((film, finding), np.zeros((0, 4))),
+        )
+        for film, finding, kind in chosen
+    ]
+
+
+def boxed_cases(source: Any, findings: Sequence[str] = FINDINGS) -> list[Case]:
+    """The cases of a split's records."""
+    cases: dict[tuple[int, int], list[list[float]]] = {}
+    for film in range(len(source)):
+        boxes = source[film]["bboxes"]
+        for (top, left, bottom, right), finding in zip(boxes["bbox"], boxes["label"], strict=True):
+            cases.setdefault((film, int(finding)), []).append([left, top, right - left, bottom - top])
+    return [Case(film, findings[finding], np.array(boxes, np.float64)) for (film, finding), boxes in cases.items()]
+
+
+def choose_examples(predictions: Predictions, findings: Sequence[str] = FINDINGS) -> list[tuple[int, str, str]]:
+    """Per finding the film with it that the networks are surest of, and the one they miss most: (film, finding, kind).
+
+    Chosen by the ensemble where there are several networks: the best and the worst, so that neither flatters.
+    """
+    probabilities = predictions.probabilities.get(ENSEMBLE, next(iter(predictions.probabilities.values())))
+    chosen = []
+    for k, finding in enumerate(findings):
+        positives = np.flatnonzero(predictions.films.labels[:, k] == 1)
+        if len(positives):
+            order = positives[np.argsort(probabilities[positives, k], kind="stable")]
+            chosen.append((int(order[-1]), finding, "surest"))
+            if len(order) > 1:
+                chosen.append((int(order[0]), finding, "missed most"))
+    return chosen
+
+
+def map_films(
+    best: Restored, records: Records, films: Sequence[int], findings: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Films by record number, uint8 (films, height, width); their maps per network and for the ensemble.
+
+    Maps are float32 (films, h, w, findings).
+    """
+    size = best.config.batch_size
+    pixels, maps = [], []
+    for start in range(0, len(films), size):
+        loaded = [records[film] for film in films[start : start + size]]
+        batch = pad({"image": np.stack([r["image"] for r in loaded]), "label": np.zeros(len(loaded))}, size)
+        x = normalize(jnp.asarray(batch["image"]), best.config.data.mean, best.config.data.std)
+        own = {name: class_activation_map(model, best.variables[name], x) for name, model in best.models.items()}
+        if len(own) > 1:
+            own[ENSEMBLE] = average_maps(list(own.values()))
+        pixels.append(batch["image"][: len(loaded), ..., 0])
+        maps.append({name: values[: len(loaded)] for name, values in jax.device_get(own).items()})
+    if not films:
+        return np.zeros((0, 1, 1), np.uint8), {name: np.zeros((0, 1, 1, findings)) for name in best.models}
+    return np.concatenate(pixels), {name: np.concatenate([part[name] for part in maps]) for name in maps[0]}

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from chexjax import spreadsheet
-from chexjax.data.nih import Entry
+from chexjax import files
+from chexjax.data.sources.nih import Entry
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.findings import FINDINGS
 
@@ -20,7 +20,7 @@ NAME: Final = "Image Index"
 
 
 @dataclass(frozen=True)
-class Table:
+class PredictionFile:
     """A predictions CSV. `probabilities` is float64 (films, findings), in the order of FINDINGS."""
 
     path: Path
@@ -50,16 +50,18 @@ class Matched:
         return tuple(entry.patient for entry in self.entries)
 
 
-def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarray) -> None:
-    """Writes probabilities (films, 14), with enough digits that nothing is lost to rounding."""
+def write_predictions(
+    path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str] = FINDINGS
+) -> None:
+    """Writes probabilities (films, findings), with enough digits that nothing is lost to rounding."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([NAME, *FINDINGS])
+        table.writerow([NAME, *findings])
         for name, row in zip(names, probabilities, strict=True):
-            table.writerow([spreadsheet.cell(name), *(f"{p:.9g}" for p in row)])
+            table.writerow([files.cell(name), *(f"{p:.9g}" for p in row)])
 
 
-def read_predictions(path: Path) -> Table:
+def read_predictions(path: Path) -> PredictionFile:
     """Reads a predictions CSV.
 
     Raises:
@@ -75,7 +77,7 @@ def read_predictions(path: Path) -> Table:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
-def _read(path: Path, file: Any) -> Table:
+def _read(path: Path, file: Any) -> PredictionFile:
     reader = csv.reader(file)
     rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
     head = next(rows, None)
@@ -89,7 +91,7 @@ def _read(path: Path, file: Any) -> Table:
     for line, row in rows:
         if len(row) != len(head[1]):
             raise DataError(f"{path}, line {line}: {len(row)} cells where the header has {len(head[1])}")
-        name = spreadsheet.text(row[columns[NAME]].strip())
+        name = files.text_of(row[columns[NAME]].strip())
         if not name or not name.isprintable():
             raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
         names.append(name)
@@ -106,7 +108,7 @@ def _read(path: Path, file: Any) -> Table:
     if not names:
         raise DataError(f"{path} has a header and no film")
     _refuse_twice(path, names, "films")
-    return Table(path, tuple(names), findings, np.array(values, np.float64))
+    return PredictionFile(path, tuple(names), findings, np.array(values, np.float64))
 
 
 def _columns(path: Path, head: list[str]) -> dict[str, int]:
@@ -152,7 +154,7 @@ def _refuse_twice(path: Path, names: Sequence[str], what: str) -> None:
         raise DataError(f"{path} has {what} more than once, {first_ten(list(dict.fromkeys(twice)))}")
 
 
-def match(entries: dict[str, Entry], tables: Sequence[Table]) -> tuple[Matched, list[str]]:
+def match(entries: dict[str, Entry], tables: Sequence[PredictionFile]) -> tuple[Matched, list[str]]:
     """The films that the entry file and every table know, and lines that say how many there were.
 
     Raises:
@@ -191,7 +193,7 @@ def match(entries: dict[str, Entry], tables: Sequence[Table]) -> tuple[Matched, 
     return Matched(tuple(names), findings, labels, models, tuple(entries[name] for name in names)), notes
 
 
-def _titles(tables: Sequence[Table]) -> list[str]:
+def _titles(tables: Sequence[PredictionFile]) -> list[str]:
     """What each table is called: its file's name, with its folder's where two are alike."""
     stems = [printable(table.path.stem) for table in tables]
     if len(set(stems)) < len(stems):

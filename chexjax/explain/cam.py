@@ -1,26 +1,25 @@
-"""Where a network looks: maps of every finding over a batch of films, and boxes out of a map.
+"""Where a network looks: maps of every finding over a batch of films.
 
 All maps are float32 (batch, height, width, findings), higher where the film speaks for the finding. They come out of
 one compiled call for all films and findings, and need nothing of a network but `features` and `classify`: so they serve
-one trunk, specialists and branches alike.
+one trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and takes boxes from them.
 
 - `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
 - `grad_cam`, `grad_cam_plus_plus`, `layer_cam`: by gradients, at any stage of the trunk; earlier ones are finer.
-- `input_gradient`, `integrated_gradients`, `smooth_grad`: at the film's own resolution.
+- `input_gradient`, `integrated_gradients`: at the film's own resolution.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from scipy import ndimage
 
 from chexjax.errors import ConfigError
+from chexjax.explain.maps import boxes_from_map as boxes_from_map
 from chexjax.models.network import BranchedNetwork, places
 
 PyTree = Any
@@ -144,26 +143,6 @@ def integrated_gradients(
     return (mean * (x - baseline)[..., None]).sum(-2)
 
 
-@partial(jax.jit, static_argnames=("model", "samples"))
-def smooth_grad(
-    model: nn.Module, variables: PyTree, x: jax.Array, key: jax.Array, samples: int = 16, noise: float = 0.2
-) -> jax.Array:
-    """The input gradient averaged over noisy copies of the films, which calms what flickers from pixel to pixel.
-
-    Source: Smilkov et al., "SmoothGrad", 2017, section 2. `noise` is the standard deviation, in the units of `x`.
-
-    Returns:
-      float32 (batch, height, width, findings), signed.
-    """
-
-    def add(sample: jax.Array, total: jax.Array) -> jax.Array:
-        noisy = x + noise * jax.random.normal(jax.random.fold_in(key, sample), x.shape)
-        return total + _input_gradients(model, variables, noisy)
-
-    zeros = jnp.zeros_like(jax.eval_shape(partial(_input_gradients, model), variables, x))
-    return (jax.lax.fori_loop(0, samples, add, zeros) / samples).sum(-2)
-
-
 def saliency(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
     """The magnitude of `input_gradient`: how much a grey level matters, whichever way."""
     return jnp.abs(input_gradient(model, variables, x))
@@ -213,66 +192,6 @@ def choose_maps(
         if min(sides) >= FINE_PLACES:
             return f"layer_cam at stride {stride}", method
     return "layer_cam at stride 4", partial(layer_cam, stride=4)
-
-
-@partial(jax.jit, static_argnames=("height", "width"))
-def upsample(maps: jax.Array, height: int, width: int) -> jax.Array:
-    """Maps (batch, h, w, findings), drawn smoothly at another size: (batch, height, width, findings).
-
-    Bicubic, with the centres of the cells kept in place; it may reach a little beyond the highest and lowest value.
-    Source: Keys, "Cubic Convolution Interpolation", 1981, with a = -0.5.
-    """
-    shape = (maps.shape[0], height, width, maps.shape[-1])
-    return jax.image.resize(maps.astype(jnp.float32), shape, "cubic", antialias=False)
-
-
-def average_maps(maps: Sequence[jax.Array]) -> jax.Array:
-    """An ensemble's map: the mean of its networks' maps, smaller ones drawn at the size of the largest."""
-    height, width = (max(extent) for extent in zip(*(each.shape[1:3] for each in maps), strict=True))
-    fitting = [each if each.shape[1:3] == (height, width) else upsample(each, height, width) for each in maps]
-    return jnp.stack(fitting).mean(0)
-
-
-def unit_range(maps: Any) -> np.ndarray:
-    """Each map (h, w) of (..., h, w, findings) stretched to 0..1 by its own extremes; a flat map becomes 0."""
-    maps = np.asarray(maps, np.float32)
-    low, high = maps.min((-3, -2), keepdims=True), maps.max((-3, -2), keepdims=True)
-    return (maps - low) / np.where(high > low, high - low, 1.0)
-
-
-class MapBox(NamedTuple):
-    """The extent of a region, in pixels of the map it was found in; `peak` is the highest value inside."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-    peak: float
-
-
-def boxes_from_map(map2d: Any, threshold: float) -> list[MapBox]:
-    """The bounding boxes of the regions where a map is at or above `threshold`, the one with the highest peak first.
-
-    Pixels that touch at an edge or a corner belong together. Source: Wang et al., "ChestX-ray8", CVPR 2017, on the
-    generation of bounding boxes.
-
-    Args:
-      map2d: float (height, width).
-      threshold: in the map's own units; for a share of its range, pass the map through `unit_range` first.
-    """
-    values = np.asarray(map2d)
-    regions, _ = ndimage.label(values >= threshold, structure=np.ones((3, 3)))
-    boxes = [
-        MapBox(
-            columns.start,
-            rows.start,
-            columns.stop - columns.start,
-            rows.stop - rows.start,
-            float(values[rows, columns][regions[rows, columns] == number].max()),
-        )
-        for number, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1)
-    ]
-    return sorted(boxes, key=lambda box: -box.peak)
 
 
 # Gradients, without a change to the networks

@@ -7,48 +7,14 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from chexjax.explain.cam import MapBox, boxes_from_map, unit_range
+from chexjax.explain.maps import MapBox, Region, heat
 
 # Blue to red by way of green, without jet's false edges (Mikhailov, "Turbo", 2019); uint8 (256, 3).
 PALETTE: Final = (matplotlib.colormaps["turbo"](np.linspace(0.05, 0.93, 256))[:, :3] * 255).round().astype(np.uint8)
 OPACITY: Final = 0.5
-BOX_SHARE: Final = 0.5  # of a map's range: from here on a place belongs to a box
-BOX_GRID: Final = 256  # boxes are found on a grid of this side, many times finer than any map
 BOX_COLOUR: Final = (255, 255, 255)
+TRUE_COLOUR: Final = (80, 230, 110)
 SHADOW: Final = (0, 0, 0)
-
-Region = tuple[float, float, float, float]  # left, top, right, bottom
-
-
-def heat(map2d: np.ndarray, width: int, height: int, region: Region | None = None) -> np.ndarray:
-    """A map drawn smoothly at another size: float32 (h, w) -> (height, width) in 0..1.
-
-    0 and 1 are the lowest and the highest value of the map itself, so that a region of it keeps the colours of the
-    whole. `region` is the part to draw, in shares of the map's width and height; None: all.
-    """
-    rows, columns = map2d.shape
-    box = (
-        None if region is None else tuple(share * size for share, size in zip(region, (columns, rows) * 2, strict=True))
-    )
-    flat = np.asarray(unit_range(np.asarray(map2d)[..., None])[..., 0])
-    drawn = Image.fromarray(flat).resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return np.clip(np.asarray(drawn), 0.0, 1.0)
-
-
-def boxes_on_film(map2d: np.ndarray, width: int, height: int, share: float = BOX_SHARE) -> list[MapBox]:
-    """The regions of a map at or above `share` of its range, in pixels of a film of `width` x `height`.
-
-    A box covers every pixel that its region touches; `peak` is in shares of the map's range. A flat map has none.
-    """
-    if not np.ptp(map2d):
-        return []
-    found = boxes_from_map(heat(map2d, BOX_GRID, BOX_GRID), share)
-    boxes = []
-    for box in found:
-        left, right = box.left * width // BOX_GRID, -(-(box.left + box.width) * width // BOX_GRID)
-        top, bottom = box.top * height // BOX_GRID, -(-(box.top + box.height) * height // BOX_GRID)
-        boxes.append(MapBox(left, top, right - left, bottom - top, box.peak))
-    return boxes
 
 
 def window(film: np.ndarray, center: float = 127.5, width: float = 255.0) -> np.ndarray:
@@ -67,13 +33,50 @@ def blend(grey: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) -> np.nd
     return np.rint(grey[..., None] * (1.0 - cover) + colour * cover).astype(np.uint8)
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[Region]) -> None:
-    """White outlines with a black shadow, seen on dark and on bright ground; (left, top, right, bottom) in pixels."""
+def draw_boxes(
+    picture: Image.Image, boxes: Sequence[Region], colour: tuple[int, int, int] = BOX_COLOUR, line: int = 1
+) -> None:
+    """Outlines with a black shadow, seen on dark and on bright ground; (left, top, right, bottom) in pixels.
+
+    `line` is their width. An edge on the picture's border is drawn inside it.
+    """
     draw = ImageDraw.Draw(picture)
     for left, top, right, bottom in boxes:
         right, bottom = max(right, left + 2), max(bottom, top + 2)
-        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=SHADOW)
-        draw.rectangle((left, top, right, bottom), outline=BOX_COLOUR)
+        right = picture.width - 1 if right == picture.width else right
+        bottom = picture.height - 1 if bottom == picture.height else bottom
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=SHADOW, width=line + 2)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+
+
+def compose(
+    film: np.ndarray,
+    map2d: np.ndarray,
+    boxes: Sequence[MapBox],
+    true_boxes: Sequence[Region] = (),
+    opacity: float = OPACITY,
+    side: int = 640,
+    line: int = 1,
+) -> Image.Image:
+    """The film under its map and boxes; the longer side of the picture has `side` pixels, outlines are `line` wide.
+
+    Args:
+      film: uint8 (height, width).
+      map2d: float (h, w) of any size.
+      boxes: of the map, in pixels of the film; drawn white.
+      true_boxes: in pixels of the film; drawn green.
+    """
+    rows, columns = film.shape
+    scale = side / max(rows, columns)
+    width, height = max(round(columns * scale), 1), max(round(rows * scale), 1)
+    grey = np.asarray(Image.fromarray(film).resize((width, height), Image.Resampling.LANCZOS))
+    picture = Image.fromarray(blend(grey, heat(map2d, width, height), opacity))
+    own = [corners(box) for box in boxes]
+    stretch = (width / columns, height / rows) * 2
+    for outlined, colour in ((true_boxes, TRUE_COLOUR), (own, BOX_COLOUR)):
+        placed = [tuple(a * edge for a, edge in zip(stretch, box, strict=True)) for box in outlined]
+        draw_boxes(picture, placed, colour, line)
+    return picture
 
 
 def colour_bar(width: int, height: int, low: str, high: str) -> Image.Image:
@@ -96,22 +99,14 @@ def annotate(
     opacity: float = OPACITY,
     side: int = 640,
 ) -> Image.Image:
-    """The film with its map, its boxes, a title above and a colour bar beside; the longer side has `side` pixels.
+    """`compose`, with a title above and a colour bar beside, whose ends are the map's lowest and highest value.
 
     Args:
-      film: uint8 (height, width).
-      map2d: float (h, w) of any size; the bar's ends are its lowest and highest value.
-      boxes: in pixels of the film.
       title: one line; what does not fit is cut off.
     """
-    rows, columns = film.shape
-    scale = side / max(rows, columns)
-    width, height = max(round(columns * scale), 1), max(round(rows * scale), 1)
-    grey = np.asarray(Image.fromarray(film).resize((width, height), Image.Resampling.LANCZOS))
-    picture = Image.fromarray(blend(grey, heat(map2d, width, height), opacity))
-    draw_boxes(picture, [tuple(scale * edge for edge in corners(box)) for box in boxes])
+    picture = compose(film, map2d, boxes, opacity=opacity, side=side)
     bar, head = 64, 24
-    sheet = Image.new("RGB", (max(width, 160) + bar, max(height, 120) + head), SHADOW)
+    sheet = Image.new("RGB", (max(picture.width, 160) + bar, max(picture.height, 120) + head), SHADOW)
     sheet.paste(picture, (0, head))
     ends = [f"{value:.3g}" for value in (float(map2d.min()), float(map2d.max()))]
     sheet.paste(colour_bar(bar, sheet.height - head, *ends), (sheet.width - bar, head))

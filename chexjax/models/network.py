@@ -5,13 +5,15 @@ Both kinds of network split in two, and whatever explains or exports them needs 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from chexjax.findings import FINDINGS
+
+ENSEMBLE: Final = "ensemble"  # what the mean of several networks' probabilities is called, in files and in flags
 
 PyTree = Any
 Groups = tuple[tuple[int, ...], ...]  # the outputs of each branch, by their place in the prediction

@@ -39,10 +39,11 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexjax.commands import parse
 from chexjax.errors import CheckpointError, ConfigError, command, reason_of
+from chexjax.files import whole
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
+from chexjax.runtime import parse
 
 # What torchvision's ImageNet weights were trained with, of values in 0 ... 1.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -400,11 +401,10 @@ def save_weights(folder: Path, variables: PyTree, about: About) -> None:
     """Writes a folder of weights, whole or not at all."""
     if folder.exists():
         raise CheckpointError(f"{folder} exists; choose another --out")
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    np.savez(partial / ARRAYS, **flatten_dict(variables, sep="/"))
-    (partial / ABOUT).write_text(json.dumps(asdict(about), indent=2))
-    partial.rename(folder)
+    with whole(folder) as partial:
+        partial.mkdir(parents=True, exist_ok=True)
+        np.savez(partial / ARRAYS, **flatten_dict(variables, sep="/"))
+        (partial / ABOUT).write_text(json.dumps(asdict(about), indent=2))
 
 
 def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:

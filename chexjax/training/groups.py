@@ -14,14 +14,14 @@ from ml_collections import ConfigDict
 from sklearn.cluster import AgglomerativeClustering
 
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.pipeline import evaluation_batches
+from chexjax.data.prepared import Prepared
 from chexjax.errors import ConfigError
 from chexjax.evaluation.evaluator import gather
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names
-from chexjax.training.restore import Restored, restore_others
+from chexjax.workdir.restore import Restored, restore_others
 
 SOURCES: Final = ("report", "cooccurrence", "embeddings")
 

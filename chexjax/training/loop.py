@@ -12,31 +12,34 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.data.chestxray14 import Prepared
 from chexjax.data.feed import open_feed, peak_memory
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
+from chexjax.data.prepared import Prepared
 from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
-from chexjax.evaluation import report
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
+from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.metrics import mean_over_findings
-from chexjax.evaluation.report_page import as_page
+from chexjax.evaluation.page import run_page
+from chexjax.evaluation.report import write_run
+from chexjax.evaluation.summary import model_title, summarize_run
+from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.views import VIEWS
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names, names
-from chexjax.progress import progress_bar
-from chexjax.training.checkpoints import Checkpoints, Metadata, check_config, claim_workdir
+from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
-from chexjax.training.lock import hold
 from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
-from chexjax.training.places import look
-from chexjax.training.restore import Restored, groups_in, restore_best, restore_others
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
+from chexjax.workdir.checkpoints import Checkpoints, Metadata
+from chexjax.workdir.config import check_config, claim_workdir
+from chexjax.workdir.lock import hold
+from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
 
 
 def train(config: ConfigDict, workdir: Path) -> None:
@@ -130,7 +133,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 figures = validation_figures(predictions)
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
-                say(report.format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
+                say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 window = Window(tuple(states), films_of)
             if validating or stopping:
                 held()
@@ -165,11 +168,11 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
-        results = report.results(predictions, validation, history, config, best.step, split)
-        results["localization"], examples = look(best, films, split, predictions)
-        page = as_page(results, config, films.parts, predictions, history, examples)
-        report.write(workdir, results, predictions, history, page)
-        print(report.format_table(results))
+        results = summarize_run(predictions, validation, history, config, best.step, split)
+        results["localization"], examples = evaluate_localization(best, films.source(split), predictions)
+        page = run_page(results, config, films.parts, predictions, history, examples)
+        write_run(workdir, results, predictions, history, page)
+        print(auroc_text(results))
     return predictions
 
 
@@ -350,11 +353,11 @@ def describe(
     """Says what is about to be trained, where, and how long."""
     for name, state in states.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        say(f"{name}: {report.model_title(config.networks[name])}, {count:,} parameters")
+        say(f"{name}: {model_title(config.networks[name])}, {count:,} parameters")
     for group in names(groups) if groups else ():
         say(f"group: {', '.join(group)}")
     if teacher is not None:
-        told = ", ".join(report.model_title(network) for network in teacher.config.networks.values())
+        told = ", ".join(model_title(network) for network in teacher.config.networks.values())
         say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
     device = jax.devices()[0]
     say(

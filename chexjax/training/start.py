@@ -10,11 +10,12 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import CheckpointError, ChexjaxError
 from chexjax.models import Network
+from chexjax.models.configured import AnyNetwork, source_of, stem_of
 from chexjax.models.torch_weights import ABOUT, fold_stem, load_weights
-from chexjax.training.checkpoints import check_fit
 from chexjax.training.logging import say
-from chexjax.training.restore import restore_best
-from chexjax.training.state import AnyNetwork, TrainState, source_of, stem_of
+from chexjax.training.state import TrainState
+from chexjax.workdir.checkpoints import check_fit
+from chexjax.workdir.restore import restore_best
 
 PyTree = Any
 

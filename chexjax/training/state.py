@@ -12,11 +12,12 @@ from flax.training import train_state
 from ml_collections import ConfigDict
 
 from chexjax.errors import ConfigError
-from chexjax.findings import FINDINGS
-from chexjax.models import BranchedNetwork, Groups, Network, create_branched_model, create_model
+from chexjax.models import BranchedNetwork
+from chexjax.models.configured import AnyNetwork, create_network, first_variables
+
+__all__ = ["TrainState", "create_network", "create_optimizer", "create_schedule", "create_state"]
 
 PyTree = Any
-AnyNetwork = Network | BranchedNetwork
 
 
 class TrainState(train_state.TrainState):
@@ -32,23 +33,6 @@ class TrainState(train_state.TrainState):
         return self.average or {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_network(
-    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None
-) -> AnyNetwork:  # fmt: skip
-    """The network that `config.networks[name]` describes, with 14 outputs; `groups` are for one with branches."""
-    network = config.networks[name]
-    options: dict[str, Any] = {
-        "dtype": jnp.dtype(config.dtype),
-        "axis_name": axis_name if config.sync_batch_norm else None,
-        "width": network.width,
-    }
-    if network.shared_stages is None:
-        return create_model(network.model, len(FINDINGS), **options)
-    if groups is None:
-        raise ValueError(f"{name} has branches, but no groups are given")
-    return create_branched_model(network.model, groups, network.shared_stages, **options)
-
-
 def create_state(
     config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...], steps: int, frozen_steps: int = 0
 ) -> TrainState:
@@ -60,11 +44,7 @@ def create_state(
       frozen_steps: for how many of them the trunk stands still.
     """
     network = config.networks[name]
-    variables = create_variables(model, config.seed, network.seed, film_shape)
-    if source_of(config, name):
-        # Whatever the run starts from, its structure follows from the config alone: a resume need not find the source.
-        stem = stem_of(variables["params"])
-        stem["offset"] = jnp.zeros_like(stem["kernel"])
+    variables = first_variables(config, name, model, film_shape)
     rule = create_optimizer(network, steps)
     if frozen_steps:
         rule = heads_first(rule, create_optimizer(network, max(steps - frozen_steps, 1)), frozen_steps)
@@ -80,35 +60,6 @@ def create_state(
         average=average,
         average_decay=network.average_decay,
     )
-
-
-def source_of(config: ConfigDict, name: str) -> str:
-    """What the network starts from: its own `init_from`, else the run's; "" for new weights."""
-    return config.networks[name].init_from or config.init_from
-
-
-def stem_of(params: PyTree) -> dict[str, Any]:
-    """The first convolution's parameters, in place; of a network with branches the shared or the stacked ones."""
-    trunk = params.get("trunk") or params.get("shared") or params["branch"]["trunk"]
-    return trunk["conv0"] if "conv0" in trunk else trunk["conv1"]
-
-
-def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:
-    """New weights and statistics. The k-th branch is drawn as a whole network of the seed `network_seed + k` is."""
-    # "rbg" keys: with the default ones, XLA compiles the random draws of the 60 parameters of a ResNet-18 for 24 s.
-    run_key, film = jax.random.key(run_seed, impl="rbg"), jnp.zeros((1, *film_shape))
-    if isinstance(model, Network):
-        return jax.jit(model.init)(jax.random.fold_in(run_key, network_seed), film)
-    draw = jax.jit(model.whole(0).init)
-    wholes = []
-    for k in range(len(model.groups)):
-        branch_key = jax.random.fold_in(run_key, network_seed + k)
-        whole = draw(branch_key, film)
-        # The trunk's draws do not depend on the head's size, so one compilation serves all; the head's do.
-        features = jnp.zeros((1, 1, 1, whole["params"]["head"]["kernel"].shape[0]))
-        head = model.whole(k).init(branch_key, features, method="classify")["params"]["head"]
-        wholes.append({**whole, "params": {**whole["params"], "head": head}})
-    return model.assemble(wholes, film_shape)
 
 
 def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransformation:

@@ -19,8 +19,8 @@ from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
+from chexjax.devices import meet
 from chexjax.models.network import Groups
-from chexjax.processes import meet
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState, part_of
 

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.special import expit
 
 from chexjax.data.augment import normalize
-from chexjax.data.chestxray14 import Part
 from chexjax.data.pipeline import evaluation_batches
+from chexjax.data.prepared import Part
 from chexjax.evaluation.evaluator import create_predictor, predict_split
 from chexjax.models import create_model
 

@@ -1,24 +1,38 @@
-"""Boxes and peaks by hand, by counting pixels, and on boxes that are given; the controls by probability."""
+"""Hits by hand, by counting pixels, on boxes that are given, on the boxes that prediction writes; the controls."""
 
+import csv
+import io
+import json
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ml_collections import ConfigDict
+from PIL import Image
 
-from chexjax.data.nih import read_boxes
+from chexjax.data.pipeline import Records
+from chexjax.data.prepared import Part
+from chexjax.data.recipe import shrink
+from chexjax.data.sources.nih import read_boxes
+from chexjax.data.sources.phantom import plan_films, render_film
+from chexjax.evaluation.evaluator import Predictions
 from chexjax.evaluation.localization import (
     CENTRE,
     RANDOM,
     centre_prior,
-    enlarge,
+    choose_examples,
     judge,
     localize,
-    peak_box,
-    peak_point,
+    locate,
+    map_films,
 )
+from chexjax.findings import FINDINGS
+from chexjax.predict import Classifier, predict_files
+from chexjax.workdir.restore import restore_best
+from tests.untrained import save_untrained
 
 LEFT_TOP = np.array([[0.0, 0.0, 0.5, 0.5]])
 
@@ -72,21 +86,11 @@ def test_overlap_is_a_count_of_pixels(a: int, b: int, c: int, d: int, e: int, f:
 def test_the_box_is_of_the_region_with_the_peak() -> None:
     values = np.zeros((64, 64))
     values[4:12, 4:12], values[40:60, 40:60], values[8, 8] = 0.9, 0.9, 1.0
-    assert peak_box(values) == pytest.approx((4 / 64, 4 / 64, 8 / 64, 8 / 64))
-
-
-def test_a_coarse_map_is_enlarged_about_its_cells() -> None:
-    assert peak_point(spot(6, 1)) == (1.5 / 8, 6.5 / 8)
-    left, top, width, height = peak_box(spot(6, 1))
-    assert (left + width / 2, top + height / 2) == pytest.approx((1.5 / 8, 6.5 / 8))
-    assert width == pytest.approx(1 / 8, abs=1 / 64)  # half of the peak is reached half a cell away
-    values = np.random.default_rng(0).random((7, 5))
-    expected = jax.image.resize(values.astype(np.float32), (64, 64), "linear", antialias=False)
-    np.testing.assert_allclose(enlarge(values, 64), expected, atol=1e-5)
+    assert locate(values) == ((4 / 64, 4 / 64, 8 / 64, 8 / 64), (8.5 / 64, 8.5 / 64))
 
 
 def test_a_flat_map_hits_nothing() -> None:
-    assert peak_box(np.ones((7, 7))) is peak_point(np.ones((7, 7))) is None
+    assert locate(np.ones((7, 7))) is None
     assert judge([np.ones((7, 7))], [np.array([[0.0, 0.0, 1.0, 1.0]])]) == (0.0, 0.0, 0.0)
 
 
@@ -120,9 +124,60 @@ def test_shares_per_finding_and_of_all() -> None:
 
 
 def test_the_centre_prior_is_highest_in_the_middle() -> None:
-    assert peak_point(centre_prior()) == (0.5, 0.5)
-    left, top, width, height = peak_box(centre_prior())
-    assert (left + width / 2, top + height / 2) == pytest.approx((0.5, 0.5))
+    (left, top, width, height), peak = locate(centre_prior())
+    assert peak == (0.5, 0.5)
+    assert (left + width / 2, top + height / 2) == (0.5, 0.5)
+
+
+def test_examples_are_the_surest_and_the_most_missed() -> None:
+    labels = np.zeros((5, 14), np.uint8)
+    labels[[0, 2, 3], 4] = 1
+    labels[1, 5] = 1
+    scores = np.tile(np.array([0.5, 0.9, 0.2, 0.7, 0.1])[:, None], 14)
+    films = Part(tuple("abcde"), tuple("abcde"), labels)
+    chosen = choose_examples(Predictions(films, {"net1": scores, "ensemble": 1 - scores}, {}))
+    assert chosen == [(2, "Mass", "surest"), (3, "Mass", "missed most"), (1, "Nodule", "surest")]
+
+
+class Source:
+    """Prepared records of some films."""
+
+    def __init__(self, films: list[np.ndarray]):
+        self._films = films
+
+    def __len__(self) -> int:
+        return len(self._films)
+
+    def __getitem__(self, film: int) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        Image.fromarray(self._films[film]).save(buffer, "png")
+        return {"image": buffer.getvalue(), "label": np.zeros(14, np.uint8)}
+
+
+def test_the_boxes_that_prediction_writes_are_those_that_are_judged(small_dml: ConfigDict, tmp_path: Path) -> None:
+    """Films of 1024 px through both doors; a box in `boxes.csv`, taken for the truth, has an IoU of exactly 1."""
+    workdir = save_untrained(small_dml, tmp_path / "run")
+    thresholds = {finding: {"youden": 1e-6} for finding in FINDINGS}
+    (workdir / "metrics.json").write_text(json.dumps({"step": 1, "networks": {"ensemble": {"thresholds": thresholds}}}))
+    films = {f"{k}.png": render_film(film, 1024)[0] for k, film in enumerate(plan_films(3, seed=8))}
+    (tmp_path / "films").mkdir()
+    for name, pixels in films.items():
+        Image.fromarray(pixels).save(tmp_path / "films" / name)
+    classifier = Classifier.from_checkpoint(workdir, batch_size=2)
+    paths = {name: tmp_path / "films" / name for name in films}
+    assert not predict_files(classifier, paths, tmp_path / "out", progress=False)
+    with (tmp_path / "out" / "boxes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    first = {(row["Image Index"], row["Finding Label"]): row for row in reversed(rows)}
+    assert len(first) == 3 * 14
+
+    records = Records(Source([shrink(film, 32) for film in films.values()]))
+    _, maps = map_films(restore_best(workdir), records, range(3), 14)
+    own = [maps["ensemble"][[*films].index(name), ..., FINDINGS.index(finding)] for name, finding in first]
+    truth = [np.array([[float(row[key]) / 1024 for key in "xywh"]]) for row in first.values()]
+    judged = judge(own, truth)
+    np.testing.assert_array_equal(judged.iou, 1.0)
+    np.testing.assert_array_equal(judged.pointing, 1.0)
 
 
 def test_real_boxes(real_data: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from chexjax.data.nih import read_entry_file
+from chexjax.data.sources.nih import read_entry_file
 from chexjax.errors import ChexjaxError, DataError
 from chexjax.evaluation.predictions import match, read_predictions, write_predictions
 from chexjax.findings import FINDINGS

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from chexjax.data.nih import read_entry_file
+from chexjax.data.sources.nih import read_entry_file
 from chexjax.evaluation import metrics, score
 from chexjax.evaluation.predictions import write_predictions
+from chexjax.evaluation.summary import group_of
 from chexjax.findings import FINDINGS
 
 
@@ -164,7 +165,7 @@ def test_what_is_mistyped_is_told_in_a_line(run, tables: Path, entry_file: Path,
 
 def test_ages_in_groups(entry_file: Path) -> None:
     entries = read_entry_file(entry_file)
-    assert [score.group(entries[name], "age") for name in ("f00.png", "f08.png", "f39.png")] == [
+    assert [group_of(entries[name], "age") for name in ("f00.png", "f08.png", "f39.png")] == [
         "00-19",
         "20-39",
         "80 and above",

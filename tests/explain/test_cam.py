@@ -1,4 +1,4 @@
-"""Maps against their definitions, written out plainly; boxes against a flood fill; upsampling against Pillow."""
+"""Maps against their definitions, written out plainly."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from PIL import Image
 
 from chexjax.errors import ConfigError
 from chexjax.explain import cam
@@ -214,85 +210,11 @@ def test_integrated_gradients_add_up(variables: dict[str, Any]) -> None:
     np.testing.assert_allclose(maps.sum((1, 2)), difference, atol=0.01 * np.abs(difference).max())
 
 
-def test_smooth_grad_is_the_mean_over_noisy_films(variables: dict[str, Any]) -> None:
-    model, found = MODELS["one trunk"](), variables["one trunk"]
-    key = jax.random.key(3)
-    maps = cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.5)
-    again = cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.5)
-    np.testing.assert_array_equal(maps, again)
-    exact = cam.input_gradient(model, found, FILMS)
-    np.testing.assert_allclose(cam.smooth_grad(model, found, FILMS, key, samples=2, noise=0.0), exact, atol=1e-6)
-    noisy = [FILMS + 0.5 * jax.random.normal(jax.random.fold_in(key, k), FILMS.shape) for k in range(2)]
-    expected = sum(cam.input_gradient(model, found, film) for film in noisy) / 2
-    np.testing.assert_allclose(maps, expected, rtol=1e-3, atol=1e-6)
-
-
 def test_equal_networks_share_one_compilation(variables: dict[str, Any]) -> None:
     cam.class_activation_map(MODELS["one trunk"](), variables["one trunk"], FILMS)
     before = cam.class_activation_map._cache_size()
     cam.class_activation_map(MODELS["one trunk"](), variables["one trunk"], FILMS + 1)
     assert cam.class_activation_map._cache_size() == before
-
-
-@pytest.mark.parametrize("size", [(40, 40), (13, 29)])
-def test_upsampling_is_pillows_bicubic(size: tuple[int, int]) -> None:
-    maps = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
-    found = cam.upsample(maps, *size)
-    for n, f in np.ndindex(2, 3):
-        expected = Image.fromarray(maps[n, :, :, f]).resize(size[::-1], Image.Resampling.BICUBIC)
-        np.testing.assert_allclose(found[n, :, :, f], expected, atol=1e-4)
-
-
-def test_an_ensemble_averages_at_the_finest_resolution() -> None:
-    rng = np.random.default_rng(0)
-    fine, coarse = (jnp.asarray(rng.normal(size=(1, side, side, 2)), jnp.float32) for side in (4, 2))
-    np.testing.assert_allclose(cam.average_maps([fine, 3 * fine]), 2 * fine, rtol=1e-6)
-    mixed = cam.average_maps([fine, coarse])
-    np.testing.assert_allclose(mixed, (fine + cam.upsample(coarse, 4, 4)) / 2, rtol=1e-5)
-
-
-def test_unit_range_stretches_each_map_alone() -> None:
-    maps = np.stack([np.arange(6.0).reshape(2, 3), np.full((2, 3), 5.0), -np.arange(6.0).reshape(2, 3)], -1)[None]
-    found = cam.unit_range(maps)
-    np.testing.assert_allclose(found[0, ..., 0], np.arange(6).reshape(2, 3) / 5)
-    assert not found[0, ..., 1].any()
-    np.testing.assert_allclose(found[0, ..., 2], 1 - np.arange(6).reshape(2, 3) / 5)
-
-
-def flood(values: np.ndarray, threshold: float) -> list[tuple[int, int, int, int, float]]:
-    """Boxes by a plain flood fill over the eight neighbours."""
-    left = {(int(i), int(j)) for i, j in np.argwhere(values >= threshold)}
-    boxes = []
-    while left:
-        waiting, region = [left.pop()], []
-        while waiting:
-            i, j = waiting.pop()
-            region.append((i, j))
-            near = {(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
-            left -= near
-            waiting += near
-        rows, columns = zip(*region, strict=True)
-        extent = (max(columns) - min(columns) + 1, max(rows) - min(rows) + 1)
-        boxes.append((min(columns), min(rows), *extent, float(max(values[place] for place in region))))
-    return boxes
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 5).map(float)),
-    st.integers(0, 6).map(float),
-)
-def test_boxes_are_those_of_a_flood_fill(values: np.ndarray, threshold: float) -> None:
-    found = cam.boxes_from_map(values, threshold)
-    assert sorted(found) == sorted(flood(values, threshold))
-    assert [box.peak for box in found] == sorted((box.peak for box in found), reverse=True)
-
-
-def test_a_box_by_hand() -> None:
-    values = np.zeros((6, 8))
-    values[1:3, 2:6], values[2, 4], values[5, 0] = 0.6, 0.9, 0.7
-    assert cam.boxes_from_map(values, 0.5) == [(2, 1, 4, 2, 0.9), (0, 5, 1, 1, 0.7)]
-    assert cam.boxes_from_map(values, 2.0) == []
 
 
 def test_methods_work_under_a_surrounding_jit(variables: dict[str, Any]) -> None:

@@ -9,47 +9,11 @@ import pytest
 from PIL import Image, ImageFont
 
 from chexjax.explain import overlay
-from chexjax.explain.cam import MapBox
 from chexjax.explain.gallery import Card, gallery
+from chexjax.explain.maps import MapBox
 from chexjax.findings import FINDINGS
 
 MAP = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
-
-
-def test_a_region_has_the_colours_of_the_whole() -> None:
-    whole = overlay.heat(MAP, 140, 100)
-    part = overlay.heat(MAP, 70, 50, region=(0.5, 0.25, 1.0, 0.75))
-    np.testing.assert_allclose(part, whole[25:75, 70:], atol=1e-5)
-    assert whole.min() >= 0
-    assert whole.max() <= 1
-
-
-def test_a_peak_stays_where_it_is() -> None:
-    values = np.zeros((8, 8), np.float32)
-    values[2, 5] = 3.0
-    drawn = overlay.heat(values, 320, 160)
-    row, column = np.unravel_index(drawn.argmax(), drawn.shape)
-    assert abs(row - 2.5 * 20) <= 1
-    assert abs(column - 5.5 * 40) <= 1
-    (box,) = overlay.boxes_on_film(values, 320, 160)
-    assert box.left <= column < box.left + box.width
-    assert box.top <= row < box.top + box.height
-    assert 20 < box.width < 80
-    assert 10 < box.height < 40
-
-
-def test_boxes_cover_the_places_above_the_share() -> None:
-    values = np.zeros((4, 4), np.float32)
-    values[1:3, 1:3] = 1.0
-    for share in (0.3, 0.6):
-        (box,) = overlay.boxes_on_film(values, 1000, 500, share)
-        drawn = overlay.heat(values, 1000, 500) >= share + 0.02
-        rows, columns = np.nonzero(drawn)
-        assert box.left <= columns.min() <= box.left + 12
-        assert box.left + box.width - 12 <= columns.max() < box.left + box.width
-        assert box.top <= rows.min() <= box.top + 12
-        assert box.top + box.height - 12 <= rows.max() < box.top + box.height
-    assert overlay.boxes_on_film(np.ones((4, 4)), 10, 10) == []
 
 
 def test_window() -> None:
@@ -115,7 +79,7 @@ def test_the_page_escapes_names_and_needs_no_network() -> None:
     thresholds = (0.5, None) * 7
     probabilities = tuple(k / 14 for k in range(14))
     cards = [Card(name, (("Mass", 'overlays/a"b#1.png'),), probabilities, thresholds)] * 2
-    page = gallery(cards, "title <b>", "note & more")
+    page = gallery(cards, FINDINGS, "title <b>", "note & more", {"Mass": 'a hint\'s "<b>"'})
     parsed = Page()
     parsed.feed(page)
     tags = [tag for tag, _ in parsed.tags]

@@ -16,7 +16,7 @@ import optax
 import pytest
 from scipy.stats import binomtest, rankdata
 
-from chexjax.data.phantom import plan_films, render_film
+from chexjax.data.sources.phantom import plan_films, render_film
 from chexjax.evaluation.localization import judge
 from chexjax.explain import cam
 from chexjax.models import Network

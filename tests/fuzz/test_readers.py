@@ -21,16 +21,17 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax import main, manifest
-from chexjax.data import chestxray14, nih
-from chexjax.data.films import recipe_of
+from chexjax import files, main
+from chexjax.data import prepared
+from chexjax.data.recipe import recipe_of
+from chexjax.data.sources import nih
 from chexjax.errors import ChexjaxError, ConfigError
 from chexjax.evaluation import predictions
 from chexjax.findings import FINDINGS
 from chexjax.models import torch_weights
 from chexjax.predict import as_film, read_thresholds
-from chexjax.training.checkpoints import check_config, read_config
-from chexjax.training.restore import Restored, restore_best
+from chexjax.workdir.config import check_config, read_config
+from chexjax.workdir.restore import Restored, restore_best
 from configs import dml
 from tests.fuzz.mutate import TEXTS, Random, damage, damage_table, damage_tree, mend_png
 from tests.untrained import save_untrained
@@ -340,9 +341,9 @@ def test_prepared_sets(tmp_path: Path) -> None:
         hurt = random.random() < 0.5
         tree = json.dumps(features).encode()
         (folder / "features.json").write_bytes(damaged_json(random, features) if hurt else tree)
-        (folder / chestxray14.TABLE).write_bytes(text.encode() if hurt else damage_table(random, text))
-        manifest.write(folder)  # whoever damaged it made it look whole
-        found = chestxray14.load(folder)
+        (folder / prepared.TABLE).write_bytes(text.encode() if hurt else damage_table(random, text))
+        files.write_manifest(folder)  # whoever damaged it made it look whole
+        found = prepared.load(folder)
         assert 0 < found.size < 2**16
         assert all(part.labels.shape == (len(part.names), 14) for part in found.parts.values())
 
@@ -359,7 +360,7 @@ def test_checkpoints(tmp_path: Path, small_baseline: ConfigDict) -> None:
         name = str(random.choice(list(whole)))
         for each, tree in whole.items():
             (step / each).write_bytes(damaged_json(random, tree) if each == name else json.dumps(tree).encode())
-        manifest.write(step)  # whoever damaged it made it look whole
+        files.write_manifest(step)  # whoever damaged it made it look whole
         restored = restore_best(folder)
         assert set(restored.variables) == set(restored.models)
         recipe_of(restored.config.data)

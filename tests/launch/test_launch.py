@@ -13,8 +13,9 @@ import pytest
 import yaml
 from jax import tree
 
-from chexjax.training.checkpoints import CHECKPOINTS, Checkpoints, step_folders
-from chexjax.training.restore import restore_best
+from chexjax.workdir.checkpoints import Checkpoints, step_folders
+from chexjax.workdir.config import CHECKPOINTS
+from chexjax.workdir.restore import restore_best
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))

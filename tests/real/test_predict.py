@@ -11,7 +11,7 @@ from PIL import Image
 from chexjax.models import create_model
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts_reference
-from chexjax.training.restore import Restored
+from chexjax.workdir.restore import Restored
 from configs import common
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax.data import nih
-from chexjax.data.chestxray14 import Recipe, prepare
+from chexjax.data.prepared import prepare
+from chexjax.data.recipe import Recipe
+from chexjax.data.sources import nih
 from chexjax.findings import FINDINGS
 
 

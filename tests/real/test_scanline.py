@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from chexjax import scanline
-from chexjax.scanline import read_grey, remove_artifacts, remove_artifacts_reference
+from chexjax.data.images import read_grey
+from chexjax.scanline import remove_artifacts, remove_artifacts_reference
+from chexjax.scanline.accelerators import clean_words
 
 FILMS = 170 if os.environ.get("CHEXJAX_SOAK") else 4
 
@@ -31,7 +32,7 @@ def test_bit_for_bit(films: np.ndarray) -> None:
     assert 0.0001 < changed.mean() < 0.02, "wires and markers are a small part of a film, but a part"
     assert np.array_equal(remove_artifacts(films), wanted)
     assert np.array_equal(jax.jit(remove_artifacts)(films, np.uint8(50), np.int32(40)), wanted)
-    words = jax.jit(functools.partial(scanline._clean_words, edge_span=1, spare_wide=False))
+    words = jax.jit(functools.partial(clean_words, edge_span=1, spare_wide=False))
     for film, cleaned in zip(films[:3], wanted, strict=False):
         assert np.array_equal(words(film, np.uint8(50), np.int32(40)), cleaned)
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexjax.training.checkpoints import CHECKPOINTS, Checkpoints, step_folders
+from chexjax.workdir.checkpoints import Checkpoints, step_folders
+from chexjax.workdir.config import CHECKPOINTS
 from tests.soak import runs
 
 KILLS = 50 if os.environ.get("CHEXJAX_SOAK") else 5

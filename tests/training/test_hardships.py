@@ -14,14 +14,14 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from chexjax import manifest
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import training_batches
 from chexjax.errors import CheckpointError, TrainingError
 from chexjax.training import loop, steps
-from chexjax.training.checkpoints import Checkpoints
-from chexjax.training.lock import hold
-from chexjax.training.restore import restore_best
+from chexjax.workdir import checkpoints as checkpoints_module
+from chexjax.workdir.checkpoints import Checkpoints
+from chexjax.workdir.lock import hold
+from chexjax.workdir.restore import restore_best
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_read_only_workdir_can_be_read_and_says_that_it_cannot_be_written(
 def test_whatever_the_disk_says_the_next_run_goes_on(
     config: ConfigDict, through: Path, tmp_path: Path, monkeypatch, code: int
 ) -> None:
-    write = manifest.write
+    write = checkpoints_module.write_manifest
 
     def fails(folder: Path) -> None:
         if folder.name == "4.partial":
@@ -110,7 +110,7 @@ def test_whatever_the_disk_says_the_next_run_goes_on(
         write(folder)
 
     with monkeypatch.context() as patched:
-        patched.setattr(manifest, "write", fails)
+        patched.setattr(checkpoints_module, "write_manifest", fails)
         with pytest.raises(CheckpointError, match=f"step 4 cannot be saved to .*{errno.errorcode[code]}"):
             loop.train(config, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]

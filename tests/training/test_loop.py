@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
-from chexjax.training.checkpoints import Checkpoints
+from chexjax.workdir.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")

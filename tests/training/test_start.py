@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 from chexjax.data.augment import normalize
 from chexjax.errors import CheckpointError
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.models.configured import create_variables
 from chexjax.models.network import by_names
 from chexjax.models.torch_weights import About, save_weights
 from chexjax.training import loop
-from chexjax.training.checkpoints import Checkpoints
-from chexjax.training.restore import restore_best
 from chexjax.training.start import start_from
-from chexjax.training.state import create_network, create_optimizer, create_state, create_variables, for_branches
+from chexjax.training.state import create_network, create_optimizer, create_state, for_branches
+from chexjax.workdir.checkpoints import Checkpoints
+from chexjax.workdir.restore import restore_best
 from configs import common
 from tests.untrained import save_untrained
 

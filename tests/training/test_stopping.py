@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from chexjax.errors import STOPPED_STATUS, Stopped, told_plainly
 from chexjax.training import loop, stopping
-from chexjax.training.checkpoints import Checkpoints
 from chexjax.training.stopping import Stop, stop_on_sigterm
+from chexjax.workdir.checkpoints import Checkpoints
 
 
 @pytest.fixture

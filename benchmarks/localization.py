@@ -1,0 +1,85 @@
+"""Do the maps that prediction shows lie on the boxes that radiologists drew? Beside random maps and a centre prior.
+
+    python -m benchmarks.localization --checkpoint=WORKDIR --dir=NIH_FOLDER [--exclude=CSV] [--maps=cam,fine]
+
+NIH_FOLDER holds films, an entry file and `BBox_List_2017.csv`. Each film goes through `predict.Classifier`, as a user's
+would; of each map of a boxed finding the peak and the first box are judged (`chexjax.evaluation.localization`).
+
+CSV says which films were seen in training: `Image Index`, and second the part that the film's patient was in. Films
+with `train` or `val` there are left out.
+"""
+
+import argparse
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contest import finish, introduce
+from chexjax.data.images import read_grey
+from chexjax.data.sources.nih import Entry, find_films, read_entries
+from chexjax.errors import DataError, first_ten, told_plainly
+from chexjax.evaluation.localization import localize
+from chexjax.evaluation.tables import as_markdown, localization_tables
+from chexjax.predict import Classifier
+
+
+def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]:
+    """The films of an NIH folder that have boxes, without those that `exclude` says were seen in training."""
+    seen: set[str] = set()
+    if exclude:
+        with exclude.open(newline="", encoding="utf-8-sig") as file:
+            seen = {name for name, part, *_ in csv.reader(file) if part in ("train", "val")}
+    return {name: entry for name, entry in read_entries(folder).items() if entry.boxes and name not in seen}
+
+
+def judge_folder(classifiers: Mapping[str, Classifier], folder: Path, exclude: Path | None = None) -> dict[str, Any]:
+    """Localisation of several kinds of maps; a case is a finding on a film, with all its boxes.
+
+    Raises:
+      DataError: a film with a box is absent, or there is none.
+    """
+    entries = boxed_entries(folder, exclude)
+    paths, missing = find_films(folder, entries)
+    if missing or not entries:
+        raise DataError(f"{folder}: films with boxes are missing, {first_ten(missing)}")
+    truth: dict[tuple[str, str], list[list[float]]] = {}
+    for entry in entries.values():
+        for box in entry.boxes:
+            truth.setdefault((entry.name, box.finding), []).append([box.left, box.top, box.width, box.height])
+    maps: dict[str, list[np.ndarray]] = {}
+    for kind, classifier in classifiers.items():
+        films = ((name, read_grey(path)) for name, path in sorted(paths.items()))
+        found = {
+            (prediction.name, finding): prediction.map(finding)
+            for prediction in classifier.predict_named(films)
+            for finding in {box.finding for box in entries[prediction.name].boxes}
+        }
+        maps[kind] = [found[case] for case in truth]
+    return localize(maps, [np.array(boxes) for boxes in truth.values()], [finding for _, finding in truth])
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    """Judges, and prints two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--dir", type=Path, required=True)
+    parser.add_argument("--exclude", type=Path)
+    parser.add_argument("--maps", default="cam")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(argv)
+    introduce(f"{options.checkpoint} on {options.dir}, maps: {options.maps}")
+    with told_plainly():
+        classifiers = {kind: Classifier.from_checkpoint(options.checkpoint, kind) for kind in options.maps.split(",")}
+        found = judge_folder(classifiers, options.dir, options.exclude)
+    for kind, classifier in classifiers.items():
+        print(f"{kind}: {classifier.maps}")
+    for table in localization_tables(found):
+        print(f"\n{table.title}\n\n{as_markdown(table)}")
+    return finish({"checkpoint": options.checkpoint, "localization": found}, options.json)
+
+
+if __name__ == "__main__":
+    main()

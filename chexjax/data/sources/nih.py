@@ -1,0 +1,273 @@
+"""Reads the tables of an NIH folder: entries, boxes, splits; and finds its films. No pixel is touched here.
+
+The layout is that of the public download (Wang et al., CVPR 2017): `images/` or `images_001/images/` and so on,
+`Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`.
+"""
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from chexjax.errors import ConfigError, DataError, first_ten, printable
+from chexjax.findings import FINDINGS, NO_FINDING
+
+SPLITS: Final = ("train", "val", "test")
+COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
+ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+BOX_FILE: Final = "BBox_List_2017.csv"
+_BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a finding lies, in shares of the film's width and height."""
+
+    finding: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the entry file. `labels` is uint8 (14,) in the order of FINDINGS; an unknown age is -1."""
+
+    name: str
+    labels: np.ndarray = field(repr=False, compare=False)
+    patient: str
+    age: int
+    sex: str
+    view: str
+    boxes: tuple[Box, ...] = ()
+
+
+def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file as (line number, column -> text).
+
+    Raises:
+      DataError: the file is absent, is no UTF-8 text, or lacks a column of `needed`.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            missing = [column for column in needed if column not in columns]
+            if missing:
+                has = first_ten([column[:40] for column in columns])
+                raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; it has {has}")
+            for row in reader:
+                yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def open_folder(config: ConfigDict) -> Path:
+    """The NIH folder that `config.data` names.
+
+    Raises:
+      ConfigError: none is named.
+    """
+    if not config.dir:
+        raise ConfigError(f"data.source is {config.source} but no folder is given; add --config.data.dir=NIH_FOLDER")
+    return Path(config.dir).expanduser()
+
+
+def read_entries(folder: Path) -> dict[str, Entry]:
+    """All entries of the folder by film name, boxes attached.
+
+    Raises:
+      DataError: no such folder or file, a missing column, a label that is none of the 14, a film listed twice.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; data.dir (--dir) must name the unpacked ChestX-ray14 download")
+    paths = [folder / name for name in ENTRY_FILES if (folder / name).is_file()]
+    if not paths:
+        raise DataError(f"{folder} holds neither {' nor '.join(ENTRY_FILES)}; is it an unpacked download?")
+    return read_entry_file(paths[0], read_boxes(folder / BOX_FILE))
+
+
+def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> dict[str, Entry]:
+    """The entries of one file, by film name; `boxes` (by film name) are attached.
+
+    Raises:
+      DataError: see `read_entries`.
+    """
+    boxes = boxes or {}
+    entries: dict[str, Entry] = {}
+    unknown: Counter[str] = Counter()
+    twice = []
+    for line, row in read_rows(path, ("Image Index", "Finding Labels", "Patient ID")):
+        name, named = row["Image Index"].strip(), [part.strip() for part in row["Finding Labels"].split("|")]
+        if not row["Patient ID"].strip() or not is_film_name(name):
+            raise DataError(f"{path}, line {line}: no usable film name or patient: {row['Image Index'][:80]!r}")
+        unknown.update(part for part in named if part not in FINDINGS and part != NO_FINDING)
+        if name in entries:
+            twice.append(name)
+        entries[name] = Entry(
+            name=name,
+            labels=np.array([finding in named for finding in FINDINGS], np.uint8),
+            patient=printable(row["Patient ID"].strip()),
+            age=parse_age(row.get("Patient Age", "")),
+            sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
+            view=printable(row.get("View Position", "").strip()),
+            boxes=tuple(boxes.get(name, ())),
+        )
+    if unknown:
+        told = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
+        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {told}")
+    if twice:
+        raise DataError(f"{path} lists films more than once, {first_ten(twice)}")
+    if not entries:
+        raise DataError(f"{path} lists no film")
+    return entries
+
+
+def is_film_name(name: str) -> bool:
+    """Whether it names a file in its folder, and neither another folder nor anything a terminal would act on."""
+    return bool(name) and name.isprintable() and not {"/", "\\"} & set(name) and name not in (".", "..")
+
+
+def read_boxes(path: Path) -> dict[str, list[Box]]:
+    """The boxes of `BBox_List_2017.csv` by film name; none where the file is absent.
+
+    Its header, `Image Index,Finding Label,Bbox [x,y,w,h],,,`, splits into odd column names, so the numbers are taken
+    by position; and it says `Infiltrate` where the entry file says `Infiltration`.
+    """
+    boxes: dict[str, list[Box]] = {}
+    if not path.is_file():
+        return boxes
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        next(rows, None)
+        for row in filter(None, rows):
+            try:
+                finding = _BOX_NAMES.get(row[1], row[1])
+                left, top, width, height = (float(number) / COORDINATES for number in row[2:6])
+                right, bottom = left + width, top + height
+                if finding not in FINDINGS or not np.isfinite([left, top, right, bottom]).all():
+                    raise ValueError("unknown finding or no finite box")
+                if not (max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)):
+                    raise ValueError("a box without area on the film")
+            except (IndexError, ValueError) as error:
+                reason = printable(error)[:80]
+                raise DataError(f"{path}, line {rows.line_num}: {reason}: {','.join(row)[:200]!r}") from None
+            boxes.setdefault(row[0], []).append(Box(finding, left, top, width, height))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: {error}") from None
+    return boxes
+
+
+def parse_age(text: str) -> int:
+    """Years out of `58`, `058Y`, `010M` or `005D`; -1 where absent or above 120 (the 2017 edition has ages of 400)."""
+    match = re.fullmatch(r"\s*(\d{1,9})\s*([YMD]?)\s*", text)
+    if not match:
+        return -1
+    years = int(match[1]) // {"D": 365, "M": 12}.get(match[2], 1)
+    return years if years <= 120 else -1
+
+
+def read_splits(
+    folder: Path, entries: dict[str, Entry], split: str = "official", lists: Path | None = None,
+    val_fraction: float = 0.1, seed: int = 0,
+) -> dict[str, list[str]]:  # fmt: skip
+    """Film names of "train", "val" and "test".
+
+    Args:
+      split: "official": `train_val_list.txt` and `test_list.txt`, of whose train_val patients a `val_fraction` is cut
+        off by `seed`. "arnoweng": `train_list.txt`, `val_list.txt`, `test_list.txt`, whose lines
+        name a film (their 14 labels are passed over; the entry file's count).
+        "folds": `folds.csv` with the columns `Image Index` and `fold`.
+      lists: the folder of the lists; the NIH folder itself by default.
+
+    Raises:
+      DataError: a list is absent, names a film without an entry or one film twice, a part is empty, or a patient has
+        films in two parts.
+    """
+    lists = lists or folder
+    if split == "official":
+        parts = {part: _read_list(lists / f"{part}_list.txt") for part in ("train_val", "test")}
+        _check_names(parts, entries, lists)
+        train_val = parts.pop("train_val")
+        patients = np.array(sorted({entries[name].patient for name in train_val}))
+        count = round(len(patients) * val_fraction)
+        held_out = set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+        parts["train"] = [name for name in train_val if entries[name].patient not in held_out]
+        parts["val"] = [name for name in train_val if entries[name].patient in held_out]
+    elif split == "arnoweng":
+        parts = {part: _read_list(lists / f"{part}_list.txt") for part in SPLITS}
+    elif split == "folds":
+        parts = {part: [] for part in SPLITS}
+        for line, row in read_rows(lists / "folds.csv", ("Image Index", "fold")):
+            if row["fold"] not in parts:
+                raise DataError(f"{lists / 'folds.csv'}, line {line}: fold {row['fold'][:80]!r} is none of {SPLITS}")
+            parts[row["fold"]].append(row["Image Index"])
+    else:
+        raise DataError(f"no split is called {split!r}; there are official, arnoweng, folds")
+    parts = {part: parts[part] for part in SPLITS}
+    _check_names(parts, entries, lists)
+    _check_patients(parts, entries)
+    for part, names in parts.items():
+        if not names:
+            raise DataError(f"the {part} part of the {split!r} split of {lists} is empty")
+    return parts
+
+
+def _read_list(path: Path) -> list[str]:
+    """The first word of each line: the NIH's lists hold a name a line, arnoweng's the labels after it."""
+    try:
+        return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; the split needs it") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _check_names(parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path) -> None:
+    unknown = [name for names in parts.values() for name in names if name not in entries]
+    if unknown:
+        raise DataError(f"the lists in {lists} name films that the entry file does not have, {first_ten(unknown)}")
+    counts = Counter(name for names in parts.values() for name in names)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(f"the lists in {lists} name films more than once, {first_ten(twice)}")
+
+
+def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> None:
+    """A patient on both sides of a split lets a network recognise people instead of findings."""
+    home: dict[str, str] = {}
+    leaks: dict[str, str] = {}
+    for part, names in parts.items():
+        for name in names:
+            patient = entries[name].patient
+            if home.setdefault(patient, part) != part:
+                leaks[patient] = f"{patient} ({home[patient]} and {part})"
+    if leaks:
+        raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
+
+
+def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
+    """Where each named film lies below `folder`, and the names that lie nowhere.
+
+    The names are only ever compared with what lies there, so none leads out of the folder; a link does, if it is there.
+    """
+    wanted = set(names)
+    found: dict[str, Path] = {}
+    for place in sorted([*folder.glob("images*/images"), *folder.glob("images*")]):
+        if place.is_dir():
+            found |= {path.name: path for path in place.iterdir() if path.name in wanted and path.exists()}
+    return found, sorted(wanted - found.keys())

@@ -1,0 +1,313 @@
+"""All numbers of an evaluation, as `metrics.json` holds them; None for what cannot be computed."""
+
+import math
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import chexjax
+from chexjax.data.sources.nih import Entry
+from chexjax.errors import DataError, first_ten
+from chexjax.evaluation import metrics
+from chexjax.evaluation.predictions import Matched, short
+from chexjax.evaluation.views import VIEWS
+from chexjax.findings import FINDINGS
+from chexjax.formats import UNDEFINED, UNKNOWN
+from chexjax.models.network import ENSEMBLE
+
+if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
+    from chexjax.evaluation.evaluator import Predictions
+
+Summary = dict[str, Any]
+History = list[dict[str, float]]  # an entry a validation: "step", "epoch", "train/...", "val/..."
+# finding -> rule -> threshold: a film is called where its probability is at least the threshold
+Thresholds = dict[str, dict[str, float | None]]
+
+SENSITIVITY: Final = 0.9  # of the second threshold
+RESAMPLES: Final = 1000
+INTERVALS: Final = (
+    f"intervals are 95 %, from {RESAMPLES:,} resamples of the patients (seed 0), too narrow below some ten positives; "
+    "DeLong's, for films taken as independent, are in metrics.json"
+)
+GROUPINGS: Final = ("sex", "age", "view")
+MOST_GROUPS: Final = 12
+PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+# One model
+
+
+def summarize_model(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    patients: Sequence[str],
+    findings: Sequence[str] = FINDINGS,
+    thresholds: Thresholds | None = None,
+) -> Summary:
+    """AUROC with its intervals, precision and calibration per finding; at `thresholds`, confusions.
+
+    Args:
+      labels: 0 or 1, (films, findings).
+      probabilities: the same shape.
+      patients: of each film; films of one are drawn together in the bootstrap.
+      findings: the names of the columns.
+      thresholds: from other films (`find_thresholds`); None leaves the confusions out.
+    """
+    areas = metrics.bootstrap_aurocs(labels, probabilities, patients, RESAMPLES)
+    aurocs = metrics.auroc(labels, probabilities)
+    is_defined = np.isfinite(aurocs)
+    means = np.array([metrics.mean_over_findings(row) for row in areas[:, is_defined]])
+    precisions = metrics.average_precision(labels, probabilities)
+    intervals = np.stack(metrics.percentile_interval(areas), axis=1)
+    delong = np.stack(metrics.delong_interval(labels, probabilities), axis=1)
+    found: Summary = {
+        "mean_auroc": number(metrics.mean_over_findings(aurocs)),
+        "mean_auroc_interval": numbers(metrics.percentile_interval(means)),
+        "auroc": _per(findings, map(number, aurocs)),
+        "auroc_interval": _per(findings, map(numbers, intervals)),
+        "auroc_interval_delong": _per(findings, map(numbers, delong)),
+        "mean_average_precision": number(metrics.mean_over_findings(precisions)),
+        "average_precision": _per(findings, map(number, precisions)),
+        "brier": _per(findings, map(number, metrics.brier(labels, probabilities))),
+        "expected_calibration_error": _per(
+            findings, map(number, metrics.expected_calibration_error(labels, probabilities))
+        ),
+    }
+    if thresholds is not None:
+        found["thresholds"] = thresholds
+        found["at_thresholds"] = {
+            finding: {
+                rule: _confusion_at(labels[:, k], probabilities[:, k], threshold)
+                for rule, threshold in thresholds.get(finding, {}).items()
+            }
+            for k, finding in enumerate(findings)
+        }
+    return found
+
+
+def find_thresholds(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    findings: Sequence[str] = FINDINGS,
+    sensitivity: float = SENSITIVITY,
+) -> Thresholds:
+    """Per finding the thresholds of Youden's point and of `sensitivity`, from validation; None where there is none.
+
+    The keys are "youden" and, for a sensitivity of 0.9, "sensitivity_90".
+    """
+    return {
+        finding: {
+            "youden": number(metrics.youden_threshold(labels[:, k], probabilities[:, k])),
+            f"sensitivity_{100 * sensitivity:g}": number(
+                metrics.sensitivity_threshold(labels[:, k], probabilities[:, k], sensitivity)
+            ),
+        }
+        for k, finding in enumerate(findings)
+    }
+
+
+def undefined_findings(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> dict[str, str]:
+    """The findings that have no AUROC, each with the reason."""
+    reasons = {finding: metrics.why_undefined(labels[:, k]) for k, finding in enumerate(findings)}
+    return {finding: reason for finding, reason in reasons.items() if reason}
+
+
+def note_on_undefined(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> list[str]:
+    """A line on the findings that have no AUROC; none where all have one."""
+    missing = undefined_findings(labels, findings)
+    reasons = ", ".join(f"{finding}: {reason}" for finding, reason in missing.items())
+    return [f"{UNDEFINED}, and left out of the mean: only one class in this split ({reasons})"] if missing else []
+
+
+def number(figure: float) -> float | None:
+    """None for NaN and infinity, which JSON does not have."""
+    return float(figure) if math.isfinite(figure) else None
+
+
+def numbers(figures: Sequence[float] | np.ndarray) -> list[float] | None:
+    """A list; None unless all are finite."""
+    return [float(figure) for figure in figures] if np.isfinite(figures).all() else None
+
+
+def _per(findings: Sequence[str], values: Any) -> dict[str, Any]:
+    return dict(zip(findings, values, strict=True))
+
+
+def _positives(labels: np.ndarray, findings: Sequence[str]) -> dict[str, int]:
+    return _per(findings, (labels == 1).sum(axis=0).tolist())
+
+
+def _confusion_at(labels: np.ndarray, probabilities: np.ndarray, threshold: float | None) -> Summary | None:
+    if threshold is None:
+        return None
+    counts = metrics.confusion(labels, probabilities, threshold)
+    shares = {name: number(getattr(counts, name)) for name in ("sensitivity", "specificity", "precision")}
+    return counts._asdict() | shares
+
+
+# A training run
+
+
+def summarize_run(
+    predictions: "Predictions",
+    validation: "Predictions",
+    history: History,
+    config: ConfigDict,
+    step: int,
+    split: str,
+    findings: Sequence[str] = FINDINGS,
+) -> Summary:
+    """The numbers of a checkpoint on a split, with notes. Thresholds are taken from `validation`, and applied."""
+    films = predictions.films
+    networks: dict[str, Any] = {}
+    for name, probabilities in predictions.probabilities.items():
+        thresholds = find_thresholds(validation.films.labels, validation.probabilities[name], findings)
+        networks[name] = {
+            "model": "mean probability" if name == ENSEMBLE else model_title(config.networks[name]),
+            **summarize_model(films.labels, probabilities, films.patients, findings, thresholds),
+        }
+        if name in predictions.losses:
+            losses = [entry[f"val/{name}/loss"] for entry in history]
+            converged = metrics.convergence_epoch(losses, config.convergence_tolerance)
+            networks[name]["loss"] = predictions.losses[name]
+            networks[name]["convergence_epoch"] = converged and round(history[converged - 1]["epoch"], 2)
+    notes = [
+        f"epoch of convergence: the first after which the validation loss never falls by more than "
+        f"{config.convergence_tolerance} nats",
+        INTERVALS,
+    ]
+    if (count := len(VIEWS[config.views])) > 1:
+        notes.append(f"probabilities are means over {count} views ({config.views}), at {count} forward passes a film")
+    return {
+        "split": split,
+        "split_source": config.data.split,
+        "views": config.views,
+        "step": step,
+        "films": len(films.names),
+        "patients": len(set(films.patients)),
+        "positives": _positives(films.labels, findings),
+        "networks": networks,
+        "notes": notes + note_on_undefined(films.labels, findings),
+        "versions": versions(),
+    }
+
+
+def model_title(network: ConfigDict) -> str:
+    """A network in a few words, by its config."""
+    if network.shared_stages is None:
+        return network.model
+    shared = network.shared_stages
+    return f"{network.model} {'branches after stage ' + str(shared) if shared else 'specialists'}"
+
+
+def versions() -> dict[str, str]:
+    """What computed the numbers."""
+    found = {"chexjax": chexjax.__version__, "python": platform.python_version()} | {
+        package: version(package) for package in PACKAGES
+    }
+    device = jax.devices()[0]
+    return found | {"devices": f"{jax.device_count()} x {device.device_kind} ({device.platform})"}
+
+
+# One or two prediction files
+
+
+def summarize_scores(films: Matched, thresholds: Thresholds | None = None, by: Sequence[str] = ()) -> Summary:
+    """The numbers of one or two models on the matched films.
+
+    Args:
+      thresholds: of the first model, from other films.
+      by: groupings (`GROUPINGS`) for which every model is also summarised group by group.
+
+    Raises:
+      DataError: a grouping makes more than `MOST_GROUPS` groups.
+    """
+    first = next(iter(films.models))
+    found: Summary = {
+        "films": len(films.names),
+        "patients": len(set(films.patients)),
+        "positives": _positives(films.labels, films.findings),
+        "networks": {
+            name: summarize_model(
+                films.labels, p, films.patients, films.findings, thresholds if name == first else None
+            )
+            for name, p in films.models.items()
+        },
+    }
+    if len(films.models) == 2:
+        found["comparison"] = compare(films)
+    if by:
+        found["subgroups"] = {kind: _subgroups(films, kind) for kind in by}
+    return found
+
+
+def compare(films: Matched) -> Summary:
+    """The first model less the second: DeLong's paired test per finding, with Holm's correction, and the mean's.
+
+    Both with films taken as independent (DeLong's own) and with a patient's films taken together (Obuchowski's).
+    """
+    (first, a), (second, b) = films.models.items()
+    alone, together = (metrics.delong_test(films.labels, a, b, patients) for patients in (None, films.patients))
+    corrected = {key: metrics.holm(test.p_value) for key, test in (("alone", alone), ("together", together))}
+    is_defined = np.isfinite(alone.difference)
+    samples = [
+        np.array([metrics.mean_over_findings(row) for row in areas[:, is_defined]])
+        for areas in (metrics.bootstrap_aurocs(films.labels, p, films.patients, RESAMPLES) for p in (a, b))
+    ]
+    return {
+        "first": first,
+        "second": second,
+        "mean_difference": number(metrics.mean_over_findings(alone.difference)),
+        "mean_difference_interval": numbers(metrics.percentile_interval(samples[0] - samples[1])),
+        "findings": {
+            finding: {
+                "difference": number(alone.difference[k]),
+                "interval": numbers([alone.low[k], alone.high[k]]),
+                "z": number(alone.z[k]),
+                "p_value": number(alone.p_value[k]),
+                "p_value_holm": number(corrected["alone"][k]),
+                "interval_by_patient": numbers([together.low[k], together.high[k]]),
+                "z_by_patient": number(together.z[k]),
+                "p_value_by_patient": number(together.p_value[k]),
+                "p_value_by_patient_holm": number(corrected["together"][k]),
+            }
+            for k, finding in enumerate(films.findings)
+        },
+    }
+
+
+def _subgroups(films: Matched, kind: str) -> dict[str, Summary]:
+    """The numbers of each group of films, per model."""
+    groups: dict[str, list[int]] = {}
+    for k, entry in enumerate(films.entries):
+        groups.setdefault(group_of(entry, kind), []).append(k)
+    if len(groups) > MOST_GROUPS:
+        raise DataError(
+            f"--by={kind} makes {len(groups)} groups, {first_ten([short(name) for name in sorted(groups)])}"
+        )
+    patients = np.array(films.patients)
+    return {
+        name: {
+            "films": len(rows),
+            "patients": len(set(patients[rows])),
+            "positives": _positives(films.labels[rows], films.findings),
+            "networks": {
+                model: summarize_model(films.labels[rows], p[rows], patients[rows].tolist(), films.findings)
+                for model, p in films.models.items()
+            },
+        }
+        for name, rows in sorted(groups.items())
+    }
+
+
+def group_of(entry: Entry, kind: str) -> str:
+    """To which group of `kind` a film belongs; ages in steps of twenty years."""
+    if kind == "age":
+        low = min(entry.age // 20 * 20, 80)
+        return UNKNOWN if entry.age < 0 else "80 and above" if low == 80 else f"{low:02d}-{low + 19}"
+    return getattr(entry, kind) or UNKNOWN

@@ -1,0 +1,167 @@
+"""Files: folders in the making, the manifest of a whole one, and cells that no spreadsheet runs."""
+
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+MANIFEST: Final = "manifest.json"
+PARTIAL: Final = ".partial"  # the end of a name until the file or folder is whole
+_RUN: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell that is run begins with (OWASP, "CSV Injection")
+_NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+
+
+# Whole or not at all.
+
+
+@contextmanager
+def whole(path: Path, flush: bool = False) -> Iterator[Path]:
+    """Yields the path at which to write a file, or a folder, that gets the name `path` when all of it is there.
+
+    What `path` held before stays until then, and for good where the writing fails; of that, nothing is left behind.
+    With `flush` the file is on the disk, and not only in memory, before it gets its name.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    partial = path.with_name(f"{path.name}{PARTIAL}")
+    try:
+        yield partial
+        if flush:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_whole(path: Path, text: str, flush: bool = False) -> None:
+    """Writes a file of UTF-8 text whole or not at all; see `whole`."""
+    with whole(path, flush) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Folders in the making: each process has its own, under a name that tells whose, until it is whole and renamed.
+
+
+def own_folder(parent: Path, prefix: str) -> Path:
+    """A new, empty `parent/PREFIX-HOST-PID`; what killed processes of this machine left under such names is removed.
+
+    Raises:
+      OSError: `parent` cannot be written to.
+    """
+    own = f"{prefix}-{socket.gethostname()}-"
+    mine = parent / f"{own}{os.getpid()}"
+    for path in parent.glob(f"{glob.escape(own)}*"):
+        if path == mine or not _lives(path.name.removeprefix(own)):  # in containers each run has the same number
+            shutil.rmtree(path, ignore_errors=True)
+    mine.mkdir(parents=True)
+    return mine
+
+
+def _lives(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, OverflowError):
+        pass  # another user's process, or no number: not ours to remove
+    return True
+
+
+# What a folder held when it was whole: size and sha256 of every file below it, in a manifest of its own. Whoever
+# finishes a folder writes its manifest last; whoever opens it asks for `manifest_troubles`.
+
+
+def write_manifest(folder: Path) -> None:
+    """Sends every file below `folder` to the disk and writes the manifest, in one move.
+
+    Raises:
+      OSError: the disk does not take it.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    listed = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path, flush=True)] for path in files}
+    write_whole(folder / MANIFEST, json.dumps(listed, indent=1), flush=True)
+
+
+def manifest_troubles(folder: Path, up_to: float = math.inf) -> list[str]:
+    """What is not as the manifest says, a line a file; nothing where all is well.
+
+    Sizes are compared always, contents of files of at most `up_to` bytes. A file that the manifest does not know is
+    no trouble.
+    """
+    try:
+        listed = {_below(name): (int(size), str(digest)) for name, (size, digest) in _read(folder / MANIFEST).items()}
+    except FileNotFoundError:
+        return [f"{MANIFEST} is missing"]
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        return [f"{MANIFEST} cannot be read ({type(error).__name__})"]
+    found = (_trouble_with(folder / name, size, digest, size <= up_to) for name, (size, digest) in listed.items())
+    return [f"{name} {what}" for name, what in zip(listed, found, strict=True) if what]
+
+
+def sha256(path: Path, flush: bool = False) -> str:
+    """The sha256 of a file's content; with `flush` it is on the disk, and not only in memory, before that is said."""
+    with path.open("rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, tuple[int, str]]:
+    return json.loads(path.read_bytes())
+
+
+def _below(name: str) -> str:
+    """The name of a file below the folder; a manifest that names another, such as a device, is none."""
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"{name} leads out of the folder")
+    return name
+
+
+def _trouble_with(path: Path, size: int, digest: str, whole: bool) -> str:
+    try:
+        found = path.stat().st_size
+        if found != size or not path.is_file():
+            return f"has {found} bytes of {size}"
+        return "is not what was written" if whole and sha256(path) != digest else ""
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+# Text from outside in CSV cells: a spreadsheet must show it, not run it.
+
+
+def cell(text: str) -> str:
+    """The text as a cell that no spreadsheet runs: what begins like a formula, and is no number, gets an apostrophe."""
+    if _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}" if text.startswith(_RUN) or _masked(text) else text
+
+
+def text_of(cell: str) -> str:
+    """What `cell` was given."""
+    return cell[1:] if _masked(cell) else cell
+
+
+def _masked(text: str) -> bool:
+    """Apostrophes, then what would be run: so that text that looks so by itself comes back as it was, too."""
+    return text.startswith("'") and text.lstrip("'").startswith(_RUN)

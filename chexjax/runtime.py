@@ -1,0 +1,130 @@
+"""What every command does before and beside its work: flags, the compilation cache, memory, a progress bar."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+from absl import flags
+from tqdm import tqdm
+
+from chexjax.errors import ConfigError
+
+CACHE_LIMIT: Final = 4 * 2**30  # bytes of compiled programs
+# The names and numbers of glibc's mallopt(3).
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_MAX: Final = -4
+M_ARENA_MAX: Final = -8
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> list[str]:
+    """Reads `argv` into `values` and returns what is no flag; `--help` prints `about` and the flags, and ends.
+
+    Each command has a `FlagValues` of its own, not absl's global one: modules with commands are imported together, and
+    their flags share names. What the command compiles is kept for its next start.
+
+    Raises:
+      ConfigError: a flag that there is not, or a value it cannot have.
+    """
+    flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if values["help"].value:
+        print(f"{about}\n{values.get_help()}")
+        raise SystemExit(0)
+    keep_compilations()
+    keep_freed_memory()
+    return rest
+
+
+def cache_folder() -> Path:
+    """`$CHEXJAX_CACHE`, else ~/.cache/chexjax."""
+    return Path(os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax").expanduser()
+
+
+def keep_compilations() -> None:
+    """Keeps what XLA compiles in `cache_folder() / "xla"`: a command that ran before starts without compiling.
+
+    Of more than `CACHE_LIMIT` bytes, what was not used for longest goes. JAX's own variables come first:
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_COMPILATION_CACHE_MAX_SIZE another limit, and
+    JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing. A folder that cannot be written is done without.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_folder() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _date_the_undated(folder)
+    except OSError:
+        return
+    ours = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_compilation_cache_max_size": CACHE_LIMIT,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
+    }
+    for name, value in ours.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
+
+
+def _date_the_undated(folder: Path) -> None:
+    """Dates programs from the beginning of time that have no date: JAX keeps nothing more beside such a one.
+
+    JAX writes the date after the program, so a process that is killed in between leaves one without; and so did JAX
+    where it had no limit.
+    """
+    for program in folder.glob("*-cache"):
+        date = program.with_name(f"{program.name.removesuffix('-cache')}-atime")
+        if not date.exists():
+            date.write_bytes(bytes(8))
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what a step frees, where JAX computes on the CPU: call it before JAX's first computation.
+
+    XLA asks for a step's scratch memory anew each time, gigabytes in one piece, and glibc returns such pieces to the
+    system at once: every step then waits for the system to clear every page of it, a third of a DenseNet's time. Kept,
+    the process stays as large as its largest step. Environment variables that tell glibc otherwise (MALLOC_...,
+    GLIBC_TUNABLES) come first; nothing is done where an accelerator's plugin is installed, or without glibc.
+    """
+    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if told or sys.platform != "linux" or not _computes_on_cpu():
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    mallopt(M_ARENA_MAX, 1)  # other arenas than the first return large pieces whatever the two below say
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def _computes_on_cpu() -> bool:
+    """Without asking JAX for its devices: threads that it starts for them would have arenas of their own by then."""
+    if platforms := os.environ.get("JAX_PLATFORMS"):
+        return platforms == "cpu"
+    return not entry_points(group="jax_plugins") and find_spec("libtpu") is None
+
+
+def progress_bar(films: int, label: str, done: int = 0, shown: bool = True, kept: bool = True) -> Any:
+    """A bar that shows films a second and the time left; in a log file, a line every half minute.
+
+    One that is not `kept` goes away when it is full.
+    """
+    watched = sys.stderr.isatty()
+    return tqdm(
+        total=films,
+        initial=done,
+        desc=label,
+        unit=" films",
+        mininterval=0.2 if watched else 30.0,
+        maxinterval=10.0 if watched else 60.0,
+        disable=not shown,
+        leave=kept,
+    )

@@ -1,0 +1,143 @@
+"""Scan-line removal of bright foreign objects (pacemakers, wires, tubes, markers): the report's chapter 6, DESIGN.md.
+
+The rule, along each row, on the ORIGINAL grey levels x:
+
+- pixel i is an up-edge where `x[i] - x[i-1] >= threshold`, pixel j a down-edge where `x[j-1] - x[j] >= threshold`;
+- from left to right: take an up-edge i and the first down-edge j after it. Where `j - i <= max_width`, pixels i ... j-1
+  become `(x[i-1] + x[j]) // 2` and the scan goes on after j; elsewhere it goes on at i + 1.
+
+`remove_artifacts_reference` is that text as a loop. `remove_artifacts` gives the same bits without walking along
+the row. Three remarks make that possible:
+
+1. An up-edge always pairs with the NEXT down-edge, so no pair contains a down-edge: the down-edges cut a row into
+   stretches that know nothing of each other.
+2. In a stretch, the first up-edge within `max_width` of the stretch's end makes the pair, and ends the stretch.
+   So a pixel is replaced exactly where the last event at or before it is such an up-edge, not a down-edge.
+3. Pixel j of a pair is never replaced. Replaced pixels thus come in runs with an untouched pixel at both ends, and
+   these two are just the two that the mean is made of: the nearest untouched pixel to the left, and to the right.
+
+All three ask for the nearest pixel of a kind. Two exact forms answer that:
+
+- `clean_octets` (CPU): one BIT a pixel, eight rows to a byte, and doubling: shifts by 1, 2, 4, 8, ... reach
+  2**n pixels in n steps (Hillis and Steele 1986). Only rows near a pair are touched as grey levels.
+- `clean_words` (elsewhere): 32 pixels of a row to a word; the nearest set bit is a count of leading or trailing zeros.
+
+Command line: `python -m chexjax.scanline FILE_OR_FOLDER --out=DIR --compare`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from chexjax.scanline.accelerators import clean_words
+from chexjax.scanline.cpu import clean_octets
+from chexjax.scanline.rule import MAX_WIDTH, ROWS, THRESHOLD, WHITE, check_arguments, remove_artifacts_reference
+
+__all__ = ["MAX_WIDTH", "THRESHOLD", "remove_artifacts", "remove_artifacts_reference"]
+
+
+def remove_artifacts(
+    images: Any,
+    threshold: Any = THRESHOLD,
+    max_width: Any = MAX_WIDTH,
+    *,
+    edge_span: int = 1,
+    axes: Sequence[int] = (ROWS,),
+    spare_wide: bool = False,
+    return_mask: bool = False,
+) -> Any:
+    """Replaces bright, narrow objects by the mean of the darker pixels at their two ends.
+
+    Works under jit, vmap and pmap. Equals `remove_artifacts_reference` bit for bit; the defaults are the report's rule.
+
+    Args:
+      images: uint8 (..., H, W), NumPy or JAX.
+      threshold: the least jump, 1 to 255 grey levels. A Python number or a scalar array, which may be traced; a traced
+        one cannot be checked, and is clipped to that range.
+      max_width: the widest object, in pixels, at least 1; the same holds for it. Traced, it costs up to twice the time,
+        since any width must then be provided for.
+      edge_span: pixels over which a jump may ramp up or down. With more than 1, pixel i is an up-edge where
+        `x[i] > x[i-1]` and `max(x[i], ..., x[i+edge_span-1]) - x[i-1] >= threshold`, a down-edge likewise towards the
+        left; of neighbouring up-edges the first counts, of neighbouring down-edges the last: the ramp's two feet.
+      axes: -1 scans along rows, -2 along columns; (-1, -2) does both in this order, the second on the first's result.
+      spare_wide: leaves objects wider than `max_width` wholly alone: only the first up-edge after a down-edge counts.
+        Without it the rule may find another up-edge inside a wide object and bite off the object's right end.
+      return_mask: also returns where the result differs from `images`: bool (..., H, W).
+
+    Returns:
+      uint8 (..., H, W); with `return_mask` a pair.
+
+    Raises:
+      ValueError: another dtype than uint8, a rank below 2, a number out of range.
+    """
+    threshold, max_width = check_arguments(images, threshold, max_width, edge_span, axes)
+    return _remove(
+        images,
+        threshold,
+        max_width,
+        steps=max_width.bit_length() if isinstance(max_width, int) else None,
+        edge_span=int(edge_span),
+        axes=tuple(axes),
+        spare_wide=bool(spare_wide),
+        return_mask=bool(return_mask),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "edge_span", "axes", "spare_wide", "return_mask"))
+def _remove(
+    images: Array,
+    threshold: Array,
+    max_width: Array,
+    *,
+    steps: int | None,
+    edge_span: int,
+    axes: tuple[int, ...],
+    spare_wide: bool,
+    return_mask: bool,
+) -> Any:
+    """`steps`: the number of bits of `max_width`; None where it is traced, and may be as wide as the film."""
+    threshold = jnp.clip(threshold, 1, WHITE).astype(jnp.uint8)
+    cleaned = images
+    for axis in axes if images.size else ():
+        lines = jnp.moveaxis(cleaned, axis, -1)
+        length = lines.shape[-1]
+        clean = _for_any_batch(
+            steps=min((length - 1).bit_length(), steps or length), edge_span=edge_span, spare_wide=spare_wide
+        )
+        rows = clean(lines.reshape(-1, length), threshold, jnp.clip(max_width, 1, length - 1).astype(jnp.int32))
+        cleaned = jnp.moveaxis(rows.reshape(lines.shape), -1, axis)
+    return (cleaned, cleaned != images) if return_mask else cleaned
+
+
+def _for_any_batch(steps: int, edge_span: int, spare_wide: bool) -> Callable[[Array, Array, Array], Array]:
+    """The form for the platform, with its own vmap rule: a batch is only more rows.
+
+    JAX's own rule for the loop in `clean_octets` would copy the whole batch in each of its rounds.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def clean(rows: Array, threshold: Array, max_width: Array) -> Array:
+        return lax.platform_dependent(
+            rows,
+            threshold,
+            max_width,
+            cpu=functools.partial(clean_octets, steps=steps, edge_span=edge_span, spare_wide=spare_wide),
+            default=functools.partial(clean_words, edge_span=edge_span, spare_wide=spare_wide),
+        )
+
+    @clean.def_vmap
+    def batch_rule(size: int, batched: Sequence[bool], *arguments: Array) -> tuple[Array, bool]:
+        if list(batched) == [True, False, False]:
+            rows, threshold, max_width = arguments
+            return clean(rows.reshape(-1, rows.shape[-1]), threshold, max_width).reshape(rows.shape), True
+        whole = [
+            argument if is_batched else jnp.broadcast_to(argument, (size, *argument.shape))
+            for argument, is_batched in zip(arguments, batched, strict=True)
+        ]
+        return lax.map(lambda one: clean(*one), tuple(whole)), True
+
+    return clean

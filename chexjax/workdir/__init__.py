@@ -1,0 +1,1 @@
+"""What lies in a run's folder: its config, its checkpoints, its lock."""

@@ -1,0 +1,305 @@
+"""Checkpoints of a run: the newest two and the best, and in each all that a run needs to go on.
+
+A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params` and `batch_stats`) and
+`training` (what only training needs: the optimiser's memory, the step count). Beside them lie `metadata.json` (the
+seeds, the data's digest and place, the history of validation figures), a copy of `config.json`, and the manifest of all
+these files. Everything is stored as plain arrays of one device, so that any number of devices can restore it.
+
+    python -m chexjax.workdir.checkpoints --verify WORKDIR
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import numpy as np
+from absl import flags
+from flax.serialization import from_state_dict, to_state_dict
+from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from chexjax.data.recipe import find_prepared
+from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, warn
+from chexjax.files import PARTIAL, manifest_troubles, write_manifest
+from chexjax.runtime import parse
+from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
+
+# In a step folder: Orbax's arrays, and beside them a file of our own. The manifest covers both.
+ARRAYS: Final = "arrays"
+METADATA: Final = "metadata.json"
+
+PyTree = Any
+States = dict[str, Any]  # the TrainState of each network
+Metadata = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the newest two, and the best. Only the run that holds the workdir is `writing`.
+
+    A step folder gets its name when all of it is on the disk, its manifest included. One whose manifest does not hold
+    is passed over with a warning, and counts neither as the latest nor as the best.
+    """
+
+    def __init__(self, workdir: Path, writing: bool = False):
+        self._folder = workdir / CHECKPOINTS
+        if writing and jax.process_index() == 0:
+            for path in self._folder.glob("*.*"):  # what a killed save or a killed removal left
+                shutil.rmtree(path, ignore_errors=True)
+        self._intact = read_intact(self._folder)
+
+    @property
+    def latest(self) -> int | None:
+        """The last intact step, None in a new workdir.
+
+        Raises:
+          CheckpointError: there are checkpoints, and all are broken; to begin anew would be to throw them away.
+        """
+        if not self._intact and (broken := step_folders(self._folder)):
+            raise CheckpointError(
+                f"{self._folder} holds {len(broken)} checkpoints, and none of them is intact\n"
+                "move that folder away to train anew"
+            )
+        return max(self._intact, default=None)
+
+    @property
+    def best(self) -> int:
+        """The intact step with the highest mean validation AUROC.
+
+        Raises:
+          CheckpointError: nothing that was validated has been saved yet, or nothing of it is intact.
+        """
+        best = best_of({step: metadata["auroc"] for step, metadata in self._intact.items()})
+        if best is None:
+            what = "no checkpoint" if not self._intact else "no checkpoint that was validated"
+            raise CheckpointError(f"{self._folder} holds {what}; train into this workdir first")
+        return best
+
+    def save(self, step: int, states: States, auroc: float | None, metadata: Metadata) -> None:
+        """Saves unreplicated states under `step`, and removes what need not be kept.
+
+        `auroc` decides which checkpoint is the best; None where the step was not validated.
+
+        Raises:
+          TrainingError: the weights are not finite.
+          CheckpointError: the disk is full or takes nothing; what was saved before is as it was.
+        """
+        parts = dict(zip(("networks", "training"), split_states(states), strict=True))
+        check_finite(parts, step)
+        described = {**metadata, "auroc": auroc, "sha256": {part: digests(tree) for part, tree in parts.items()}}
+        partial = self._folder / f"{step}{PARTIAL}"
+        try:
+            ocp.save_checkpointables(str((partial / ARRAYS).resolve()), parts)
+            if jax.process_index() == 0:
+                (partial / METADATA).write_text(json.dumps(described))
+                shutil.copyfile(self._folder.parent / CONFIG, partial / CONFIG)
+                write_manifest(partial)
+                _remove(self._folder / str(step))  # a broken one of that number
+                partial.rename(self._folder / str(step))
+        except Exception as error:  # a full disk has many types: TensorStore's, Orbax's and the system's
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise CheckpointError(
+                f"step {step} cannot be saved to {self._folder}: {reason}\n"
+                "what was saved before is untouched; mend this, and the same command goes on from there"
+            ) from error
+        self._intact[step] = json.loads(json.dumps(described))
+        keep = to_keep({step: metadata["auroc"] for step, metadata in self._intact.items()})
+        self._intact = {step: self._intact[step] for step in keep}
+        if jax.process_index() == 0:
+            for folder in step_folders(self._folder):
+                if int(folder.name) not in keep:
+                    _remove(folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"step {step} is saved")
+
+    def config(self, step: int) -> ConfigDict:
+        """The config that made `step`, as its manifest vouches for it."""
+        return read_config(self._folder / str(step))
+
+    def restore(self, step: int, states: States) -> tuple[States, Metadata]:
+        """The states at `step`, shaped as `states`, and the metadata.
+
+        Raises:
+          CheckpointError: the checkpoint does not load, or does not fit the networks; every key that does not is told.
+        """
+        wanted = dict(zip(("networks", "training"), split_states(states), strict=True))
+        loaded = self._load(step, ("networks", "training"))
+        check_fit(wanted, loaded, f"{self._folder / str(step)}")
+        restored = {}
+        for name, state in states.items():
+            network = loaded["networks"][name]
+            network = {**network, "average": None} if state.average is None else {"average": network}
+            restored[name] = from_state_dict(state, loaded["training"][name] | network)
+        return restored, self.metadata(step)
+
+    def metadata(self, step: int) -> Metadata:
+        """What was saved beside the arrays at `step`."""
+        return self._intact[step]
+
+    def restore_networks(self, step: int, shapes: dict[str, PyTree]) -> dict[str, PyTree]:
+        """The variables that evaluation applies, per network; `shapes` is what `jax.eval_shape` gives of them.
+
+        Raises:
+          CheckpointError: as for `restore`.
+        """
+        loaded = self._load(step, ("networks",))["networks"]
+        check_fit(shapes, loaded, f"{self._folder / str(step)}")
+        return loaded
+
+    def _load(self, step: int, parts: tuple[str, ...]) -> dict[str, PyTree]:
+        try:
+            path = (self._folder / str(step) / ARRAYS).resolve()
+            loaded = ocp.load_checkpointables(str(path), dict.fromkeys(parts))
+            expected = self.metadata(step)["sha256"]
+        except Exception as error:  # Orbax wraps whatever goes wrong; the reason is the cause
+            reason = repr(error.__cause__ or error).splitlines()[0]
+            raise CheckpointError(f"{self._folder / str(step)} does not load: {reason}") from error
+        # The manifest vouches for the files; this, that Orbax gives back the arrays that it was given.
+        for part in parts:
+            found = digests(loaded[part])
+            rotten = [f"{part}/{key}" for key, digest in expected[part].items() if found.get(key) != digest]
+            if rotten:
+                raise CheckpointError(f"{self._folder / str(step)} is not what was saved, {first_ten(rotten)}")
+        return loaded
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The step folders of `folder`, the oldest first, whatever they hold."""
+    return sorted(
+        (path for path in folder.glob("*") if re.fullmatch("[0-9]{1,18}", path.name)), key=lambda path: int(path.name)
+    )
+
+
+def read_intact(folder: Path) -> dict[int, Metadata]:
+    """The metadata of the steps whose manifests hold; of the others it is said what is wrong."""
+    intact = {}
+    for step in step_folders(folder):
+        troubles, metadata = manifest_troubles(step), {}
+        if not troubles:
+            metadata = read_metadata(step / METADATA)
+            troubles = [] if metadata else [f"{METADATA} is none"]
+        if troubles:
+            warn(f"the checkpoint {step} is broken and passed over, {first_ten(troubles)}")
+        else:
+            intact[int(step.name)] = metadata
+    return intact
+
+
+def read_metadata(path: Path) -> Metadata:
+    """What was saved beside the arrays of a step; empty where the file holds something else."""
+    try:
+        metadata = json.loads(path.read_text())
+        validated = metadata["auroc"] is None or 0 <= metadata["auroc"] <= 1
+        return metadata if validated and isinstance(metadata["sha256"], dict) else {}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return {}
+
+
+def best_of(aurocs: dict[int, float | None]) -> int | None:
+    """The step with the highest AUROC, of equal ones the earliest; None where none was validated."""
+    validated = {step: auroc for step, auroc in aurocs.items() if auroc is not None}
+    return max(validated, key=lambda step: (validated[step], -step), default=None)
+
+
+def to_keep(aurocs: dict[int, float | None]) -> set[int]:
+    """The newest two steps, so that there is one to go back to should the other rot, and the best."""
+    best = best_of(aurocs)
+    return set(sorted(aurocs)[-2:]) | (set() if best is None else {best})
+
+
+def _remove(folder: Path) -> None:
+    """Takes the folder's name away first, so that a removal that is killed leaves nothing that looks like a step."""
+    if folder.exists():
+        shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.removed")))
+
+
+def split_states(states: States) -> tuple[PyTree, PyTree]:
+    """What evaluation applies, and what only training needs; together the whole state, nothing twice."""
+    networks, training = {}, {}
+    for name, state in states.items():
+        rest = to_state_dict(state)
+        average = rest.pop("average")
+        if average is None:
+            average = {key: rest.pop(key) for key in ("params", "batch_stats")}
+        networks[name], training[name] = average, rest
+    return jax.tree.map(np.asarray, networks), jax.tree.map(np.asarray, training)
+
+
+def digests(tree: PyTree) -> dict[str, str]:
+    """The sha256 of each array's dtype, shape and bytes, by its path."""
+    leaves = flatten_dict(to_state_dict(tree), sep="/").items()
+    return {
+        key: hashlib.sha256(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes()).hexdigest()
+        for key, leaf in leaves
+    }
+
+
+def check_finite(tree: PyTree, step: int) -> None:
+    """Refuses weights from which no run can go on.
+
+    Raises:
+      TrainingError: names the arrays that hold what is not finite.
+    """
+    leaves = flatten_dict(to_state_dict(tree), sep="/").items()
+    broken = [key for key, leaf in leaves if not np.isfinite(np.asarray(leaf, np.float64)).all()]
+    if broken:
+        raise TrainingError(f"step {step} is not saved: it is not finite in {first_ten(broken)}")
+
+
+def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
+    """Compares names and shapes of two trees of arrays.
+
+    Raises:
+      CheckpointError: lists what is missing, what is unexpected, and what has another shape.
+    """
+    want, have = (
+        {key: tuple(leaf.shape) for key, leaf in flatten_dict(to_state_dict(tree), sep="/").items()}
+        for tree in (wanted, found)
+    )
+    troubles = {
+        "missing": [key for key in want if key not in have],
+        "unexpected": [key for key in have if key not in want],
+        "misshaped": [f"{k} {have[k]} for {want[k]}" for k in want if k in have and have[k] != want[k]],
+    }
+    told = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
+    if told:
+        raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(told))
+
+
+def verify(workdir: Path) -> list[str]:
+    """Prints, for each step and for the prepared films, whether all is as it was written; returns those that are not.
+
+    The prepared films are looked for where the config has its cache.
+    """
+    folders = step_folders(workdir / CHECKPOINTS)
+    if not folders:
+        raise CheckpointError(f"{workdir / CHECKPOINTS} holds no checkpoint")
+    data = {json.loads((folder / METADATA).read_text())["data"] for folder in folders if not manifest_troubles(folder)}
+    broken = []
+    for folder in folders + [path for digest in data for path in find_prepared(read_config(workdir).data, digest)]:
+        troubles = manifest_troubles(folder)
+        print(f"{folder}: {'BROKEN' if troubles else 'intact'}", *troubles, sep="\n  ")
+        broken += [str(folder)] if troubles else []
+    return broken
+
+
+@command
+def main() -> None:
+    """The command line: status 0 where all is intact, 1 where something is broken."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("verify", None, "The workdir whose checkpoints (and films) are checked.", flag_values=values)
+    if parse(sys.argv, values, __doc__) or not values.verify:
+        raise ConfigError("usage: python -m chexjax.workdir.checkpoints --verify WORKDIR")
+    if broken := verify(Path(values.verify).expanduser()):
+        raise CheckpointError(f"not as they were written, {first_ten(broken)}")
+
+
+if __name__ == "__main__":
+    main()

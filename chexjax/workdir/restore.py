@@ -1,0 +1,150 @@
+"""From a workdir to networks that can be applied: for evaluation, prediction, a teacher, a new start, an export."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from chexjax.data.images import MAX_SIDE
+from chexjax.data.recipe import CLEANING, Recipe, recipe_of
+from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
+from chexjax.findings import FINDINGS
+from chexjax.models import Groups, create_model
+from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
+from chexjax.models.network import by_names
+from chexjax.models.torch_weights import ABOUT, load_weights
+from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
+from chexjax.workdir.config import read_config
+
+PyTree = Any
+IMPORTED: Final = "net1"  # what the one network of an imported folder is called
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The best checkpoint of a workdir.
+
+    `config` is the one that made it, and says how films are prepared (`data.size`, `data.clean`, `data.mean`,
+    `data.std`). `models` and `variables` are by network name: `models[name].apply(variables[name], x, train=False)`.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    step: int
+    models: dict[str, AnyNetwork]
+    variables: dict[str, PyTree]
+    metadata: Metadata
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 of the weights, by which a run knows them again."""
+        return hashlib.sha256(json.dumps(digests(self.variables), sort_keys=True).encode()).hexdigest()
+
+
+def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Restored:
+    """Reads the config of `workdir` and the networks of its best checkpoint, as arrays on the host.
+
+    A folder of imported weights will do as well, if they came with a head. Who has opened the workdir's checkpoints
+    already hands them over: opening them hashes all.
+
+    Raises:
+      CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
+    """
+    imported = (workdir / ABOUT).exists()
+    if not imported:
+        read_config(workdir)  # what is no workdir is told so
+    try:
+        return _imported(workdir) if imported else _restore(workdir, checkpoints or Checkpoints(workdir))
+    except ChexjaxError:
+        raise
+    except (
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as error:
+        told = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
+        raise CheckpointError(told) from error
+
+
+def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
+    step = checkpoints.best
+    config, metadata = checkpoints.config(step), checkpoints.metadata(step)
+    check_films(config.data)
+    models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
+    shape = (config.data.size, config.data.size, 1)
+    shapes = jax.eval_shape(
+        lambda: {name: first_variables(config, name, model, shape) for name, model in models.items()}
+    )
+    variables = checkpoints.restore_networks(step, shapes)
+    return Restored(workdir, config, step, models, variables, metadata)
+
+
+def _imported(folder: Path) -> Restored:
+    """Weights from elsewhere, as a run that ended with them, at step 0, would have left them."""
+    variables, about = load_weights(folder)
+    if "head" not in variables["params"]:
+        raise CheckpointError(
+            f"{folder} holds a {about.model} without a head, which predicts nothing\n"
+            f"train one from it: --config.init_from={folder}"
+        )
+    data = asdict(Recipe(size=about.size)) | {"mean": about.mean, "std": about.std}
+    networks = {IMPORTED: {"model": about.model, "shared_stages": None}}
+    config = ConfigDict({"networks": networks, "data": data, "batch_size": 16})
+    check_films(config.data)
+    model = create_model(about.model, len(FINDINGS))
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, about.size, about.size, 1)))
+    if "offset" in stem_of(variables["params"]):
+        stem_of(wanted["params"])["offset"] = stem_of(wanted["params"])["kernel"]
+    check_fit(wanted, variables, str(folder))
+    return Restored(folder, config, 0, {IMPORTED: model}, {IMPORTED: variables}, {"groups": None, "history": []})
+
+
+def check_films(data: ConfigDict) -> None:
+    """Checks what a workdir's config says of the films, before anything is allocated or compiled by it.
+
+    Raises:
+      ValueError: a field that no film can have.
+    """
+    if type(data.size) is not int or not 0 < data.size <= MAX_SIDE or type(data.clean) is not bool:
+        raise ValueError(f"data.size is {data.size!r}, data.clean {data.clean!r}")
+    if data.clean:
+        recipe_of(data).check()
+    if not (math.isfinite(data.mean) and math.isfinite(data.std) and data.std > 0):
+        raise ValueError(f"data.mean is {data.mean!r}, data.std {data.std!r}")
+
+
+def groups_in(metadata: Metadata) -> Groups | None:
+    """The groups of findings that a checkpoint's branches were made for; None where it has no branches."""
+    return metadata["groups"] and by_names(metadata["groups"])
+
+
+def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
+    """The best checkpoint of another run's workdir, that the config's `field` names, for use on this run's films.
+
+    Raises:
+      ConfigError: the other run saw films of another size, or cleaned ones where these are not.
+      CheckpointError: as for `restore_best`.
+    """
+    try:
+        other = restore_best(Path(workdir).expanduser())
+    except CheckpointError as error:
+        raise CheckpointError(f"config.{field}: {error}") from error
+    theirs, ours = recipe_of(other.config.data), recipe_of(config.data)
+    for name in ("size", "clean", *(CLEANING if ours.clean else ())):
+        if getattr(theirs, name) != getattr(ours, name):
+            raise ConfigError(
+                f"config.{field}: {workdir} was trained with data.{name}={getattr(theirs, name)}, this run has "
+                f"data.{name}={getattr(ours, name)}; give both the same"
+            )
+    return other

@@ -1,0 +1,291 @@
+"""Preparing: what comes out equals what went in, once; and nothing half-made is ever taken for whole."""
+
+import io
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chexjax.data import prepared as prepared_module
+from chexjax.data.images import read_grey
+from chexjax.data.pipeline import training_batches
+from chexjax.data.prepared import prepare
+from chexjax.data.recipe import Recipe, shrink
+from chexjax.data.sources.nih import read_entries
+from chexjax.errors import DataError
+from chexjax.scanline import remove_artifacts, remove_artifacts_reference
+
+RECIPE = Recipe(size=32)
+
+
+@pytest.fixture(scope="module")
+def prepared(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> prepared_module.Prepared:
+    return prepare(phantom_folder, tmp_path_factory.mktemp("prepared"), RECIPE, progress=False)
+
+
+@pytest.fixture
+def folder(phantom_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the simulated folder that a test may spoil."""
+    return Path(shutil.copytree(phantom_folder, tmp_path / "nih"))
+
+
+def pixels(record: dict) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(record["image"])))
+
+
+def test_records_hold_the_shrunk_films_with_their_labels_and_boxes(prepared, phantom_folder: Path) -> None:
+    entries = read_entries(phantom_folder)
+    total = boxes = 0
+    for split, part in prepared.parts.items():
+        source = prepared.source(split)
+        assert len(source) == len(part.names)
+        for name, labels, record in zip(part.names, part.labels, (source[k] for k in range(len(source))), strict=True):
+            assert record["id"].decode() == name
+            np.testing.assert_array_equal(record["label"], entries[name].labels)
+            np.testing.assert_array_equal(labels, entries[name].labels)
+            film = np.asarray(Image.open(phantom_folder / "images" / name))
+            np.testing.assert_array_equal(pixels(record), shrink(film, 32))
+            assert record["age"] == entries[name].age
+            for found, box in zip(record["bboxes"]["bbox"], entries[name].boxes, strict=True):
+                expected = [box.top, box.left, box.top + box.height, box.left + box.width]
+                np.testing.assert_allclose(found, np.clip(expected, 0, 1), atol=1e-6)
+                boxes += 1
+            total += 1
+    assert total == len(entries)
+    assert boxes > 0
+
+
+def test_shrink_averages_areas() -> None:
+    film = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    np.testing.assert_array_equal(shrink(film, 2), [[3, 5], [11, 13]])  # 2.5, 4.5, 10.5, 12.5, rounded up
+    assert shrink(film, 4) is film
+
+
+def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
+    again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
+    assert again.path == prepared.path
+    assert again.digest == prepared.digest
+
+
+def test_other_recipes_and_other_films_have_other_digests(prepared, folder: Path, tmp_path: Path) -> None:
+    digests = {prepared.digest, prepare(folder, tmp_path, Recipe(size=16), progress=False).digest}
+    digests.add(prepare(folder, tmp_path, Recipe(size=32, clean=True), progress=False).digest)
+    digests.add(prepare(folder, tmp_path, Recipe(size=32, val_fraction=0.4), progress=False).digest)
+    assert prepare(folder, tmp_path, RECIPE, progress=False).digest == prepared.digest  # a copy is the same
+    film = next((folder / "images").iterdir())
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(film)
+    digests.add(prepare(folder, tmp_path, RECIPE, progress=False).digest)
+    assert len(digests) == 5
+
+
+def test_cleaning_happens_at_native_resolution(phantom_folder: Path, tmp_path: Path) -> None:
+    recipe = Recipe(size=32, clean=True, max_width=4)
+    cleaned = prepare(phantom_folder, tmp_path, recipe, progress=False)
+    changed = 0
+    for split, part in cleaned.parts.items():
+        source = cleaned.source(split)
+        for k, name in enumerate(part.names):
+            film = np.asarray(Image.open(phantom_folder / "images" / name))
+            expected = np.asarray(remove_artifacts(film, 50, 4))
+            np.testing.assert_array_equal(pixels(source[k]), shrink(expected, 32))
+            changed += (expected != film).any()
+    assert changed > 3  # a fifth of the films bear artefacts
+
+
+def test_every_option_of_the_cleaning_is_the_rules_own(phantom_folder: Path, tmp_path: Path) -> None:
+    options = {"threshold": 30, "max_width": 6, "edge_span": 3, "spare_wide": True}
+    recipe = Recipe(size=64, clean=True, axes="columns,rows", **options)
+    split = prepare(phantom_folder, tmp_path, recipe, progress=False)
+    part, source = split.parts["val"], split.source("val")
+    films = [np.asarray(Image.open(phantom_folder / "images" / name)) for name in part.names]
+    expected = [remove_artifacts_reference(film, axes=(-2, -1), **options) for film in films]
+    for k, film in enumerate(expected):
+        np.testing.assert_array_equal(pixels(source[k]), film)
+    assert any((film != remove_artifacts_reference(raw)).any() for film, raw in zip(expected, films, strict=True))
+
+
+def test_what_tells_prepared_sets_apart() -> None:
+    before = {"size": 32, "clean": False, "threshold": 50, "max_width": 40, "split": "official", "lists": ""}
+    before |= {"val_fraction": 0.1, "split_seed": 0, "skip_unreadable": False}  # all that there was in version 1.1.0
+    assert Recipe(size=32).identity() == before
+    assert Recipe(size=32, clean=True).identity() == before | {"clean": True}
+    assert Recipe(size=32, lists="elsewhere", axes="columns", threshold=9).identity() == before  # nothing is cleaned
+    later = {"edge_span": 2, "axes": "columns", "spare_wide": True}
+    assert Recipe(size=32, clean=True, **later).identity() == before | {"clean": True} | later
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("threshold", 0, "threshold must be a whole number"),
+        ("max_width", 0, "max_width must be"),
+        ("edge_span", 65, "edge_span must be at most 64"),
+        ("axes", "rows,depth", "not depth"),
+        ("axes", "rows,rows", "axes must hold"),
+    ],
+)
+def test_a_cleaning_that_cannot_be_is_refused(field: str, value: object, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Recipe(clean=True, **{field: value}).check()
+
+
+def test_colour_and_palette_films_become_grey(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    for mode in ("RGBA", "RGB", "P", "LA"):
+        Image.fromarray(grey).convert(mode).save(tmp_path / f"{mode}.png")
+        np.testing.assert_array_equal(read_grey(tmp_path / f"{mode}.png"), grey)
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match=r"deep\.png: more than 8 bits"):
+        read_grey(tmp_path / "deep.png")
+
+
+def test_missing_films_are_counted_and_named(folder: Path, tmp_path: Path) -> None:
+    gone = sorted((folder / "images").iterdir())[:12]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(DataError, match=rf"12: {gone[0].name}, .*\(2 more\)") as caught:
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert str(caught.value).count(".png") == 10
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path, tmp_path: Path) -> None:
+    first, second, third = sorted((folder / "images").iterdir())[:3]
+    first.write_bytes(first.read_bytes()[:200])  # cut short
+    second.write_bytes(b"")
+    third.unlink()
+    with pytest.raises(DataError, match="missing"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    names = [line for line in (folder / "train_val_list.txt").read_text().split() if line != third.name]
+    kept_test = [line for line in (folder / "test_list.txt").read_text().split() if line != third.name]
+    (folder / "train_val_list.txt").write_text("\n".join(names))
+    (folder / "test_list.txt").write_text("\n".join(kept_test))
+    with pytest.raises(DataError, match=rf"2: {first.name} .*{second.name}") as caught:
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert "--skip-unreadable" in str(caught.value)
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+    skipping = prepare(folder, tmp_path / "out", Recipe(size=32, skip_unreadable=True), progress=False)
+    held = {name for part in skipping.parts.values() for name in part.names}
+    assert len(held) == 93
+    assert not held & {first.name, second.name, third.name}
+    listed = (skipping.path / prepared_module.SKIPPED).read_text()
+    assert first.name in listed
+    assert second.name in listed
+
+
+def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: Path, tmp_path: Path) -> None:
+    made = prepare(folder, tmp_path, RECIPE, progress=False)
+    left = made.path.parent / f"preparing-{socket.gethostname()}-999999999"
+    made.path.rename(left)  # as if killed just before the last step
+    again = prepare(folder, tmp_path, RECIPE, progress=False)
+    assert again.path == made.path
+    assert not left.exists()
+
+
+def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    write_tables = prepared_module._write_tables
+
+    def one_too_many(built, entries, written, skipped):
+        write_tables(built, entries, written, skipped)
+        written["train"].append("one.png")
+
+    monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)
+    with pytest.raises(DataError, match="differ from what was written"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_full_disk(folder: Path, tmp_path: Path) -> None:
+    """On a real full file system, where this machine lets us mount one."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        with pytest.raises(DataError, match=r"cannot be written to .*small.*[Nn]o space left"):
+            prepare(folder, small, Recipe(size=64), progress=False)
+        assert not list(small.rglob("*.array_record*"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepared, tmp_path: Path) -> None:
+    """Every file, flipped, cut short or removed, 60 times: our error, or the very same films."""
+    rng, refused, named = np.random.default_rng(0), 0, 0
+    whole = {
+        split: [pixels(prepared.source(split)[k]) for k in range(len(part.names))]
+        for split, part in prepared.parts.items()
+    }
+    for turn in range(60):
+        path = Path(
+            shutil.copytree(
+                prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name, dirs_exist_ok=True
+            )
+        )
+        files = sorted(path.iterdir())
+        file = files[turn % len(files)]
+        content = bytearray(file.read_bytes())
+        if turn % 3 == 0:
+            content[rng.integers(min(len(content), 30_000))] ^= 1 << rng.integers(8)  # records are padded with nothing
+            file.write_bytes(content)
+        elif turn % 3 == 1:
+            file.write_bytes(content[: rng.integers(len(content))])
+        else:
+            file.unlink()
+        try:
+            opened = prepared_module.load(path)
+            for split, part in opened.parts.items():
+                assert part.names == prepared.parts[split].names
+                np.testing.assert_array_equal(part.labels, prepared.parts[split].labels)
+                source = opened.source(split)
+                np.testing.assert_array_equal([pixels(source[k]) for k in range(len(source))], whole[split])
+        except DataError as error:
+            named += file.name in str(error)
+            refused += 1
+        shutil.rmtree(path)
+    assert refused > 50
+    assert named >= refused - 10  # a flip in the manifest accuses another file
+
+
+def test_a_large_record_file_is_not_hashed_at_each_start_but_its_reader_finds_rot(
+    prepared, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(prepared_module, "_SMALL", 10_000)
+    path = Path(shutil.copytree(prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name))
+    file = next(path.glob("*train.array_record*"))
+    content = bytearray(file.read_bytes())
+    content[len(content.rstrip(b"\0")) // 2] ^= 1
+    file.write_bytes(content)
+    source = prepared_module.load(path).source("train")
+    with pytest.raises(DataError, match=r"the train records in .* are not as they were written, seen at record \d+"):
+        [source[k] for k in range(len(source))]
+    with pytest.raises(DataError, match="the train records in"):  # through grain's threads, too
+        list(zip(range(20), training_batches(source, 4, seed=0), strict=False))
+
+
+def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "chexjax.data.chestxray14", f"--out={tmp_path}", "--size=32"]
+    done = subprocess.run([*command, f"--dir={phantom_folder}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test:" in done.stdout
+    assert "prepared films:" in done.stdout
+    command[2] = "chexjax.data.prepared"
+    general = subprocess.run([*command, "--source=phantom", f"--dir={phantom_folder}"], capture_output=True, text=True)
+    assert general.stdout == done.stdout
+    failed = subprocess.run(
+        [*command, f"--dir={tmp_path / 'nowhere'}", "--skip-unreadable"], capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: ")
+    assert "is no folder" in failed.stderr
+    assert "Traceback" not in failed.stderr

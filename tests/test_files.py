@@ -1,0 +1,54 @@
+"""Files that are whole or not there, and cells that a spreadsheet would run."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chexjax import files
+
+
+@given(st.text(st.sampled_from("=+-@'\t\r\nab0"), max_size=6))
+def test_no_cell_is_run_and_every_text_comes_back(text: str) -> None:
+    cell = files.cell(text)
+    assert not cell or cell[0] not in "=+-@\t\r\n" or re.fullmatch("[+-]0+", cell)
+    assert files.text_of(cell) == text
+
+
+def test_plain_names_stay_as_they_are() -> None:
+    assert files.cell("00000001_000.png") == "00000001_000.png"
+    assert files.cell("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert files.cell("-0.30") == "-0.30"
+    assert files.cell("-0.30+cmd") == "'-0.30+cmd"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_that_is_not_written_to_its_end_changes_nothing(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "a.json"
+    files.write_whole(path, "before, Röntgen")
+
+    def write_half() -> None:
+        with files.whole(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert path.read_text(encoding="utf-8") == "before, Röntgen"
+    files.write_whole(path, "after", flush=True)
+    assert path.read_text() == "after"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    with files.whole(folder) as partial:
+        partial.mkdir()
+        (partial / "a").touch()
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    with pytest.raises(OSError, match="not empty"), files.whole(folder) as partial:  # what is there is not lost
+        partial.mkdir()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["weights", "weights/a"]
