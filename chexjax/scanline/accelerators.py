@@ -1,5 +1,11 @@
-"""The form for accelerators: 32 pixels to a word, and counts of zeros."""
+"""The form for accelerators: 32 pixels to a word, and counts of zeros.
 
+All but the first pass over the film and the last one works on words, an eighth of a byte a pixel. A question asked of
+every pixel ("where is the next down-edge?") is answered by the pixel's own word, or, where that holds nothing, by what
+is known of the words beyond it: one number a word, spread over its 32 pixels inside the pass that needs it.
+"""
+
+from functools import partial
 from typing import Final
 
 import jax.numpy as jnp
@@ -7,56 +13,92 @@ from jax import Array, lax
 
 from chexjax.scanline.rule import NOWHERE, edges, floor_mean, shifted
 
-WORD_LOG2: Final = 5
-WORD: Final = 2**WORD_LOG2  # pixels that share a word
+WORD: Final = 32  # pixels that share a word
+BIT: Final = tuple(range(WORD))
+MOST: Final = 2**31  # pixels that 32 bits can number
 
 
 def clean_words(rows: Array, threshold: Array, max_width: Array, *, edge_span: int, spare_wide: bool) -> Array:
     """uint8 (N, W) -> uint8 (N, W): the rule, asked pixel by pixel. A few fused passes, no loop."""
-    columns = jnp.broadcast_to(jnp.arange(rows.shape[-1], dtype=jnp.int32), rows.shape)
-    ups, downs = edges(rows, threshold, edge_span)
-    downs = _to_words(downs)
-    end = _first_from(downs, columns + 1)
-    if not spare_wide:
-        ups &= end - columns <= max_width
-    start = _first_from(_to_words(ups), _last_until(downs, columns))
-    inside = (start <= columns) & (end - start <= max_width)
-    left = jnp.take_along_axis(rows, start - 1, axis=-1, mode="clip")
-    right = jnp.take_along_axis(rows, end, axis=-1, mode="clip")
-    return jnp.where(inside, floor_mean(left, right), rows)
+    if rows.size >= MOST and len(rows) > 1:
+        clean = partial(clean_words, edge_span=edge_span, spare_wide=spare_wide)
+        return jnp.concatenate([clean(half, threshold, max_width) for half in jnp.array_split(rows, 2)])
+    ups, downs = (_to_words(events) for events in edges(rows, threshold, edge_span))
+    end, last_down = _first_after(downs), _last(downs, nowhere=0)
+    if spare_wide:
+        ups = _pack(_bits(ups) & (_last(ups, nowhere=-1, strictly=True) < last_down))
+    columns = _starts(ups)[:, None] + jnp.array(BIT)
+    near = _pack(_bits(ups) & (end - columns <= max_width))
+    # A pair lasts from its up-edge to its end: where it has begun, no down-edge has come since.
+    outside = _pack(_last(near, nowhere=-1) <= last_down)
+    left, right = (_pixels_at(rows, column) for column in (_last(outside, nowhere=0), end))
+    return jnp.where(_cut(_bits(outside), rows), rows, floor_mean(left, right))
 
 
-def _to_words(bits: Array) -> Array:
-    """bool (N, W) -> uint32 (N, W // 32 + 1): column c is bit c % 32 of word c // 32. Column W exists, and is off."""
-    padded = jnp.pad(bits, ((0, 0), (0, WORD - bits.shape[-1] % WORD)))
-    words = padded.reshape(len(bits), -1, WORD).astype(jnp.uint32) << jnp.arange(WORD, dtype=jnp.uint32)
-    return words.sum(axis=-1, dtype=jnp.uint32)
+# Words (N, K) and their pixels (N, K, 32): column c is bit c % 32 of word c // 32. Column W exists, and has no event.
 
 
-def _first_from(words: Array, columns: Array) -> Array:
-    """The first set column at or after each of `columns` (N, W), each 0 ... W; NOWHERE where there is none."""
-    here = _word_at(words, columns) >> (columns & (WORD - 1)).astype(jnp.uint32)
-    firsts = jnp.where(words != 0, _word_starts(words) + _trailing_zeros(words), NOWHERE)
+def _to_words(events: Array) -> Array:
+    """bool (N, W) -> uint32 (N, W // 32 + 1)."""
+    padded = jnp.pad(events, ((0, 0), (0, WORD - events.shape[-1] % WORD)))
+    return _pack(padded.reshape(len(events), -1, WORD))
+
+
+def _pack(bits: Array) -> Array:
+    """bool (N, K, 32) -> uint32 (N, K)."""
+    return (bits.astype(jnp.uint32) << jnp.array(BIT, jnp.uint32)).sum(axis=-1, dtype=jnp.uint32)
+
+
+def _bits(words: Array) -> Array:
+    """The inverse of `_pack`."""
+    return (words[..., None] >> jnp.array(BIT, jnp.uint32)) & 1 != 0
+
+
+def _first_after(words: Array) -> Array:
+    """For each pixel the first set column behind it, int32 (N, K, 32); NOWHERE where there is none."""
+    here = words[..., None] & ~_up_to(strictly=False)
+    firsts = jnp.where(words != 0, _starts(words) + _trailing_zeros(words), NOWHERE)
     later = shifted(lax.cummin(firsts, axis=1, reverse=True), -1, NOWHERE)
-    return jnp.where(here != 0, columns + _trailing_zeros(here), _word_at(later, columns))
+    return jnp.where(here != 0, _starts(words)[:, None] + _trailing_zeros(here), later[..., None])
 
 
-def _last_until(words: Array, columns: Array) -> Array:
-    """The last set column at or before each of `columns` (N, W), each 0 ... W; 0 where there is none."""
-    here = _word_at(words, columns) << (WORD - 1 - (columns & (WORD - 1))).astype(jnp.uint32)
-    lasts = jnp.where(words != 0, _word_starts(words) + WORD - 1 - lax.clz(words).astype(jnp.int32), 0)
-    earlier = shifted(lax.cummax(lasts, axis=1), 1, 0)
-    return jnp.where(here != 0, columns - lax.clz(here).astype(jnp.int32), _word_at(earlier, columns))
+def _last(words: Array, nowhere: int, strictly: bool = False) -> Array:
+    """For each pixel the last set column at it or before (`strictly`: before), int32 (N, K, 32)."""
+    here = words[..., None] & _up_to(strictly)
+    lasts = jnp.where(words != 0, _starts(words) + _highest(words), nowhere)
+    earlier = shifted(lax.cummax(lasts, axis=1), 1, nowhere)
+    return jnp.where(here != 0, _starts(words)[:, None] + _highest(here), earlier[..., None])
 
 
-def _word_at(words: Array, columns: Array) -> Array:
-    return jnp.take_along_axis(words, columns >> WORD_LOG2, axis=1, mode="clip")
+def _up_to(strictly: bool) -> Array:
+    """For each of a word's bits a mask of those up to it: uint32 (32,). 2 << 31 is 0, and 0 - 1 is all of them."""
+    return (jnp.uint32(1 if strictly else 2) << jnp.array(BIT, jnp.uint32)) - 1
 
 
-def _word_starts(words: Array) -> Array:
+def _starts(words: Array) -> Array:
     return WORD * jnp.arange(words.shape[-1], dtype=jnp.int32)
+
+
+def _highest(words: Array) -> Array:
+    """int32, the highest set bit; -1 of the word 0."""
+    return WORD - 1 - lax.clz(words).astype(jnp.int32)
 
 
 def _trailing_zeros(words: Array) -> Array:
     """int32; 32 for the word 0."""
     return lax.population_count(~words & (words - 1)).astype(jnp.int32)
+
+
+def _cut(pixels: Array, rows: Array) -> Array:
+    """(N, K, 32) -> the shape of `rows`."""
+    return pixels.reshape(len(rows), -1)[:, : rows.shape[-1]]
+
+
+def _pixels_at(rows: Array, columns: Array) -> Array:
+    """Of each row its grey levels at `columns` (N, K, 32), by their number in the whole batch: (N, W).
+
+    A row and a column for each pixel would be written to memory first, four times the bytes of all the rest.
+    """
+    count, width = rows.shape
+    numbers = jnp.arange(count, dtype=jnp.int32)[:, None] * width + jnp.minimum(_cut(columns, rows), width - 1)
+    return rows.reshape(-1).at[numbers].get(mode="promise_in_bounds")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from chexjax.data.images import read_grey
 from chexjax.scanline import __main__ as command
-from chexjax.scanline import cpu, remove_artifacts, remove_artifacts_reference
+from chexjax.scanline import accelerators, cpu, remove_artifacts, remove_artifacts_reference
 from chexjax.scanline.accelerators import clean_words
 
 WIDTH = 24  # of the hypothesis films: small shapes, one compilation each
@@ -169,6 +169,14 @@ def test_chunks_that_do_not_divide_the_rows(windows: int, monkeypatch: pytest.Mo
     assert not np.array_equal(once, remove_artifacts_reference(once, 20, 12)), "this film could not show the fault"
     clean = functools.partial(cpu.clean_octets, steps=4, edge_span=1, spare_wide=False)
     assert np.array_equal(jax.jit(clean)(film, jnp.uint8(20), jnp.int32(12)), once)
+
+
+def test_batches_of_more_pixels_than_can_be_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accelerators' form then goes over parts, odd numbers of rows too."""
+    film = np.random.default_rng(3).integers(0, 256, (13, 40), dtype=np.uint8)
+    monkeypatch.setattr(accelerators, "MOST", 3 * 40)
+    clean = functools.partial(clean_words, edge_span=1, spare_wide=False)
+    assert np.array_equal(jax.jit(clean)(film, jnp.uint8(20), jnp.int32(12)), remove_artifacts_reference(film, 20, 12))
 
 
 # JAX
