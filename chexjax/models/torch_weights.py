@@ -1,6 +1,7 @@
 """Weights that people have: torchvision's and CheXNet's into ours, a colour stem into a grey one; and back.
 
     python -m chexjax.models.torch_weights --model=densenet121 FILE.pth --out=DIR
+    python -m chexjax.models.torch_weights --model=resnet18 --fresh='layer4.*' TO_LAYER3.safetensors --out=DIR
     python -m chexjax.predict --checkpoint=DIR FOLDER --out=OUT
     python -m chexjax.main --config=configs/baseline.py:densenet121 --config.init_from=DIR --workdir=RUN
 
@@ -22,6 +23,7 @@ both; so an imported stem has a second parameter beside `kernel`, `offset`, and 
 `layers.Conv`.
 """
 
+import fnmatch
 import functools
 import json
 import re
@@ -39,10 +41,11 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexjax.errors import CheckpointError, ConfigError, command, reason_of
+from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
+from chexjax.models.weight_files import Tensors, find_tensors, read_state_dict
 from chexjax.runtime import parse
 
 # What torchvision's ImageNet weights were trained with, of values in 0 ... 1.
@@ -60,20 +63,30 @@ Key = tuple[str, ...]  # the path of an array in a tree of variables
 Arrays = dict[str, np.ndarray]
 
 LEAVES: Final = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# A key that every network of the family has: what stands before it is a wrapper's prefix.
-ANCHORS: Final = {"resnet": "layer1.0.conv1.weight", "densenet": "features.denseblock1.denselayer1.conv1.weight"}
+# A key that every network of the family has: what stands before it is the prefix of a wrapper, or of a nesting.
+ANCHORS: Final = {
+    "resnet": re.compile(r"(?P<base>(.*\.)?)(layer1|(?P<number>4))\.0\.conv1\.weight"),
+    "densenet": re.compile(r"(?P<base>(.*\.)?)(?P<number>)denseblock1\.denselayer1\.conv1\.weight"),
+}
+# The modules of a trunk, by torchvision's names: an array of these that the network has not is one of another network.
+OWN: Final = {"resnet": re.compile(r"(conv1|bn1|layer\d+)\."), "densenet": re.compile(r"features\.")}
+# Of a ResNet's children, as a Sequential of them counts; the parts of a DenseNet's `features`.
+CHILDREN: Final = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+DENSE_MODULES: Final = re.compile(r"(conv0|norm0|norm5|denseblock\d+|transition\d+)")
 HEADS: Final = {"resnet": "fc", "densenet": "classifier"}
 STEMS: Final = {"resnet": "conv1", "densenet": "conv0"}
 
 
 def convert_state_dict(
     model: str,
-    state_dict: Mapping[str, Any],
+    state_dict: Any,
     input_channels: int = 3,
     *,
     num_outputs: int = len(FINDINGS),
     findings: Sequence[str] = FINDINGS,
     head: bool = True,
+    fresh: Sequence[str] = (),
+    key: str = "",
     source_mean: Sequence[float] = IMAGENET_MEAN,
     source_std: Sequence[float] = IMAGENET_STD,
     mean: float = MEAN,
@@ -81,23 +94,30 @@ def convert_state_dict(
 ) -> dict[str, PyTree]:
     """The variables of `create_model(model)` out of a torchvision state dict.
 
-    Understands torchvision's names, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), a prefix that all keys
-    share (`module.`, `module.densenet121.`), a head inside a Sequential (`classifier.0.weight`, as CheXNet has), and a
-    checkpoint that holds its weights under `state_dict`. `num_batches_tracked` holds nothing that we use.
+    The network is found under any nesting and any prefix (`state_dict.module.densenet121.`). Understands torchvision's
+    names, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), a trunk saved as a Sequential of the network's
+    children (`4.0.conv1`), and a head inside a Sequential (`classifier.0.weight`, as CheXNet has) or beside the trunk
+    (`backbone.`, `head.weight`). What does not belong to the network is left out, with a warning that lists it. Of
+    several networks that fit, averaged weights (EMA, SWA) come first, else the first; a warning names the others.
 
-    The head is kept if it has `num_outputs` outputs and `findings` are ours in our order. Otherwise it is dropped, with
-    a warning that names its keys, and the result has no `params/head`.
+    A backbone without a head is taken as it is. A head is kept if it gives every one of `FINDINGS`; it is brought into
+    their order. Otherwise it is dropped, with a warning that names its keys. Without a head the result has no
+    `params/head`.
 
     Args:
       model: resnet18, resnet34, resnet50, densenet121 or densenet169.
-      state_dict: names to arrays, NumPy's or torch's; convolutions (out, in, height, width).
+      state_dict: names to arrays, NumPy's or torch's, or a nesting of such; convolutions (out, in, height, width).
       input_channels: 3 keeps a colour stem. 1 folds it into one grey stem that sees films normalised by `mean` and
         `std`, as the colour stem sees them replicated and normalised by `source_mean` and `source_std`: exactly, also
         at the border. A stem that is grey already is kept as it is, unless `source_mean` and `source_std` have one
         value: then it is brought to `mean` and `std` in the same way.
-      num_outputs: how many the head must have to be kept.
-      findings: what the outputs of the head mean, in their order; where a head is not of `FINDINGS`, say so here.
-      head: False leaves a head out, whatever it is, without a warning; it may then be absent.
+      num_outputs: how many a head must have to be kept where `findings` are ours in our order.
+      findings: what the outputs of the head mean, in their order; more than ours, in another order, "" for an output
+        without a meaning. Spaces, underscores and capitals do not matter.
+      head: False leaves a head out, whatever it is, without a warning.
+      fresh: patterns of torchvision's names (`layer4.*`) of arrays that are not taken, and may be absent: a run that
+        starts from the result draws them anew. Without it every array of the trunk must be there.
+      key: where the network stands (`model_ema`), where there are several; `.` for the outermost.
       source_mean, source_std: per channel, of values in 0 ... 1; torchvision's by default.
       mean, std: of the films that the grey stem is to see.
 
@@ -105,40 +125,105 @@ def convert_state_dict(
       `{"params": ..., "batch_stats": ...}`, float32 NumPy arrays.
 
     Raises:
-      ConfigError: `model` or `input_channels` is not one of those.
+      ConfigError: `model` or `input_channels` is not one of those; `key` or a pattern of `fresh` names nothing;
+        `findings` are not as many as the head has outputs.
       CheckpointError: keys are missing, unexpected, of another shape, or not finite; all are listed.
     """
     family = _family(model)
     if input_channels not in (1, 3):
         raise ConfigError(f"input_channels is {input_channels}; a film has 1 channel or 3")
-    arrays, originals = _torchvision_names(family, state_dict)
     names = torch_names(model, num_outputs)
-    kept = head and _head_fits(arrays, family, num_outputs, findings)
-    if not kept:
-        names = {path: slot for path, slot in names.items() if path[1] != "head"}
-        dropped = [name for name in arrays if name.startswith(f"{HEADS[family]}.")]
-        if head:
-            warnings.warn(
-                f"the head is dropped ({', '.join(originals[name] for name in dropped)}): it does not have "
-                f"{num_outputs} outputs for ChestX-ray14's findings in their order",
-                stacklevel=2,
-            )
-        arrays = {name: array for name, array in arrays.items() if name not in dropped}
-    stem = names[stem_path(model)].name
-    seen = arrays[stem].shape[1] if stem in arrays and arrays[stem].ndim == 4 else input_channels
-    seen = seen if seen in (input_channels, 3) else input_channels
-    _check(arrays, names, stem, seen, originals, model)
-    variables = {path: _to_jax(arrays[slot.name]) for path, slot in names.items()}
-    if input_channels == 1 and (seen == 3 or len(source_mean) == 1):
-        kernel, offset = fold_stem(variables[stem_path(model)], source_mean, source_std, mean, std)
+    anew = _matching(fresh, [slot.name for slot in names.values()], model)
+    wanted = {slot.name: slot.shape for path, slot in names.items() if path[1] != "head" and slot.name not in anew}
+    stem, width = names[stem_path(model)].name, names["params", "head", "kernel"].shape[1]
+    if stem in anew:
+        raise ConfigError(f"fresh: the stem ({stem}) cannot be drawn anew; without it nothing is worth taking")
+    tensors = find_tensors(state_dict)
+    network = _choose(_networks(family, tensors), wanted, anew, stem, input_channels, model, key, tensors)
+    used = {name: network.names[name] for name in wanted}
+    arrays = {name: _array(own, tensors[own]) for name, own in used.items()}
+    wants_head = head and not any(name.startswith(f"{HEADS[family]}.") for name in anew)
+    found = _head(network, family, tensors, width)
+    rows = _rows_of_head(found, tensors, num_outputs, findings) if wants_head and found else None
+    if found and rows is not None:
+        for name, own in found.items():
+            arrays[name] = _array(own, tensors[own])[rows]
+            used[name] = own
+    known = {*used.values(), *(found or {}).values(), *(network.names[name] for name in anew & network.names.keys())}
+    left = [name for name in tensors if name not in known and not name.endswith("num_batches_tracked")]
+    if left:
+        warnings.warn(f"left out, not of the network: {_grouped(left)}", stacklevel=2)
+    _check_finite(arrays, used, model)
+    variables = {path: _to_jax(arrays[slot.name]) for path, slot in names.items() if slot.name in arrays}
+    kernel = variables[stem_path(model)]
+    if input_channels == 1 and (kernel.shape[2] == 3 or len(source_mean) == 1):
+        kernel, offset = fold_stem(kernel, source_mean, source_std, mean, std)
         variables |= {stem_path(model): kernel, offset_path(model): offset}
     return unflatten_dict(variables)
 
 
-def _head_fits(arrays: Arrays, family: str, num_outputs: int, findings: Sequence[str]) -> bool:
-    """Whether the head is to be kept; one that is absent is, too, so that it is told as missing."""
-    weight = arrays.get(f"{HEADS[family]}.weight")
-    return weight is None or (len(weight) == num_outputs and tuple(findings) == FINDINGS)
+def _matching(patterns: Sequence[str], names: Sequence[str], model: str) -> set[str]:
+    """The names that any of the patterns matches; each must match one."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            modules = list(dict.fromkeys(name.rsplit(".", 1)[0].split(".0.")[0] for name in names))
+            raise ConfigError(f"fresh: no array of a {model} is called {pattern!r}; they are of {first_ten(modules)}")
+        found |= set(matches)
+    return found
+
+
+def _head(network: "_Network", family: str, tensors: Tensors, width: int) -> dict[str, str] | None:
+    """Weight and bias of the head, by torchvision's names: where torchvision has it, else beside the trunk."""
+    own = HEADS[family]
+    scopes = [network.base, *(network.base[: m.start()] for m in reversed([*re.finditer(r"[^.]+\.", network.base)]))]
+    for scope in scopes:
+        for module in dict.fromkeys((own, *HEADS.values(), "head")):
+            weight = re.compile(rf"{re.escape(scope + module)}(\.\d+)?\.weight")
+            layers = [name.removesuffix(".weight") for name in tensors if weight.fullmatch(name)]
+            if len(layers) != 1 or f"{layers[0]}.bias" not in tensors:
+                continue
+            if tuple(tensors[f"{layers[0]}.weight"].shape[1:]) == (width,):
+                return {f"{own}.{leaf}": f"{layers[0]}.{leaf}" for leaf in ("weight", "bias")}
+    return None
+
+
+def _rows_of_head(
+    found: dict[str, str], tensors: Tensors, num_outputs: int, findings: Sequence[str]
+) -> slice | list[int] | None:
+    """Which of a head's outputs are `FINDINGS`, in their order; None, with a warning, where it does not give all.
+
+    Raises:
+      ConfigError: `findings` name another number of outputs than there are, or one twice.
+    """
+    weight, bias = (name for _, name in sorted(found.items(), reverse=True))
+    count = len(tensors[weight])
+    if tuple(findings) == FINDINGS:
+        if count == num_outputs and tuple(tensors[bias].shape) == (count,):
+            return slice(None)
+        why = f"it does not have {num_outputs} outputs for ChestX-ray14's findings in their order, and no names"
+    else:
+        named = [_plain(name) for name in findings]
+        twice = {name for name in named if name and named.count(name) > 1}
+        if len(named) != count or twice:
+            told = (
+                f"the findings {', '.join(sorted(twice))} stand twice" if twice else f"{len(named)} findings are named"
+            )
+            raise ConfigError(
+                f"{told}, for the {count} outputs of the head ({weight}); name each output once, in order"
+            )
+        missing = [finding for finding in FINDINGS if _plain(finding) not in named]
+        if not missing and tuple(tensors[bias].shape) == (count,):
+            return [named.index(_plain(finding)) for finding in FINDINGS]
+        why = f"none of its outputs is {', '.join(missing)}"
+    warnings.warn(f"the head is dropped ({weight}, {bias}): {why}", stacklevel=3)
+    return None
+
+
+def _plain(name: str) -> str:
+    """A finding's name without spaces, underscores and capitals."""
+    return re.sub(r"[\s_-]+", "", name).lower()
 
 
 @dataclass(frozen=True)
@@ -233,28 +318,124 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
-def _torchvision_names(family: str, state_dict: Mapping[str, Any]) -> tuple[Arrays, dict[str, str]]:
-    """The arrays under torchvision's present names, and for each the key under which it came."""
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state_dict.get(key), Mapping):
-            state_dict = state_dict[key]
-    renamed = {str(key): _modern(str(key)) for key in state_dict}
-    anchors = [name for name in renamed.values() if f".{name}".endswith(f".{ANCHORS[family]}")]
-    prefix = min(anchors, key=len).removesuffix(ANCHORS[family]) if anchors else ""
-    head = re.compile(rf"{HEADS[family]}\.(\d+)\.(weight|bias)")
-    places = {match[1] for name in renamed.values() if (match := head.fullmatch(name.removeprefix(prefix)))}
-    arrays: Arrays = {}
-    originals: dict[str, str] = {}
-    for key, name in renamed.items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        name = name.removeprefix(prefix)
-        if len(places) == 1 and (match := head.fullmatch(name)):
-            name = f"{HEADS[family]}.{match[2]}"
-        if name in arrays:
-            raise CheckpointError(f"the keys {originals[name]} and {key} both stand for {name}")
-        arrays[name], originals[name] = _array(key, state_dict[key]), key
-    return arrays, originals
+@dataclass(frozen=True)
+class _Network:
+    """One network of a family in a file: the prefix of its keys, and its arrays by torchvision's present names."""
+
+    family: str
+    base: str
+    names: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """How `key` names it."""
+        return self.base.rstrip(".") or "."
+
+    @property
+    def averaged(self) -> bool:
+        return bool(re.search(r"(^|[._-])(ema|swa|avg|averaged?|shadow|polyak)([._-]|$)", self.key.lower()))
+
+
+def _own_name(family: str, base: str, name: str) -> str:
+    rest = _modern(name).removeprefix(base)
+    first, _, others = rest.partition(".")
+    if family == "resnet" and first in CHILDREN:
+        return f"{CHILDREN[first]}.{others}"
+    if family == "densenet" and DENSE_MODULES.fullmatch(first):
+        return f"features.{rest}"
+    return rest
+
+
+def _networks(family: str, tensors: Tensors) -> list[_Network]:
+    """Every network of the family, in the order of the file.
+
+    Raises:
+      CheckpointError: two keys stand for one array.
+    """
+    bases: dict[str, None] = {}
+    for name in tensors:
+        match = ANCHORS[family].fullmatch(_modern(name))
+        if match and not (match["number"] and f"{match['base']}0.weight" not in tensors):
+            base = match["base"]
+            within = family == "densenet" and f".{base}".endswith(".features.")
+            bases[base.removesuffix("features.") if within else base] = None
+    networks = []
+    for base in bases:
+        names: dict[str, str] = {}
+        for name in tensors:
+            if not name.startswith(base) or name.endswith("num_batches_tracked"):
+                continue
+            own = _own_name(family, base, name)
+            if own in names:
+                raise CheckpointError(f"the keys {names[own]} and {name} both stand for {own}")
+            names[own] = name
+        networks.append(_Network(family, base, names))
+    return networks
+
+
+def _choose(
+    networks: Sequence[_Network], wanted: dict[str, tuple[int, ...]], anew: set[str], stem: str, channels: int,
+    model: str, key: str, tensors: Tensors,
+) -> _Network:  # fmt: skip
+    """The network to take; a warning names others that would do as well.
+
+    Raises:
+      ConfigError: `key` names none.
+      CheckpointError: none fits; tells what is wrong with the one that comes nearest.
+    """
+    if not networks:
+        others = [other for other in HEADS if _networks(other, tensors)]
+        hint = f"they are a {others[0]}'s" if others else "is this a state dict?"
+        holds = f"it holds {_grouped(list(tensors))}; {hint}" if tensors else "it holds no tensors at all"
+        raise CheckpointError(f"these are not the weights of a {model}: {holds}")
+    asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
+    if not asked:
+        raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
+    troubles = [_troubles(network, wanted, anew, stem, channels, tensors) for network in asked]
+    fitting = [network for network, told in zip(asked, troubles, strict=True) if not any(told.values())]
+    if not fitting:
+        nearest = min(troubles, key=lambda told: sum(map(len, told.values())))
+        only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
+        hint = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
+        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *hint]))
+    chosen = next((network for network in fitting if network.averaged), fitting[0])
+    if others := [network.key for network in fitting if network is not chosen]:
+        kind = " (averaged weights)" if chosen.averaged else ""
+        warnings.warn(f"takes {chosen.key}{kind}; {', '.join(others)} would fit, too: choose by --key", stacklevel=3)
+    return chosen
+
+
+def _troubles(
+    network: _Network, wanted: dict[str, tuple[int, ...]], anew: set[str], stem: str, channels: int, tensors: Tensors
+) -> dict[str, list[str]]:  # fmt: skip
+    """What of the trunk is not as wanted, by kind. What lies outside the trunk's own modules is no trouble."""
+    own = OWN[network.family]
+    shapes = {name: tuple(tensors[key].shape) for name, key in network.names.items() if name in wanted}
+    wanted = dict(wanted)
+    if stem in shapes and len(shapes[stem]) == 4:
+        seen = shapes[stem][1]
+        wanted[stem] = (wanted[stem][0], seen if seen in (channels, 3) else channels, *wanted[stem][2:])
+    return {
+        "missing": [name for name in wanted if name not in network.names],
+        "unexpected": [
+            key for name, key in network.names.items() if own.match(name) and name not in wanted and name not in anew
+        ],
+        "misshaped": [f"{network.names[n]} {shapes[n]} for {wanted[n]}" for n in shapes if shapes[n] != wanted[n]],
+    }
+
+
+def _lines(troubles: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{kind} {len(keys)}: {', '.join(keys)}" for kind, keys in troubles.items() if keys]
+
+
+def _grouped(names: Sequence[str]) -> str:
+    """Names of tensors; of many under one roof only the roof, with their number."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name.split(".")[0], []).append(name)
+    return ", ".join(
+        f"{roof} ({len(group)} tensors)" if len(group) > 4 else ", ".join(group) for roof, group in groups.items()
+    )
 
 
 def _modern(key: str) -> str:
@@ -264,32 +445,19 @@ def _modern(key: str) -> str:
 
 def _array(key: str, value: Any) -> np.ndarray:
     """float32, of a NumPy array or a torch tensor of any precision."""
-    if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16 of its own
-        value = value.detach().cpu()
-        value = value.float().numpy() if value.is_floating_point() else value.numpy()
-    if not isinstance(value, np.ndarray):
-        raise CheckpointError(f"the key {key} holds no array but {type(value).__name__}; is this a state dict?")
-    return value.astype(np.float32)
+    try:
+        if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16 of its own
+            value = value.detach().cpu()
+            value = value.float().numpy() if value.is_floating_point() else value.numpy()
+        return np.array(value, np.float32)
+    except (RuntimeError, TypeError, ValueError) as error:  # quantised, sparse, or without content
+        raise CheckpointError(f"the key {key} holds no plain numbers: {reason_of(error)}") from None
 
 
-def _check(
-    arrays: Arrays, names: dict[Key, Slot], stem: str, channels: int, originals: dict[str, str], model: str
-) -> None:
-    """Lists everything about `arrays` that is not as `names` has it."""
-    shapes = {slot.name: slot.shape for slot in names.values()}
-    shapes[stem] = (shapes[stem][0], channels, *shapes[stem][2:])
-    both = [name for name in shapes if name in arrays]
-    troubles = {
-        "missing": [name for name in shapes if name not in arrays],
-        "unexpected": [originals[name] for name in arrays if name not in shapes],
-        "misshaped": [
-            f"{originals[n]} {arrays[n].shape} for {shapes[n]}" for n in both if arrays[n].shape != shapes[n]
-        ],
-        "not finite": [originals[name] for name in both if not np.isfinite(arrays[name]).all()],
-    }
-    told = [f"{kind} {len(keys)}: {', '.join(keys)}" for kind, keys in troubles.items() if keys]
-    if told:
-        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *told]))
+def _check_finite(arrays: Arrays, originals: Mapping[str, str], model: str) -> None:
+    bad = [originals[name] for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines({"not finite": bad})]))
 
 
 # The way back
@@ -324,7 +492,14 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
     head = flat.get(("params", "head", "bias"), np.zeros(0))
     names = torch_names(model, len(head) or len(FINDINGS))
     arrays = {names[path].name if path in names else "/".join(path): _to_torch(value) for path, value in flat.items()}
-    _check(arrays, names, names[stem_path(model)].name, channels, {name: name for name in arrays}, model)
+    family = _family(model)
+    wanted, stem = {slot.name: slot.shape for slot in names.values()}, names[stem_path(model)].name
+    whole_network = _Network(family, "", {name: name for name in arrays})
+    troubles = _troubles(whole_network, wanted, set(), stem, channels, arrays)
+    troubles["unexpected"] = [name for name in arrays if name not in wanted]
+    if any(troubles.values()):
+        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(troubles)]))
+    _check_finite(arrays, whole_network.names, model)
     counts = {
         name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
         for name in arrays
@@ -353,7 +528,8 @@ def unfold_stem(kernel: np.ndarray, offset: np.ndarray | None, mean: float, std:
 class About:
     """Whose the weights of a folder are, and how they want their films.
 
-    `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side.
+    `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side;
+    `fresh` are torchvision's names of the arrays that are left out, for a run to draw anew.
     """
 
     model: str
@@ -361,40 +537,7 @@ class About:
     std: float
     source: str
     size: int = 224
-
-
-def read_state_dict(path: Path) -> Mapping[str, Any]:
-    """What a `.safetensors`, `.pth`, `.pth.tar` or `.pt` file holds. No code in it is run: only tensors are unpickled.
-
-    Raises:
-      CheckpointError: no such file, or it holds something else, or is broken.
-      ConfigError: what reads it is not installed.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return load_file(path)
-        import torch
-    except ImportError as error:
-        raise ConfigError(f"{path} cannot be read without {error.name}; install 'chexjax[torch]'") from None
-    except Exception as error:
-        raise CheckpointError(f"{path} is no safetensors file: {str(error).splitlines()[0]}") from None
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError, EOFError, RuntimeError, ...: torch has no family for it
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0]
-        )
-        raise CheckpointError(
-            f"{path} does not load as tensors alone, and nothing else is unpickled: {reason}\n"
-            "where you trust the file, save its state_dict() again, by torch.save or as .safetensors"
-        ) from None
-    if not isinstance(found, Mapping):
-        raise CheckpointError(f"{path} holds no state dict but {type(found).__name__}")
-    return found
+    fresh: tuple[str, ...] = ()
 
 
 def save_weights(folder: Path, variables: PyTree, about: About) -> None:
@@ -417,6 +560,8 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
         about = About(**json.loads((folder / ABOUT).read_text()))
         if not (isinstance(about.model, str) and abs(about.mean) < 1e6 and 0 < about.std < 1e6):
             raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
+        if not (isinstance(about.fresh, list | tuple) and all(isinstance(name, str) for name in about.fresh)):
+            raise ValueError(f"{ABOUT}: fresh is no list of names")
         with zipfile.ZipFile(folder / ARRAYS) as file:
             if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
                 raise ValueError("its arrays are compressed, which ours never are: they may be of any size")
@@ -434,8 +579,15 @@ def main() -> None:
     flags.DEFINE_string("model", None, "resnet18, resnet34, resnet50, densenet121, densenet169.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
-    flags.DEFINE_boolean("head", True, "Keep a head of 14 outputs; --nohead leaves any out.", flag_values=values)
-    flags.DEFINE_list("findings", [*FINDINGS], "What the head's outputs mean, in their order.", flag_values=values)
+    flags.DEFINE_boolean("head", True, "Keep a head of the 14 findings; --nohead leaves any out.", flag_values=values)
+    flags.DEFINE_string(
+        "findings", None, "A file that names the head's outputs in their order, one a line (an empty line: an output "
+        "without a name), or the names with commas; by default ChestX-ray14's 14.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_list(
+        "fresh", [], "Patterns of arrays to leave out, for a run to draw anew, as 'layer4.*'.", flag_values=values
+    )
+    flags.DEFINE_string("key", "", "Which of several networks in the file, as model_ema.", flag_values=values)
     flags.DEFINE_list(
         "source_mean", [*map(str, IMAGENET_MEAN)], "The file's normalisation, a channel each.", flag_values=values
     )
@@ -451,26 +603,65 @@ def main() -> None:
         mean, std = (tuple(map(float, numbers)) for numbers in (values.source_mean, values.source_std))
     except ValueError as error:
         raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
+    named = {} if values.findings is None else {"findings": read_findings(values.findings)}
     import_file(
-        values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, findings=values.findings,
-        source_mean=mean, source_std=std,
+        values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, source_mean=mean, source_std=std,
+        fresh=values.fresh, key=values.key, **named,
     )  # fmt: skip
 
 
-def import_file(model: str, path: Path, out: Path, size: int = 224, **options: Any) -> About:
-    """Reads `path`, folds its stem into a grey one, and writes the folder `out`; says what became of the head.
+def read_findings(text: str) -> tuple[str, ...]:
+    """What `--findings` says: the names in a file, one a line or with commas between them, or the names themselves.
 
-    `size` is the side of the films to predict from; `options` are those of `convert_state_dict`.
+    Raises:
+      ConfigError: there is no such file, and the text holds no comma; or the file is no text.
     """
+    path = Path(text).expanduser()
+    try:
+        is_file = path.is_file()
+    except OSError:  # names with commas may be longer than a path
+        is_file = False
+    if not is_file:
+        if "," not in text:
+            raise ConfigError(f"--findings={text}: no such file; it holds the names of the head's outputs, one a line")
+        return tuple(name.strip() for name in text.split(","))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--findings={text} cannot be read as text: {reason_of(error)}") from None
+    if len(lines) == 1:
+        lines = lines[0].split(",")
+    return tuple(line.strip().strip("\"'") for line in lines)
+
+
+def import_file(
+    model: str, path: Path, out: Path, size: int = 224, fresh: Sequence[str] = (), **options: Any
+) -> About:  # fmt: skip
+    """Reads `path`, folds its stem into a grey one, and writes the folder `out`; says what was taken, and what was not.
+
+    `size` is the side of the films to predict from; `fresh` and `options` are those of `convert_state_dict`.
+
+    Raises:
+      ChexjaxError: as for `read_state_dict`, `convert_state_dict` and `save_weights`; the file is named.
+    """
+    state_dict = read_state_dict(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        variables = convert_state_dict(model, read_state_dict(path), input_channels=1, **options)
-    about = About(model, MEAN, STD, path.name, size)
+        try:
+            variables = convert_state_dict(model, state_dict, input_channels=1, fresh=fresh, **options)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+    names = [slot.name for key, slot in torch_names(model).items() if key[1] != "head"]
+    anew = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh))
+    about = About(model, MEAN, STD, path.name, size, anew)
     save_weights(out, variables, about)
     for warning in caught:
         print(warning.message)
+    if anew:
+        print(f"left out, for a run to draw anew: {_grouped(anew)}")
     kept = "head" in variables["params"]
-    head = "its head, whose outputs are taken to be in ChestX-ray14's order" if kept else "no head"
+    ordered = "ChestX-ray14's order" + (", as it was taken to be" if "findings" not in options else "")
+    head = f"its head, whose outputs are in {ordered}" if kept else "no head"
     print(f"{out}: a {model} of {path.name} for grey films, with {head}")
     return about
 

@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from chexjax.errors import CheckpointError, ChexjaxError
+from chexjax.errors import CheckpointError, ChexjaxError, first_ten
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork, source_of, stem_of
-from chexjax.models.torch_weights import ABOUT, fold_stem, load_weights
+from chexjax.models.torch_weights import ABOUT, Key, fold_stem, load_weights, torch_names
 from chexjax.training.logging import say
 from chexjax.training.state import TrainState
 from chexjax.workdir.checkpoints import check_fit
@@ -25,9 +26,9 @@ def start_from(
 ) -> TrainState:  # fmt: skip
     """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
 
-    Every array must be there and have its shape. A head that was left out when the weights were imported stays the new
-    one, and that is said. The stem is brought to this run's `data.mean` and `data.std`, exactly. A branched network
-    takes a whole network into each branch, or another of the same branches.
+    Every array must be there and have its shape. A head, or other arrays, that were left out when the weights were
+    imported (`--nohead`, `--fresh`) stay the new ones, and that is said. The stem is brought to this run's `data.mean`
+    and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the same branches.
 
     Raises:
       CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
@@ -36,17 +37,25 @@ def start_from(
     if not source:
         return state
     try:
-        variables, mean, std = read(Path(source).expanduser(), name)
+        variables, mean, std, missing = read(Path(source).expanduser(), name)
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
     fresh = {"params": state.params, "batch_stats": state.batch_stats}
-    told = "new head" if not has_head(variables) else "head included"
+    told = "head included" if has_head(variables) else "new head"
     variables = renormalize(variables, mean, std, config)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
-        variables = {**variables, "params": params}
+        variables, anew = fill({**variables, "params": params}, missing, fresh)
     elif "branch" not in variables["params"]:
+        shapes = jax.eval_shape(model.whole(0).init, jax.random.key(0), jnp.zeros((1, *film_shape)))
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
+        variables, anew = fill(variables, missing, zeros)
         variables = spread(model, variables, state, film_shape)
+        variables = renew(variables, fresh, anew)
+    else:
+        anew = []
+    if anew:
+        told += f", drawn anew: {first_ten(['/'.join(path[1:]) for path in anew])}"
     check_fit(fresh, variables, f"{source}, from which {name} is to start,")
     say(f"{name}: starts from {source}, {told}")
     variables = jax.tree.map(jnp.array, variables)
@@ -54,21 +63,40 @@ def start_from(
     return state.replace(params=variables["params"], batch_stats=variables["batch_stats"], average=average)
 
 
-def read(path: Path, name: str) -> tuple[PyTree, float, float]:
-    """Variables, and the mean and spread of the films that they expect. Of several networks in a workdir the namesake.
+def read(path: Path, name: str) -> tuple[PyTree, float, float, set[Key]]:
+    """Variables, the mean and spread of the films that they expect, and the paths of arrays left out on import.
+
+    Of several networks in a workdir the namesake.
 
     Raises:
       CheckpointError: there are none, or it is not clear which are meant.
     """
     if (path / ABOUT).exists():
         variables, about = load_weights(path)
-        return variables, about.mean, about.std
+        names = torch_names(about.model) if about.fresh else {}
+        missing = {path for path, slot in names.items() if slot.name in about.fresh}
+        return variables, about.mean, about.std, missing
     best = restore_best(path)
     names = list(best.variables)
     if name not in names and len(names) > 1:
         raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
     data = best.config.data
-    return best.variables[name if name in names else names[0]], data.mean, data.std
+    return best.variables[name if name in names else names[0]], data.mean, data.std, set()
+
+
+def fill(variables: PyTree, missing: set[Key], other: PyTree) -> tuple[PyTree, list[Key]]:
+    """`variables` with the arrays `missing` out of `other`, and their paths; what is there already stays."""
+    flat, others = flatten_dict(dict(variables)), flatten_dict(dict(other))
+    anew = sorted(path for path in missing - flat.keys() if path in others)
+    return unflatten_dict(flat | {path: others[path] for path in anew}), anew
+
+
+def renew(variables: PyTree, fresh: PyTree, anew: list[Key]) -> PyTree:
+    """A branched network's variables, with those that a whole network calls `anew` out of `fresh`."""
+    flat, new = flatten_dict(dict(variables)), flatten_dict(dict(fresh))
+    shared = {(path[0], "shared", *path[2:]) for path in anew}
+    names = shared | {(path[0], "branch", *path[1:]) for path in anew}
+    return unflatten_dict(flat | {path: new[path] for path in names & flat.keys()})
 
 
 def has_head(variables: PyTree) -> bool:

@@ -14,14 +14,15 @@ from ml_collections import ConfigDict
 
 from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CLEANING, Recipe, recipe_of
-from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
+from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, first_ten, reason_of
 from chexjax.findings import FINDINGS
 from chexjax.models import Groups, create_model
 from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
 from chexjax.models.network import by_names
 from chexjax.models.torch_weights import ABOUT, load_weights
+from chexjax.models.weight_files import SUFFIXES
 from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
-from chexjax.workdir.config import read_config
+from chexjax.workdir.config import CONFIG, read_config
 
 PyTree = Any
 IMPORTED: Final = "net1"  # what the one network of an imported folder is called
@@ -59,6 +60,7 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
     """
     imported = (workdir / ABOUT).exists()
     if not imported:
+        check_no_file(workdir)
         read_config(workdir)  # what is no workdir is told so
     try:
         return _imported(workdir) if imported else _restore(workdir, checkpoints or Checkpoints(workdir))
@@ -75,6 +77,23 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
     ) as error:
         told = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
         raise CheckpointError(told) from error
+
+
+def check_no_file(workdir: Path) -> None:
+    """Refuses weights that are not imported yet: a file, or a folder with nothing but such files.
+
+    Raises:
+      CheckpointError: says what to do first.
+    """
+    files = [workdir] if workdir.is_file() else []
+    if workdir.is_dir() and not (workdir / CONFIG).exists():
+        files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
+    if files:
+        held = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
+        raise CheckpointError(
+            f"{workdir} is {held}\nimport weights first, then name the folder that this makes: "
+            f"python -m chexjax.models.torch_weights --model=MODEL {files[0]} --out=DIR"
+        )
 
 
 def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
@@ -97,6 +116,11 @@ def _imported(folder: Path) -> Restored:
         raise CheckpointError(
             f"{folder} holds a {about.model} without a head, which predicts nothing\n"
             f"train one from it: --config.init_from={folder}"
+        )
+    if about.fresh:
+        raise CheckpointError(
+            f"{folder} holds a {about.model} without {first_ten(about.fresh)}, which predicts nothing\n"
+            f"train it: --config.init_from={folder}"
         )
     data = asdict(Recipe(size=about.size)) | {"mean": about.mean, "std": about.std}
     networks = {IMPORTED: {"model": about.model, "shared_stages": None}}

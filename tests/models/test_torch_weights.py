@@ -1,5 +1,9 @@
 """Imported weights give torch's numbers: logits, gradients, ten steps; and what does not fit is told in full."""
 
+import argparse
+import collections
+import datetime
+import io
 import json
 import os
 import pickle
@@ -25,10 +29,12 @@ from chexjax.models.torch_weights import (
     convert_state_dict,
     import_file,
     load_weights,
+    read_findings,
     read_state_dict,
     to_state_dict,
     torch_names,
 )
+from chexjax.models.weight_files import find_tensors
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
@@ -176,22 +182,22 @@ def test_everything_that_does_not_fit_is_listed(resnet) -> None:
     gone = [key for key in resnet if key.startswith("layer3.") and not key.endswith("num_batches_tracked")]
     for key in gone:
         del broken[key]
-    extra = [f"extra{k}.weight" for k in range(12)]
+    extra = [f"layer1.{k}.extra" for k in range(12)]
     broken |= dict.fromkeys(extra, np.zeros(3))
     broken["bn1.weight"] = np.zeros(63)
-    broken["layer1.0.bn1.running_var"] = np.full(64, np.nan)
     with pytest.raises(CheckpointError) as caught:
         convert_state_dict("resnet18", broken)
     told = str(caught.value)
     assert all(key in told for key in (*gone, *extra))  # all, not the first ten
     assert "bn1.weight (63,) for (64,)" in told
-    assert "not finite 1: layer1.0.bn1.running_var" in told
+    with pytest.raises(CheckpointError, match=r"not finite 1: layer1\.0\.bn1\.running_var"):
+        convert_state_dict("resnet18", resnet | {"layer1.0.bn1.running_var": np.full(64, np.nan)})
 
 
 def test_weights_of_another_network_are_refused(resnet, densenet) -> None:
     with pytest.raises(CheckpointError, match=r"not the weights of a resnet34\nmissing \d+: .*layer4\.2\.bn2"):
         convert_state_dict("resnet34", resnet)
-    with pytest.raises(CheckpointError, match=r"missing .*\nunexpected .*features\.conv0\.weight"):
+    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18: .* they are a densenet's"):
         convert_state_dict("resnet18", densenet)
     with pytest.raises(CheckpointError, match=r"features.conv0.weight \(64, 4, 7, 7\) for \(64, 1, 7, 7\)"):
         convert_state_dict("densenet121", densenet | {"features.conv0.weight": np.zeros((64, 4, 7, 7))}, 1)
@@ -225,17 +231,103 @@ def test_a_head_of_another_size_is_dropped_by_name(resnet) -> None:
     assert kept["params"]["head"]["kernel"].shape == (512, 1000)
 
 
-def test_a_head_in_another_order_is_dropped(resnet) -> None:
-    with pytest.warns(UserWarning, match="in their order"):
-        found = convert_state_dict("resnet18", resnet, findings=FINDINGS[::-1])
-    assert "head" not in found["params"]
+def test_a_head_in_another_order_or_of_more_outputs_is_brought_into_ours(resnet, tmp_path: Path) -> None:
+    """Each output's weights are its own number: those of the findings come out in their order."""
+    names = ["Lung Opacity", "", *(name.replace("_", " ").lower() for name in FINDINGS[::-1]), ""]
+    weights = resnet | {"fc.weight": np.repeat(np.arange(17.0)[:, None], 512, 1), "fc.bias": np.arange(17.0)}
+    found = convert_state_dict("resnet18", weights, findings=names)["params"]["head"]
+    np.testing.assert_array_equal(found["bias"], np.arange(15.0, 1.0, -1))
+    np.testing.assert_array_equal(found["kernel"][3], found["bias"])
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    assert list(read_findings(str(tmp_path / "names.txt"))) == names[:-1]  # the last line's end is no line of its own
+    (tmp_path / "names.txt").write_text("\n".join(names[:-1]) + "\n\n")
+    with pytest.raises(ConfigError, match="16 findings are named, for the 17 outputs"):
+        convert_state_dict("resnet18", weights, findings=names[:-1])
+    with pytest.raises(ConfigError, match="hernia stand twice"):
+        convert_state_dict("resnet18", weights, findings=["hernia", *names[1:]])
+    with pytest.warns(UserWarning, match="none of its outputs is Hernia"):
+        assert (
+            "head"
+            not in convert_state_dict("resnet18", weights, findings=["" if n == "hernia" else n for n in names])[
+                "params"
+            ]
+        )
 
 
-def test_a_head_that_is_absent_is_missing_unless_none_is_wanted(resnet) -> None:
+def test_a_backbone_without_a_head_is_taken_as_it_is(resnet) -> None:
     trunk = {key: x for key, x in resnet.items() if not key.startswith("fc.")}
-    with pytest.raises(CheckpointError, match=r"missing 2: fc.bias, fc.weight|missing 2: fc.weight, fc.bias"):
-        convert_state_dict("resnet18", trunk)
-    assert "head" not in convert_state_dict("resnet18", trunk, head=False)["params"]
+    assert_same(convert_state_dict("resnet18", trunk), convert_state_dict("resnet18", resnet, head=False))
+
+
+def test_a_gap_is_taken_only_where_it_is_named(resnet) -> None:
+    part = {key: x for key, x in resnet.items() if not key.startswith(("layer4.", "fc."))}
+    with pytest.raises(CheckpointError, match=r"missing 25: layer4.*\n.*--fresh='layer4\.\*'"):
+        convert_state_dict("resnet18", part)
+    for weights in (part, resnet):  # what is to be drawn anew is not taken, also where it is there
+        found = convert_state_dict("resnet18", weights, head=False, fresh=["layer4.*"])
+        assert not [path for path in flatten_dict(found) if path[2].startswith("layer4")]
+        assert len(flatten_dict(found)) == len(torch_names("resnet18")) - 25 - 2
+    with pytest.raises(CheckpointError, match=r"missing \d+: layer3\.1\.bn1"):
+        convert_state_dict("resnet18", {k: x for k, x in part.items() if "layer3.1.bn1" not in k}, fresh=["layer4.*"])
+    with pytest.raises(ConfigError, match="no array of a resnet18 is called 'layr4"):
+        convert_state_dict("resnet18", part, fresh=["layr4.*"])
+
+
+# Nestings
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda w: {"net": w, "acc": 84.0},
+        lambda w: {"a": {"b": [{"weights": {f"m.{key}": x for key, x in w.items()}}]}},
+        lambda w: [w, {"state": {0: {"exp_avg": np.zeros(3)}}}],
+        lambda w: {f"module.{key}": x for key, x in w.items()} | {"n_averaged": np.ones(())},
+        lambda w: {f"model.{key}": x for key, x in w.items()} | {"loss.pos_weight": np.ones(14)},
+        lambda w: {"backbone": {k: x for k, x in w.items() if k[:3] != "fc."}}
+        | {f"head.0.{leaf}": w[f"fc.{leaf}"] for leaf in ("weight", "bias")},
+        lambda w: {"conv1": {"weight": w["conv1.weight"]}} | {k: x for k, x in w.items() if k != "conv1.weight"},
+        lambda w: {"teacher": {"layer1.0.conv1.weight": np.zeros((64, 64, 1, 1))}, "student": w},
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:left out")
+def test_the_network_is_found_under_any_nesting(resnet, nest) -> None:
+    assert_same(convert_state_dict("resnet18", nest(resnet)), convert_state_dict("resnet18", resnet))
+
+
+def test_a_trunk_as_a_sequence_of_its_children(resnet, densenet) -> None:
+    numbers = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    trunk = {k: x for k, x in resnet.items() if not k.startswith("fc.")}
+    children = {f"features.{numbers[k.split('.')[0]]}.{k.split('.', 1)[1]}": x for k, x in trunk.items()}
+    assert_same(convert_state_dict("resnet18", children), convert_state_dict("resnet18", trunk))
+    bare = {k.removeprefix("features."): x for k, x in densenet.items() if k.startswith("features.")}
+    assert_same(convert_state_dict("densenet121", bare), convert_state_dict("densenet121", densenet, head=False))
+
+
+def test_what_is_left_out_is_listed(resnet) -> None:
+    extra = {"op_threshs": np.ones(18), "optimizer": {"state": {k: {"exp_avg": np.ones(2)} for k in range(9)}}}
+    with pytest.warns(UserWarning, match=r"left out, not of the network: op_threshs, optimizer \(9 tensors\)"):
+        assert_same(convert_state_dict("resnet18", resnet | extra), convert_state_dict("resnet18", resnet))
+
+
+def test_a_deeper_network_is_not_cut_to_a_shallower_one() -> None:
+    """All that a ResNet-18 wants is in a ResNet-34, in its shapes."""
+    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18\nunexpected \d+: layer1\.2\.conv1"):
+        convert_state_dict("resnet18", numpy_dict(create_torch_network("resnet34")))
+
+
+@pytest.mark.parametrize("averaged", ["model_ema", "ema.module", "state_dict_ema", "swa"])
+@pytest.mark.filterwarnings("ignore:left out")
+def test_of_raw_and_averaged_weights_it_says_which(resnet, averaged: str) -> None:
+    doubled = {key: 2 * x for key, x in resnet.items()}
+    both = {"model": resnet, **{f"{averaged}.{key}": x for key, x in doubled.items()}}
+    with pytest.warns(UserWarning, match=rf"takes {averaged} \(averaged weights\); model would fit, too"):
+        assert_same(convert_state_dict("resnet18", both), convert_state_dict("resnet18", doubled))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "takes")
+        assert_same(convert_state_dict("resnet18", both, key="model"), convert_state_dict("resnet18", resnet))
+    with pytest.raises(ConfigError, match=f"names no network; there are model, {averaged}"):
+        convert_state_dict("resnet18", both, key="best")
 
 
 # The grey stem
@@ -321,7 +413,7 @@ def test_nothing_but_tensors_is_unpickled(tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(CheckpointError, match="nothing else is unpickled"):
         read_state_dict(Path("harmful.pth"))
     Path("raw.pth").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(CheckpointError, match=r"raw\.pth does not load"):
+    with pytest.raises(CheckpointError, match=r"raw\.pth"):
         read_state_dict(Path("raw.pth"))
     assert not Path("HARM").exists()
 
@@ -339,10 +431,74 @@ def test_a_broken_file_is_told(tmp_path: Path, suffix: str) -> None:
 
 def test_a_checkpoint_of_something_else_is_told(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="no state dict but list"):
-        read_state_dict(tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="the key epoch holds no array but int"):
+    with pytest.raises(CheckpointError, match=r"list\.pth: these are not .* it holds 0; is this a state dict"):
+        import_file("resnet18", tmp_path / "list.pth", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="it holds no tensors at all"):
         convert_state_dict("resnet18", {"epoch": 3})
+
+
+def test_numpy_and_options_beside_the_weights_are_data(resnet, tmp_path: Path) -> None:
+    tensors = {key: torch.from_numpy(x) for key, x in resnet.items()}
+    beside = {
+        "best": np.float64(0.8), "aucs": np.arange(6.0).reshape(2, 3, order="F"), "big": np.array([1.5], ">f4"),
+        "names": np.array(["a"]), "objects": np.array([{}], object), "none": np.array([]), "step": np.int64(3),
+        "args": argparse.Namespace(out=Path("x")), "random": np.random.default_rng(0).bytes(3),
+        "log": collections.defaultdict(list, {"loss": [1.0]}), "time": datetime.datetime(2020, 1, 1),
+    }  # fmt: skip
+    for legacy in (False, True):
+        torch.save({"state_dict": tensors, **beside}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+        found = read_state_dict(tmp_path / "a.pth")
+        assert (found["best"], found["step"]) == (0.8, 3)
+        arrays = find_tensors(found)
+        np.testing.assert_array_equal(arrays["aucs"], beside["aucs"])
+        np.testing.assert_array_equal(arrays["big"], [1.5])
+        with pytest.warns(UserWarning, match="left out, not of the network: aucs, big, names, none"):
+            assert_same(convert_state_dict("resnet18", found), convert_state_dict("resnet18", resnet))
+    torch.save(resnet, tmp_path / "arrays.pth")  # a state dict of NumPy's arrays
+    assert_same(
+        convert_state_dict("resnet18", read_state_dict(tmp_path / "arrays.pth")), convert_state_dict("resnet18", resnet)
+    )
+
+
+def test_a_file_is_named_by_its_first_bytes(tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    np.savez(archive, a=np.zeros(3))
+    torch.save({"a": torch.zeros(3)}, tmp_path / "whole.pth")
+    kinds = {
+        b"\n <!DOCTYPE HTML><html>quota": "a web page", b"\xef\xbb\xbf<html>": "a web page",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "Git LFS pointer",
+        b"\x89HDF\r\n\x1a\n" + bytes(99): "an HDF5 file", b"\x1f\x8b\x08" + bytes(9): "compressed by gzip",
+        archive.getvalue(): "an archive of NumPy arrays", (tmp_path / "whole.pth").read_bytes()[:300]: "cut off",
+        b"": "an empty file", b'{"error": "not found"}': "text, not weights", bytes(range(1, 99)): "of no kind",
+    }  # fmt: skip
+    for suffix in (".pth", ".safetensors", ".bin"):
+        for data, kind in kinds.items():
+            (tmp_path / f"a{suffix}").write_bytes(data)
+            with pytest.raises(CheckpointError, match=rf"a{suffix} is .*{kind}"):
+                read_state_dict(tmp_path / f"a{suffix}")
+    with pytest.raises(CheckpointError, match="a folder, not a file"):
+        read_state_dict(tmp_path)
+    tensors = pytest.importorskip("safetensors.numpy")
+    tensors.save_file({"a": np.ones(3, np.float32)}, tmp_path / "renamed.pth")
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "renamed.pth")["a"], np.ones(3))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whole_modules_and_programs_are_named_and_no_unsafe_way_is_advised(tmp_path: Path, legacy: bool) -> None:
+    module = torch.nn.Linear(2, 2)
+    torch.save(module, tmp_path / "whole.pth", _use_new_zipfile_serialization=not legacy)
+    torch.save({"model": module}, tmp_path / "inside.pth", _use_new_zipfile_serialization=not legacy)
+    torch.jit.save(torch.jit.trace(module, torch.zeros(1, 2)), tmp_path / "program.pt")
+    named = {
+        "whole.pth": r"a whole pickled torch\.nn\.modules\.linear\.Linear",
+        "inside.pth": r"an object of torch\.nn\.modules\.linear\.Linear beside tensors",
+        "program.pt": "a TorchScript program",
+    }
+    for name, words in named.items():
+        with pytest.raises(CheckpointError, match=words) as caught:
+            read_state_dict(tmp_path / name)
+        assert "weights_only" not in str(caught.value)
+        assert "state" in str(caught.value)
 
 
 def test_the_command_imports_a_file(densenet, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from chexjax.errors import CheckpointError
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models.configured import create_variables
 from chexjax.models.network import by_names
-from chexjax.models.torch_weights import About, save_weights
+from chexjax.models.torch_weights import About, save_weights, torch_names
 from chexjax.training import loop
 from chexjax.training.start import start_from
 from chexjax.training.state import create_network, create_optimizer, create_state, for_branches
@@ -82,6 +82,48 @@ def test_a_head_that_was_left_out_is_new(small_baseline: ConfigDict, earlier: Pa
     jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
     block = "layer1_0"
     jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+
+
+@pytest.mark.parametrize("groups", [None, ((0, 3, 5), tuple(k for k in range(14) if k not in (0, 3, 5)))])
+def test_arrays_left_out_on_import_are_drawn_anew(small_baseline: ConfigDict, tmp_path: Path, capsys, groups) -> None:
+    """layer4 is as a new network has it, the rest as imported; in each branch, too."""
+    network = small_baseline.networks.net1
+    network.update({"model": "resnet18"})
+    whole = create_variables(create_network(small_baseline, "net1"), 77, 0, SHAPE)
+    names = tuple(slot.name for slot in torch_names("resnet18").values() if slot.name.startswith("layer4."))
+    part = {
+        collection: {"trunk": {k: v for k, v in whole[collection]["trunk"].items() if not k.startswith("layer4")}}
+        for collection in whole
+    }
+    save_weights(tmp_path / "part", jax.tree.map(np.asarray, part), About("resnet18", 0.5, 0.25, "a", fresh=names))
+    with network.ignore_type():
+        network.shared_stages = groups and 1
+    model = create_network(small_baseline, "net1", groups)
+    fresh = create_state(small_baseline, "net1", model, SHAPE, 10)
+    small_baseline.init_from = str(tmp_path / "part")
+    _, state = started(small_baseline, "net1", groups)
+    assert "new head, drawn anew: 25: trunk/layer4_" in capsys.readouterr().out
+    now, was = (flatten_dict({"p": s.params, "s": s.batch_stats}, sep="/") for s in (state, fresh))
+    imported = flatten_dict({"p": whole["params"], "s": whole["batch_stats"]}, sep="/")
+    for path in now:
+        if "layer4" in path or "/head/" in path:
+            np.testing.assert_array_equal(now[path], was[path])
+        elif not path.endswith("offset"):
+            ours = imported[path.replace("/branch/", "/").replace("/shared/", "/trunk/")]
+            np.testing.assert_array_equal(now[path], np.broadcast_to(ours, now[path].shape))
+    with pytest.raises(CheckpointError, match=r"holds a resnet18 without (a head|25)"):
+        restore_best(tmp_path / "part")
+
+
+def test_a_file_of_weights_is_told_to_be_imported_first(small_baseline: ConfigDict, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.pth").write_bytes(b"\x80")
+    for path in (tmp_path / "folder" / "a.pth", tmp_path / "folder"):
+        with pytest.raises(CheckpointError, match=r"import weights first.*torch_weights --model=MODEL .*a\.pth --out"):
+            restore_best(path)
+        small_baseline.init_from = str(path)
+        with pytest.raises(CheckpointError, match=r"init_from of net1: .*\nimport weights first"):
+            started(small_baseline, "net1")
 
 
 def test_what_does_not_fit_is_listed(small_baseline: ConfigDict, earlier: Path, tmp_path: Path) -> None:
