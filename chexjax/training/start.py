@@ -73,8 +73,8 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, set[Key]]:
     """
     if (path / ABOUT).exists():
         variables, about = load_weights(path)
-        names = torch_names(about.model) if about.fresh else {}
-        missing = {path for path, slot in names.items() if slot.name in about.fresh}
+        arrays = torch_names(about.model) if about.fresh else {}
+        missing = {path for path, slot in arrays.items() if slot.name in about.fresh}
         return variables, about.mean, about.std, missing
     best = restore_best(path)
     names = list(best.variables)
