@@ -28,7 +28,7 @@ from chexjax.models.network import by_names, names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Scalars, say
-from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
+from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
 from chexjax.training.places import look
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
@@ -182,7 +182,12 @@ def predict(
     count = len(films.parts[split].names)
     with progress_bar(count, f"evaluating {split}", shown=jax.process_index() == 0, kept=False) as bar:
         predictions = predict_split(predictor, variables, batches, films.parts[split], bar.update)
-    broken = [name for name, loss in predictions.losses.items() if not math.isfinite(loss)]
+    known = not np.isnan(films.parts[split].labels).all()  # without any known label a loss is NaN, too
+    broken = [
+        name
+        for name, loss in predictions.losses.items()
+        if not np.isfinite(predictions.probabilities[name]).all() or (known and not math.isfinite(loss))
+    ]
     if broken:
         raise TrainingError(f"the predictions of {', '.join(broken)} on the {split} split are not finite: it diverged")
     return predictions
@@ -234,6 +239,7 @@ class Window:
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise TrainingError(self._trouble(step + k, values))
+            values["cross_entropy"] = values["cross_entropy"] * values["known"]
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
 
@@ -245,13 +251,18 @@ class Window:
         """Goes on from what `state` gave."""
         self._count = state["count"]
         self._sums = {key: np.array(value) for key, value in state["sums"].items()}
+        if self._sums and "known" not in self._sums:  # a checkpoint of before labels could be unknown
+            self._sums["known"] = np.full_like(self._sums["cross_entropy"], self._count)
 
     def means(self, prefix: str) -> dict[str, float]:
-        """`prefix/network/measurement` -> its mean; over findings too."""
+        """`prefix/network/measurement` -> its mean; of the cross-entropy over all that is known, NaN without any."""
+        sums = {key: np.array([np.mean(total) for total in totals]) for key, totals in self._sums.items()}
+        known = sums.pop("known", np.zeros(0))
+        counts = {"cross_entropy": np.where(known > 0, known, np.nan)}
         return {
-            f"{prefix}/{name}/{key}": float(np.mean(total[k]) / self._count)
-            for key, total in self._sums.items()
-            for k, name in enumerate(self._networks)
+            f"{prefix}/{name}/{key}": float(figure)
+            for key, totals in sums.items()
+            for name, figure in zip(self._networks, totals / counts.get(key, self._count), strict=True)
         }
 
     def _trouble(self, step: int, values: dict[str, np.ndarray]) -> str:
@@ -298,7 +309,7 @@ def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher:
     if teacher is not None:
         seen = teacher.config.data
         teaching = Teacher({name: model.apply for name, model in teacher.models.items()}, seen.mean, seen.std)
-    return Context(config, films.parts["train"].labels.mean(axis=0), groups, teaching)
+    return Context(config, known_prevalence(films.parts["train"].labels), groups, teaching)
 
 
 def bookmark(
