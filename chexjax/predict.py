@@ -39,6 +39,7 @@ from chexjax.explain.gallery import Card, gallery
 from chexjax.files import cell
 from chexjax.findings import FINDINGS
 from chexjax.models.network import ENSEMBLE
+from chexjax.models.probability import probability_of
 from chexjax.runtime import parse, progress_bar
 from chexjax.workdir.restore import Restored, restore_best
 
@@ -123,8 +124,7 @@ class Classifier:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
-            probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-            return probabilities, cam.average_maps([method(model, own, x) for model, own in networks])
+            return jnp.stack(logits), cam.average_maps([method(model, own, x) for model, own in networks])
 
         self._apply = apply
 
@@ -168,13 +168,14 @@ class Classifier:
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
             for place, (_, film) in enumerate(batch):
                 images[place, ..., 0] = shrink(cleaned[place] if cleaned else film, self.recipe.size)
-            probabilities, maps = jax.device_get(self._apply(self._variables, images))
+            logits, maps = jax.device_get(self._apply(self._variables, images))
+            probabilities = probability_of(logits).mean(axis=0)
             for place, (name, film) in enumerate(batch):
                 yield Prediction(
                     name=name,
                     film=film,
                     cleaned=cleaned[place] if cleaned else None,
-                    probabilities=probabilities[place].astype(np.float64),
+                    probabilities=probabilities[place],
                     thresholds=self.thresholds,
                     maps=maps[place],
                 )
@@ -372,7 +373,7 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *map(repr, prediction.probabilities.tolist())])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)

@@ -21,21 +21,29 @@ INTERVALS: Final = (
 )
 
 
+_CALIBRATION: Final = {
+    "brier": metrics.brier,
+    "expected_calibration_error": metrics.expected_calibration_error,
+}
+
+
 def figures(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: Sequence[str],
     findings: Sequence[str] = FINDINGS,
     thresholds: Thresholds | None = None,
+    calibration: bool = True,
 ) -> Figures:
     """AUROC with its intervals, precision and calibration per finding; at `thresholds`, confusions.
 
     Args:
-      labels: 0 or 1, (films, findings).
+      labels: (films, findings); NaN is not known, and like a soft label left out (see `metrics`).
       probabilities: the same shape.
       patients: of each film; films of one are drawn together in the bootstrap.
       findings: the names of the columns.
       thresholds: from other films (`find_thresholds`); None leaves the confusions out.
+      calibration: whether the numbers are probabilities; of others, only their order counts.
     """
     areas = metrics.bootstrap_aurocs(labels, probabilities, patients, RESAMPLES)
     aurocs = metrics.auroc(labels, probabilities)
@@ -52,10 +60,10 @@ def figures(
         "auroc_interval_delong": _per(findings, map(numbers, delong)),
         "mean_average_precision": number(metrics.mean_over_findings(precisions)),
         "average_precision": _per(findings, map(number, precisions)),
-        "brier": _per(findings, map(number, metrics.brier(labels, probabilities))),
-        "expected_calibration_error": _per(
-            findings, map(number, metrics.expected_calibration_error(labels, probabilities))
-        ),
+        **{
+            name: _per(findings, map(number, figure(labels, probabilities)) if calibration else [None] * len(findings))
+            for name, figure in _CALIBRATION.items()
+        },
     }
     if thresholds is not None:
         found["thresholds"] = thresholds
@@ -101,6 +109,17 @@ def told(figure: float | None, interval: Sequence[float] | None = None) -> str:
     if figure is None or math.isnan(figure):
         return "n/a"
     return f"{figure:.4f}" + (f" ({interval[0]:.3f}-{interval[1]:.3f})" if interval else "")
+
+
+def count_cell(positives: int, known: int, films: int) -> str:
+    """The positive films as tables show them: `34`, or `34 of 1,200` where the finding is known of so many alone."""
+    return f"{positives:,}" if known == films else f"{positives:,} of {known:,}"
+
+
+def counts(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> dict[str, dict[str, int]]:
+    """How many films the figures of each finding stand on: "known" and "positives", each by finding."""
+    found = metrics.count_films(labels)
+    return {name: _per(findings, values.tolist()) for name, values in found._asdict().items()}
 
 
 def number(figure: float) -> float | None:

@@ -7,7 +7,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
-from chexjax.evaluation.figures import INTERVALS, figures, find_thresholds, number, told, undefined
+from chexjax.evaluation.figures import (
+    INTERVALS,
+    count_cell,
+    counts,
+    figures,
+    find_thresholds,
+    number,
+    told,
+    undefined,
+)
 from chexjax.evaluation.metrics import convergence_epoch
 from chexjax.evaluation.plots import History, plot_curves
 from chexjax.evaluation.predictions import write_predictions
@@ -36,7 +45,7 @@ def results(
         if name in predictions.losses:
             losses = [entry[f"val/{name}/loss"] for entry in history]
             converged = convergence_epoch(losses, config.convergence_tolerance)
-            networks[name]["loss"] = predictions.losses[name]
+            networks[name]["loss"] = number(predictions.losses[name])
             networks[name]["convergence_epoch"] = converged and round(history[converged - 1]["epoch"], 2)
     notes = [
         f"epoch of convergence: the first after which the validation loss never falls by more than "
@@ -55,7 +64,7 @@ def results(
         "step": step,
         "films": len(films.names),
         "patients": len(set(films.patients)),
-        "positives": dict(zip(FINDINGS, films.labels.sum(axis=0).tolist(), strict=True)),
+        **counts(films.labels),
         "networks": networks,
         "notes": notes,
         "versions": versions(),
@@ -77,12 +86,17 @@ def format_table(found: Results, width: int = 120) -> str:
     """
     networks = found["networks"]
     heads = [f"{name} ({entry['model']})" for name, entry in networks.items()]
+    numbers = {
+        finding: count_cell(found["positives"][finding], found["known"][finding], found["films"])
+        for finding in FINDINGS
+    }
+    longest = max(map(len, ["positive", *numbers.values()]))
     columns = [max(len(head), len("0.7875 (0.765-0.809)")) for head in heads]
-    room = 28 + sum(2 + column for column in columns) <= width
+    room = 20 + longest + sum(2 + column for column in columns) <= width
     widths = columns if room else [max(len(head), 8) for head in heads]
 
     def line(row: str, count: str, cells: list[str]) -> str:
-        return f"{row:18}  {count:>8}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
+        return f"{row:18}  {count:>{longest}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))
 
     def cells(figure: str, finding: str | None = None) -> list[str]:
         pairs = [(entry[figure], entry[f"{figure}_interval"]) for entry in networks.values()]
@@ -96,7 +110,7 @@ def format_table(found: Results, width: int = 120) -> str:
             f"{found['split']}: {found['films']} films, checkpoint of step {found['step']}",
             line("", "positive", heads),
             line("mean AUROC", "", cells("mean_auroc")),
-            *(line(finding, str(found["positives"][finding]), cells("auroc", finding)) for finding in FINDINGS),
+            *(line(finding, numbers[finding], cells("auroc", finding)) for finding in FINDINGS),
             line("converged at epoch", "", ["" if epoch is None else f"{epoch:g}" for epoch in converged]),
             *found["notes"],
         ]

@@ -16,7 +16,7 @@ import chexjax
 from chexjax.data.prepared import Part
 from chexjax.evaluation import page
 from chexjax.evaluation.evaluator import ENSEMBLE, Predictions
-from chexjax.evaluation.figures import told
+from chexjax.evaluation.figures import count_cell, told
 from chexjax.evaluation.localization import CENTRE, RANDOM, enlarge, peak_box
 from chexjax.evaluation.plots import History
 from chexjax.evaluation.published import published
@@ -104,7 +104,8 @@ def _results(found: dict[str, Any], simulated: bool) -> str:
     rows = [["mean AUROC", "", *means]]
     for finding in FINDINGS:
         cells = [told(entry["auroc"][finding], entry["auroc_interval"][finding]) for entry in networks.values()]
-        rows.append([finding, f"{found['positives'][finding]:,}", *cells])
+        count = count_cell(found["positives"][finding], found["known"][finding], found["films"])
+        rows.append([finding, count, *cells])
     plain = ("average_precision", "brier", "expected_calibration_error")
     heads_of = [f"{name}\n{figure}" for name in networks for figure in ("AP", "Brier", "ECE")]
     others = [
@@ -175,10 +176,11 @@ def _counts(parts: Mapping[str, Part]) -> str:
     rows = [
         ["films", *(f"{len(part.names):,}" for part in parts.values())],
         ["patients", *(f"{len(set(part.patients)):,}" for part in parts.values())],
-        ["without a finding", *(f"{int((part.labels.sum(axis=1) == 0).sum()):,}" for part in parts.values())],
+        ["without a finding", *(f"{part.healthy:,}" for part in parts.values())],
     ]
     for k, finding in enumerate(FINDINGS):
-        rows.append([finding, *(f"{int(part.labels[:, k].sum()):,}" for part in parts.values())])
+        cells = [count_cell(part.positives[k], part.known[k], len(part.names)) for part in parts.values()]
+        rows.append([finding, *cells])
     return page.table(["", *parts], rows) + page.paragraph("No patient is in two parts.", "note")
 
 

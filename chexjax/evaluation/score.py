@@ -1,9 +1,10 @@
-"""Scores any model's predictions CSV against the NIH entry file: figures with intervals, and two models side by side.
+"""Scores any model's predictions CSV against a table of labels: figures with intervals, and two models side by side.
 
     python -m chexjax.evaluation.score --predictions=A.csv --labels=Data_Entry_2017_v2020.csv [--out=DIR]
         [--against=B.csv] [--by=sex,age,view] [--thresholds_from=VAL.csv]
 
-For what a predictions CSV looks like see `chexjax.evaluation.predictions`.
+For what the two tables look like see `read_predictions` and `read_labels` in `chexjax.evaluation.predictions`. Labels
+that are not known, uncertain or soft are left out, finding by finding; how many were left stands beside each figure.
 """
 
 import csv
@@ -17,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from chexjax import files
-from chexjax.data.sources.nih import Entry, read_entry_file
+from chexjax.data.sources.nih import Entry
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.evaluation import metrics, page
 from chexjax.evaluation.figures import (
@@ -26,6 +27,7 @@ from chexjax.evaluation.figures import (
     SENSITIVITY,
     Figures,
     Thresholds,
+    counts,
     figures,
     find_thresholds,
     number,
@@ -33,7 +35,7 @@ from chexjax.evaluation.figures import (
     told,
     undefined,
 )
-from chexjax.evaluation.predictions import Matched, Table, match, read_predictions, short
+from chexjax.evaluation.predictions import Matched, Table, match, read_labels, read_predictions, short
 from chexjax.runtime import parse
 
 GROUPINGS: Final = ("sex", "age", "view")
@@ -46,7 +48,7 @@ def thresholds_from(
     """Thresholds out of validation predictions of the first model, and what is to be said of them.
 
     Raises:
-      DataError: its films are not in the entry file, or some of them are among those that are scored.
+      DataError: its films have no labels, or some of them are among those that are scored.
     """
     validation, notes = match(entries, [table])
     both = sorted(set(validation.names) & set(films.names))
@@ -70,9 +72,16 @@ def score(films: Matched, thresholds: Thresholds | None = None, by: Sequence[str
     found: dict[str, Any] = {
         "films": len(films.names),
         "patients": len(set(films.patients)),
-        "positives": _positives(films, slice(None)),
+        **counts(films.labels, films.findings),
         "networks": {
-            name: figures(films.labels, p, films.patients, films.findings, thresholds if name == first else None)
+            name: figures(
+                films.labels,
+                p,
+                films.patients,
+                films.findings,
+                thresholds if name == first else None,
+                calibration=name not in films.ranked_only,
+            )
             for name, p in films.models.items()
         },
     }
@@ -118,10 +127,6 @@ def compare(films: Matched) -> Figures:
     }
 
 
-def _positives(films: Matched, rows: Any) -> dict[str, int]:
-    return dict(zip(films.findings, films.labels[rows].sum(axis=0, dtype=int).tolist(), strict=True))
-
-
 def _subgroups(films: Matched, kind: str) -> dict[str, Any]:
     """The figures of each group of films; the first model's and, with two, the second's."""
     groups: dict[str, list[int]] = {}
@@ -136,9 +141,15 @@ def _subgroups(films: Matched, kind: str) -> dict[str, Any]:
         name: {
             "films": len(rows),
             "patients": len(set(patients[rows])),
-            "positives": _positives(films, rows),
+            **counts(films.labels[rows], films.findings),
             "networks": {
-                model: figures(films.labels[rows], p[rows], patients[rows].tolist(), films.findings)
+                model: figures(
+                    films.labels[rows],
+                    p[rows],
+                    patients[rows].tolist(),
+                    films.findings,
+                    calibration=model not in films.ranked_only,
+                )
                 for model, p in films.models.items()
             },
         }
@@ -159,9 +170,10 @@ def group(entry: Entry, kind: str) -> str:
 
 def tables(found: dict[str, Any], findings: Sequence[str]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
     """The tables of a score: title, heads, rows; the first rows are of the means."""
-    positives = found["positives"]
+    known, positives = found["known"], found["positives"]
     for name, entry in found["networks"].items():
         mean = [
+            "",
             told(entry["mean_auroc"], entry["mean_auroc_interval"]),
             "",
             *(_plain(entry[f"mean_{key}"]) if key == "average_precision" else "" for key in _PLAIN),
@@ -172,8 +184,8 @@ def tables(found: dict[str, Any], findings: Sequence[str]) -> Iterator[tuple[str
             delong = entry["auroc_interval_delong"][finding]
             spread = f"{delong[0]:.3f}-{delong[1]:.3f}" if delong else "n/a"
             rest = [_plain(entry[key][finding]) for key in _PLAIN]
-            rows.append([finding, f"{positives[finding]:,}", auroc, spread, *rest])
-        yield name, ["", "positive", "AUROC (95 %)", "DeLong 95 %", "AP", "Brier", "ECE"], rows
+            rows.append([finding, f"{known[finding]:,}", f"{positives[finding]:,}", auroc, spread, *rest])
+        yield name, ["", "known", "positive", "AUROC (95 %)", "DeLong 95 %", "AP", "Brier", "ECE"], rows
     for name, entry in found["networks"].items():
         if "thresholds" in entry:
             yield _threshold_table(name, entry, findings)
@@ -216,10 +228,12 @@ def _subgroup_table(
     means = [told(entry["mean_auroc"], entry["mean_auroc_interval"]) for entry in entries.values()]
     rows.append(["mean AUROC", *means])
     for finding in findings:
-        cells = [
-            f"{told(entry['auroc'][finding], entry['auroc_interval'][finding])} {groups[name]['positives'][finding]}+"
-            for name, entry in entries.items()
-        ]
+        cells = []
+        for name, entry in entries.items():
+            known, positives = (groups[name][what][finding] for what in ("known", "positives"))
+            of_known = "" if known == groups[name]["films"] else f" of {known}"
+            figure = told(entry["auroc"][finding], entry["auroc_interval"][finding])
+            cells.append(f"{figure} {positives}+{of_known}")
         rows.append([finding, *cells])
     return f"{model} by {kind}; 12+ are 12 positive films", ["", *map(_visible, groups)], rows
 
@@ -259,7 +273,7 @@ def format_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
 def write(out: Path, films: Matched, found: dict[str, Any]) -> None:
     """Writes `tables.csv`, `roc.png`, `reliability.png`, `report.html` and, last, `metrics.json` into `out`.
 
-    Where `metrics.json` is, the rest is whole.
+    Where `metrics.json` is, the rest is whole. Of numbers that are no probabilities there is no `reliability.png`.
     """
     from chexjax.evaluation import plots  # matplotlib takes half a second to load
 
@@ -270,7 +284,10 @@ def write(out: Path, films: Matched, found: dict[str, Any]) -> None:
         for title, heads, rows in tables(found, films.findings):
             writer.writerows([[files.cell(cell) for cell in line] for line in ([title], heads, *rows, [])])
     plots.plot_roc(out / "roc.png", films.labels, films.models, films.findings)
-    plots.plot_reliability(out / "reliability.png", films.labels, films.models, films.findings)
+    if calibrated := _calibrated(films):
+        plots.plot_reliability(out / "reliability.png", films.labels, calibrated, films.findings)
+    else:
+        (out / "reliability.png").unlink(missing_ok=True)
     (out / "report.html").write_text(as_page(films, found), encoding="utf-8")
     partial = out / "metrics.json.partial"
     partial.write_text(json.dumps(found, indent=2, allow_nan=False), encoding="utf-8")
@@ -286,12 +303,18 @@ def as_page(films: Matched, found: dict[str, Any]) -> str:
         if "thresholds" in entry:
             sections[f"{name}: confusions"] = page.confusion_table(films.findings, entry)
     sections["ROC curves"] = page.roc_charts(films.labels, films.models, films.findings)
-    sections["Reliability"] = page.reliability_charts(films.labels, films.models, films.findings)
+    if calibrated := _calibrated(films):
+        sections["Reliability"] = page.reliability_charts(films.labels, calibrated, films.findings)
     sections["Not a medical device"] = page.paragraph(
         "These figures describe scores on films whose labels were mined from reports. They say nothing about a patient."
     )
     subtitle = f"{found['films']:,} films of {found['patients']:,} patients, labels from {found['labels']}"
     return page.page(" and ".join(found["networks"]), subtitle, sections)
+
+
+def _calibrated(films: Matched) -> dict[str, np.ndarray]:
+    """The models whose numbers are probabilities."""
+    return {name: numbers for name, numbers in films.models.items() if name not in films.ranked_only}
 
 
 # The command
@@ -303,7 +326,9 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("predictions", None, "The predictions CSV to score.", flag_values=values)
     flags.DEFINE_string("against", None, "Another model's, for DeLong's paired test.", flag_values=values)
-    flags.DEFINE_string("labels", None, "The entry file, Data_Entry_2017_v2020.csv.", flag_values=values)
+    flags.DEFINE_string(
+        "labels", None, "The entry file, Data_Entry_2017_v2020.csv, or a column a finding.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "A folder for metrics.json, tables, plots and a page.", flag_values=values)
     flags.DEFINE_list("by", [], f"Also by subgroups: {', '.join(GROUPINGS)}.", flag_values=values)
     flags.DEFINE_string(
@@ -323,9 +348,10 @@ def main() -> None:
     if unknown := [kind for kind in values.by if kind not in GROUPINGS]:
         raise ConfigError(f"--by knows {', '.join(GROUPINGS)}, not {', '.join(map(repr, unknown))}")
 
-    entries = read_entry_file(Path(values.labels))
+    entries, of_labels = read_labels(Path(values.labels))
     read = [read_predictions(Path(path)) for path in (values.predictions, values.against) if path]
     films, notes = match(entries, read)
+    notes = [*of_labels, *notes]
     thresholds = None
     if values.thresholds_from:
         validation = read_predictions(Path(values.thresholds_from))
@@ -348,7 +374,7 @@ def main() -> None:
     print(f"\n{INTERVALS}")
     if values.out:
         write(Path(values.out), films, found)
-        print(f"metrics.json, tables.csv, roc.png, reliability.png and report.html are in {values.out}")
+        print(f"metrics.json, tables.csv, charts and report.html are in {values.out}")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def examples(predictions: Predictions) -> list[tuple[int, str, str]]:
     probabilities = predictions.probabilities.get(ENSEMBLE, next(iter(predictions.probabilities.values())))
     chosen = []
     for k, finding in enumerate(FINDINGS):
-        positives = np.flatnonzero(predictions.films.labels[:, k])
+        positives = np.flatnonzero(predictions.films.labels[:, k] == 1)
         if len(positives):
             order = positives[np.argsort(probabilities[positives, k], kind="stable")]
             chosen.append((int(order[-1]), finding, "surest"))
