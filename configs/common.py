@@ -19,7 +19,7 @@ def base() -> ConfigDict:
             "temperature": 1.0,
         }
     )
-    config.teacher = ""  # the workdir of the run that a student learns from
+    config.teacher = ""  # what a student learns from: the workdir of a run, or a predictions CSV of the training films
     config.distill = ConfigDict(
         {
             "targets": "bernoulli",  # or "softmax"

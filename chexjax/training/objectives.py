@@ -64,7 +64,8 @@ def _of_known(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @wraps(loss)
     def masked(logits: jax.Array, labels: jax.Array, *arguments: Any) -> jax.Array:
-        labels = jnp.asarray(labels).astype(logits.dtype)
+        logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+        labels = labels.astype(logits.dtype)
         known = is_known(labels)
         return jnp.where(known, loss(logits, jnp.where(known, labels, 0.0), *arguments), 0.0)
 
