@@ -41,6 +41,7 @@ from chexjax.files import cell, whole, write_whole
 from chexjax.findings import FINDINGS, RADIOLOGY
 from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.models.network import ENSEMBLE
+from chexjax.models.probability import probability_of
 from chexjax.runtime import parse, progress_bar
 from chexjax.workdir.restore import Restored, restore_best
 
@@ -128,8 +129,7 @@ class Classifier:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
-            probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-            return probabilities, average_maps([method(model, own, x) for model, own in networks])
+            return jnp.stack(logits), average_maps([method(model, own, x) for model, own in networks])
 
         self._apply = apply
 
@@ -173,13 +173,14 @@ class Classifier:
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
             for place, (_, film) in enumerate(batch):
                 images[place, ..., 0] = shrink(cleaned[place] if cleaned else film, self.recipe.size)
-            probabilities, maps = jax.device_get(self._apply(self._variables, images))
+            logits, maps = jax.device_get(self._apply(self._variables, images))
+            probabilities = probability_of(logits).mean(axis=0)
             for place, (name, film) in enumerate(batch):
                 yield Prediction(
                     name=name,
                     film=film,
                     cleaned=cleaned[place] if cleaned else None,
-                    probabilities=probabilities[place].astype(np.float64),
+                    probabilities=probabilities[place],
                     thresholds=self.thresholds,
                     maps=maps[place],
                 )
@@ -378,7 +379,7 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *map(repr, prediction.probabilities.tolist())])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)

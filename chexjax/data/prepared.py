@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -43,11 +44,29 @@ _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split, in the order of its records. `labels` is uint8 (films, 14)."""
+    """One part of the split, in the order of its records.
+
+    `labels` is float32 (films, 14): 0 absent, 1 present, between them soft, NaN not known.
+    """
 
     names: tuple[str, ...]
     patients: tuple[str, ...]
     labels: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Of how many films each finding is known, int (findings,)."""
+        return (~np.isnan(self.labels)).sum(axis=0)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """How many films have each finding for certain, int (findings,)."""
+        return (self.labels == 1).sum(axis=0)
+
+    @property
+    def healthy(self) -> int:
+        """How many films are known to have none of the findings."""
+        return int((self.labels == 0).all(axis=1).sum())
 
 
 class Source:
@@ -83,15 +102,15 @@ class Prepared:
         return Source(source, f"the {split} records in {self.path}")
 
     def summary(self) -> str:
-        """A line a part: films, patients, films without a finding, and the rarest finding."""
+        """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
         lines = []
         for name, part in self.parts.items():
-            positives = part.labels.sum(axis=0)
-            rarest = int(positives.argmin())
+            rarest = int(part.positives.argmin())
+            unknown = int(np.isnan(part.labels).sum())
             lines.append(
                 f"{name:>5}: {len(part.names):6d} films, {len(set(part.patients)):5d} patients, "
-                f"{int((part.labels.sum(axis=1) == 0).sum()):6d} without a finding, "
-                f"rarest {FINDINGS[rarest]} ({positives[rarest]})"
+                f"{part.healthy:6d} without a finding, rarest {FINDINGS[rarest]} ({part.positives[rarest]})"
+                + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
         if (self.path / SKIPPED).exists():
             lines.append(f"films were left out: {self.path / SKIPPED}")
@@ -155,11 +174,11 @@ def _load(path: Path) -> Prepared:
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
         if not 0 < size <= MAX_SIDE:
             raise ValueError(f"films of {size} pixels a side")
-        columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
+        columns: dict[str, list[tuple[str, str, list[float]]]] = {part: [] for part in SPLITS}
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 name, patient = (text_of(row[column]) for column in ("Image Index", "Patient ID"))
-                columns[row["split"]].append((name, patient, [{"0": 0, "1": 1}[row[f]] for f in FINDINGS]))
+                columns[row["split"]].append((name, patient, [_label(row[f]) for f in FINDINGS]))
     except (
         OSError,
         LookupError,
@@ -176,11 +195,33 @@ def _load(path: Path) -> Prepared:
         split: Part(
             tuple(name for name, _, _ in rows),
             tuple(patient for _, patient, _ in rows),
-            np.array([labels for _, _, labels in rows], np.uint8).reshape(-1, len(FINDINGS)),
+            np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(FINDINGS)),
         )
         for split, rows in columns.items()
     }
     return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+
+
+_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
+
+
+def _label(cell: str) -> float:
+    """A label as `_label_cell` wrote it.
+
+    Raises:
+      ValueError: it is no label.
+    """
+    label = _LABELS.get(cell)
+    if label is None:
+        label = float(cell)
+        if not 0.0 <= label <= 1.0:
+            raise ValueError(f"a label of {cell!r}")
+    return label
+
+
+def _label_cell(label: float) -> str:
+    """A float32 label, to its last bit; an unknown one is an empty cell."""
+    return "" if math.isnan(label) else f"{label:.9g}"
 
 
 def _check_classes(tree: Any) -> None:
@@ -289,7 +330,7 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
             {
                 # Bytes in a file object: TFDS would need TensorFlow to encode an array.
                 "image": io.BytesIO(png),
-                "label": entry.labels,
+                "label": np.asarray(entry.labels, np.float32),
                 "id": name,
                 "patient": entry.patient,
                 "age": entry.age,
@@ -327,7 +368,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         shape = (self._size, self._size, 1)
         features = {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
+            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.float32),
             "id": tfds.features.Text(),
             "patient": tfds.features.Text(),
             "age": np.int32,
@@ -366,7 +407,8 @@ def _write_tables(
         for split, names in written.items():
             for entry in map(entries.__getitem__, names):
                 name, patient, sex, view = map(cell, (entry.name, entry.patient, entry.sex, entry.view))
-                table.writerow([split, name, patient, entry.age, sex, view, *entry.labels.tolist()])
+                labels = map(_label_cell, np.asarray(entry.labels, np.float32).tolist())
+                table.writerow([split, name, patient, entry.age, sex, view, *labels])
     if skipped:
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
             rows = [map(cell, row) for row in sorted(skipped.items())]

@@ -111,7 +111,8 @@ def picture_of(example: "Example") -> bytes:
 def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) -> str:
     """The page of a score: its notes, its tables, the curves."""
     findings, labels, models = films.findings, films.labels, films.models
-    ending = ["ROC curves", "Reliability", "Not a medical device"]
+    calibrated = films.probabilities
+    ending = ["ROC curves", *(["Reliability"] if calibrated else []), "Not a medical device"]
     return render(
         "score.html",
         title=" and ".join(models),
@@ -121,5 +122,6 @@ def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) ->
         tables=of,
         names=list(models),
         roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings)),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, models, findings)),
+        calibrated=list(calibrated),
+        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, calibrated, findings)),
     )

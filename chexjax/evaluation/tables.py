@@ -16,6 +16,7 @@ from chexjax.evaluation.summary import Summary
 from chexjax.findings import FINDINGS
 from chexjax.formats import (
     UNDEFINED,
+    format_count,
     format_difference,
     format_figure,
     format_interval,
@@ -89,11 +90,16 @@ def auroc_table(found: Summary, findings: Sequence[str] = FINDINGS, intervals: b
     rows = [["mean AUROC", "", *(cell(entry, "mean_auroc") for entry in networks)]]
     for finding in findings:
         cells = [cell(entry, "auroc", finding) for entry in networks]
-        rows.append([finding, f"{found['positives'][finding]:,}", *cells])
+        rows.append([finding, positives_of(found, finding), *cells])
     rows.append(["converged at epoch", "", *map(_epoch, networks)])
     heads = ["", "positive", *(f"{name} ({entry['model']})" for name, entry in found["networks"].items())]
     title = f"{found['split']}: {found['films']:,} films, checkpoint of step {found['step']}"
     return Table(title, heads, rows, lead=1)
+
+
+def positives_of(found: Summary, finding: str) -> str:
+    """The films with a finding as a cell says it, see `format_count`; `found` has "films", "known", "positives"."""
+    return format_count(found["positives"][finding], found["known"][finding], found["films"])
 
 
 def _epoch(entry: Summary) -> str:
@@ -150,10 +156,11 @@ def films_table(parts: Mapping[str, Any], findings: Sequence[str] = FINDINGS) ->
     rows = [
         ["films", *(f"{len(part.names):,}" for part in parts.values())],
         ["patients", *(f"{len(set(part.patients)):,}" for part in parts.values())],
-        ["without a finding", *(f"{int((part.labels == 0).all(axis=1).sum()):,}" for part in parts.values())],
+        ["without a finding", *(f"{part.healthy:,}" for part in parts.values())],
     ]
     for k, finding in enumerate(findings):
-        rows.append([finding, *(f"{int((part.labels[:, k] == 1).sum()):,}" for part in parts.values())])
+        cells = (format_count(part.positives[k], part.known[k], len(part.names)) for part in parts.values())
+        rows.append([finding, *cells])
     return Table("", ["", *parts], rows, lead=3)
 
 
@@ -202,7 +209,7 @@ def published_localization_table() -> Table:
 def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
     """All tables of a score: a model each, thresholds, the comparison, subgroups."""
     networks = found["networks"]
-    tables = [_model_table(name, entry, found["positives"], findings) for name, entry in networks.items()]
+    tables = [_model_table(name, entry, found, findings) for name, entry in networks.items()]
     tables += [confusion_table(name, entry, findings) for name, entry in networks.items() if "thresholds" in entry]
     if "comparison" in found:
         tables.append(_comparison_table(found["comparison"], findings))
@@ -211,15 +218,16 @@ def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
     return tables
 
 
-def _model_table(name: str, entry: Summary, positives: Mapping[str, int], findings: Sequence[str]) -> Table:
+def _model_table(name: str, entry: Summary, found: Summary, findings: Sequence[str]) -> Table:
     mean = format_figure(entry["mean_auroc"], interval=entry["mean_auroc_interval"])
-    rows = [["mean", "", mean, "", format_figure(entry["mean_average_precision"]), "", ""]]
+    rows = [["mean", "", "", mean, "", format_figure(entry["mean_average_precision"]), "", ""]]
     for finding in findings:
         auroc = format_figure(entry["auroc"][finding], interval=entry["auroc_interval"][finding])
         delong = format_interval(entry["auroc_interval_delong"][finding])
         rest = [format_figure(entry[key][finding]) for key in CALIBRATION]
-        rows.append([finding, f"{positives[finding]:,}", auroc, delong, *rest])
-    heads = ["", "positive", "AUROC (95 %)", "DeLong 95 %", *CALIBRATION.values()]
+        counts = [f"{found[what][finding]:,}" for what in ("known", "positives")]
+        rows.append([finding, *counts, auroc, delong, *rest])
+    heads = ["", "known", "positive", "AUROC (95 %)", "DeLong 95 %", *CALIBRATION.values()]
     return Table(name, heads, rows, lead=1)
 
 
@@ -244,11 +252,17 @@ def _subgroup_table(kind: str, model: str, groups: Mapping[str, Summary], findin
     for finding in findings:
         cells = [
             format_figure(entry["auroc"][finding], interval=entry["auroc_interval"][finding])
-            + f" {groups[name]['positives'][finding]}+"
+            + f" {_with_plus(groups[name], finding)}"
             for name, entry in entries.items()
         ]
         rows.append([finding, *cells])
     return Table(f"{model} by {kind}; 12+ are 12 positive films", ["", *groups], rows, lead=3)
+
+
+def _with_plus(group: Summary, finding: str) -> str:
+    """`12+`, or `12+ of 300` where the finding is known of so many films alone."""
+    known, positives = (group[what][finding] for what in ("known", "positives"))
+    return f"{positives:,}+" + ("" if known == group["films"] else f" of {known:,}")
 
 
 def format_epoch(entry: Mapping[str, float], epochs: float, names: Sequence[str]) -> str:

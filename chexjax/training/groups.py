@@ -44,23 +44,32 @@ def find_groups(config: ConfigDict, films: Prepared) -> Groups:
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
-    """How often findings go together: the correlation of their labels (the phi coefficient).
+    """How often findings go together: the correlation of their labels (the phi coefficient) where both are known.
 
-    uint8 (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 for a finding that no film has, or every.
+    Labels 0 to 1, or NaN, (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 where one of two findings is
+    alike on all films of which both are known, or there is no such film.
     """
-    return _correlation(labels.astype(np.float64).T)
+    known = ~np.isnan(labels)
+    x, known = np.where(known, labels, 0.0).astype(np.float64), known.astype(np.float64)
+    # Of the films of which both are known, (findings, findings) each; of 0 and 1 in whole numbers, so exactly.
+    films, sums = known.T @ known, x.T @ known
+    variances = films * ((x * x).T @ known) - sums**2
+    norms = np.sqrt(np.maximum(variances, 0.0) * np.maximum(variances.T, 0.0))
+    return (films * (x.T @ x) - sums * sums.T) / np.where(norms > 1e-12 * films**2, norms, np.inf)  # less is rounding
 
 
 def likeness(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How alike findings look: the correlation of their mean embeddings, each channel standardised over the films.
 
-    float (films, channels) and uint8 (films, findings) -> float64 (findings, findings) in [-1, 1].
+    float (films, channels) and labels (films, findings) -> float64 (findings, findings) in [-1, 1]. A film counts for
+    a finding by its label; one that is not known does not count.
     """
+    labels = np.nan_to_num(np.asarray(labels, np.float64))
     embeddings = np.asarray(embeddings, np.float64)
     spread = embeddings.std(axis=0)
     standard = (embeddings - embeddings.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    counts = np.maximum(labels.sum(axis=0, dtype=np.float64), 1.0)
-    return _correlation((labels.astype(np.float64).T @ standard) / counts[:, None])
+    counts = labels.sum(axis=0)
+    return _correlation((labels.T @ standard) / np.where(counts > 0, counts, 1.0)[:, None])
 
 
 def _correlation(rows: np.ndarray) -> np.ndarray:
