@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
@@ -28,17 +28,18 @@ from PIL import Image
 
 from chexjax.data.images import MAX_SIDE, read_grey
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
-from chexjax.data.sources import SOURCES
+from chexjax.data.sources import SOURCES, nih
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
-from chexjax.findings import FINDINGS
+from chexjax.findings import read_findings
 from chexjax.runtime import parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+_COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 
 
@@ -46,7 +47,7 @@ _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever 
 class Part:
     """One part of the split, in the order of its records.
 
-    `labels` is float32 (films, 14): 0 absent, 1 present, between them soft, NaN not known.
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known.
     """
 
     names: tuple[str, ...]
@@ -88,11 +89,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared record set: where it lies, by which digest it is known, and what it holds."""
+    """A prepared record set: where it lies, by which digest it is known, and what it holds.
+
+    `findings` names the columns of its labels.
+    """
 
     path: Path
     digest: str
     size: int
+    findings: tuple[str, ...]
     parts: dict[str, Part]
 
     def source(self, split: str) -> Any:
@@ -109,7 +114,7 @@ class Prepared:
             unknown = int(np.isnan(part.labels).sum())
             lines.append(
                 f"{name:>5}: {len(part.names):6d} films, {len(set(part.patients)):5d} patients, "
-                f"{part.healthy:6d} without a finding, rarest {FINDINGS[rarest]} ({part.positives[rarest]})"
+                f"{part.healthy:6d} without a finding, rarest {self.findings[rarest]} ({part.positives[rarest]})"
                 + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
         if (self.path / SKIPPED).exists():
@@ -141,7 +146,7 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
         try:
-            _write(final, entries, splits, found, skipped, recipe, progress)
+            write_set(final, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
         except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
             raise DataError(f"the prepared films cannot be written to {out}: {error}") from error
     return load(final)
@@ -176,11 +181,20 @@ def _load(path: Path) -> Prepared:
             raise ValueError(f"films of {size} pixels a side")
         columns: dict[str, list[tuple[str, str, list[float]]]] = {part: [] for part in SPLITS}
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name, patient = (text_of(row[column]) for column in ("Image Index", "Patient ID"))
-                columns[row["split"]].append((name, patient, [_label(row[f]) for f in FINDINGS]))
+            table = csv.reader(file)
+            head = next(table)
+            first = len(_COLUMNS)
+            if tuple(head[:first]) != _COLUMNS:
+                raise ValueError(f"{TABLE} has other columns")
+            findings = read_findings([text_of(name) for name in head[first:]])
+            for row in table:
+                if len(row) != len(head):
+                    raise ValueError(f"{TABLE}, line {table.line_num}: {len(row)} cells for {len(head)} columns")
+                split, name, patient = row[0], text_of(row[1]), text_of(row[2])
+                columns[split].append((name, patient, [_label(label) for label in row[first:]]))
     except (
         OSError,
+        StopIteration,
         LookupError,
         ValueError,
         TypeError,
@@ -195,11 +209,11 @@ def _load(path: Path) -> Prepared:
         split: Part(
             tuple(name for name, _, _ in rows),
             tuple(patient for _, patient, _ in rows),
-            np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(FINDINGS)),
+            np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(findings)),
         )
         for split, rows in columns.items()
     }
-    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, findings, parts)
 
 
 _LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
@@ -254,11 +268,24 @@ def _digest(
     return digest.hexdigest()
 
 
-def _write(
-    final: Path, entries: dict[str, Entry], splits: dict[str, list[str]], found: dict[str, Path],
-    skipped: dict[str, str], recipe: Recipe, progress: bool,
+def write_set(
+    final: Path, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
+    found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails."""
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails.
+
+    Args:
+      findings: the names of the entries' labels, in their order.
+      entries: by film name; what is not of a split is passed over.
+      splits: the film names of "train", "val" and "test".
+      found: the file of each film, for those that there are.
+      skipped: why a film is left out, by name; those that do not decode are added.
+
+    Raises:
+      DataError: a part has no film, or films do not decode and the recipe does not skip them.
+      ValueError: `findings` are no names of findings.
+    """
+    findings = read_findings(list(findings))
     work = own_folder(final.parent, "preparing")
     try:
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
@@ -268,7 +295,8 @@ def _write(
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
             films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
-            built = _build(work, {split: _records(entries, pairs) for split, pairs in films.items()}, recipe.size)
+            records = {split: _records(entries, pairs) for split, pairs in films.items()}
+            built = _build(work, findings, records, recipe.size)
         broken = [f"{name} ({reason})" for name, reason in skipped.items() if name in found]
         if broken and not recipe.skip_unreadable:
             raise DataError(
@@ -276,7 +304,7 @@ def _write(
                 "replace them, or go on without them with --skip-unreadable (data.skip_unreadable)"
             )
         written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
-        _write_tables(built, entries, written, skipped)
+        _write_tables(built, findings, entries, written, skipped)
         _verify(built, written)
         write_manifest(built)
         built.rename(final)
@@ -288,7 +316,7 @@ def _write(
 
 
 def _read_films(
-    names: list[str], found: dict[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
+    names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
 ) -> Iterator[tuple[str, bytes]]:
     """Film names with their prepared PNG bytes, in order; a film that does not decode goes to `skipped` instead."""
 
@@ -321,7 +349,9 @@ def _read_films(
             done(len(films))
 
 
-def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
     for key, (name, png) in enumerate(films):
         entry = entries[name]
@@ -350,25 +380,33 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
 
 
 class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017).
+    """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there
+    `records` holds keyed examples per split, `size` is the side of their films. The name is that of the first set that
+    was so written, ChestX-ray14 (Wang et al., CVPR 2017). Not registered with TFDS: what there
     is to build depends on a folder, so `prepare` is the way in.
     """
 
     name = "chest_xray14"
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int, **kwargs: Any):
-        self._records, self._size = records, size
+    def __init__(
+        self,
+        *,
+        findings: Sequence[str],
+        records: dict[str, Iterable[tuple[int, dict[str, Any]]]],
+        size: int,
+        **kwargs: Any,
+    ):
+        self._findings, self._records, self._size = list(findings), records, size
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
+        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=self._findings)}
         shape = (self._size, self._size, 1)
         features = {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.float32),
+            "label": tfds.features.Tensor(shape=(len(self._findings),), dtype=np.float32),
             "id": tfds.features.Text(),
             "patient": tfds.features.Text(),
             "age": np.int32,
@@ -388,22 +426,30 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         raise NotImplementedError("the records are given")
 
 
-def _build(folder: Path, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int) -> Path:
+def _build(
+    folder: Path, findings: Sequence[str], records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int
+) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
-        builder = ChestXRay14(records=records, size=size, data_dir=str(folder), file_format="array_record")
+        builder = ChestXRay14(
+            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
+        )
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 
 
 def _write_tables(
-    folder: Path, entries: dict[str, Entry], written: dict[str, list[str]], skipped: dict[str, str]
+    folder: Path,
+    findings: Sequence[str],
+    entries: Mapping[str, Entry],
+    written: dict[str, list[str]],
+    skipped: dict[str, str],
 ) -> None:
     """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["split", "Image Index", "Patient ID", "age", "sex", "view", *FINDINGS])
+        table.writerow([*_COLUMNS, *map(cell, findings)])
         for split, names in written.items():
             for entry in map(entries.__getitem__, names):
                 name, patient, sex, view = map(cell, (entry.name, entry.patient, entry.sex, entry.view))

@@ -10,25 +10,28 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
+from chexjax.data.sources import nih
 from chexjax.data.sources.nih import Entry, is_film_name, parse_age, read_entry_file
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import UNREADABLE, cell, open_text, text_of
-from chexjax.findings import FINDINGS
+from chexjax.findings import FILM as NAME
 
-NAME: Final = "Image Index"
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
+# Columns of tables that are no findings, whatever stands in them.
+_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #"}
+_NO_FINDINGS |= {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
 
 
 @dataclass(frozen=True)
 class PredictionFile:
     """A predictions CSV.
 
-    `probabilities` is float64 (films, findings), in the order of FINDINGS, as it is written: any finite numbers.
-    `passed_over` are the columns that are no finding.
+    `probabilities` is float64 (films, findings), as it is written: any finite numbers. `findings` are those that were
+    asked for and have a column; `passed_over` are the columns of others.
     """
 
     path: Path
@@ -74,7 +77,7 @@ class Matched:
 
 
 def write_predictions(
-    path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str] = FINDINGS
+    path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]
 ) -> None:
     """Writes probabilities (films, findings), each with as many digits as it takes to read the same float64 back.
 
@@ -82,13 +85,27 @@ def write_predictions(
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([NAME, *findings])
+        table.writerow([NAME, *map(cell, findings)])
         for name, row in zip(names, np.asarray(probabilities, np.float64).tolist(), strict=True):
             table.writerow([cell(name), *map(repr, row)])
 
 
-def read_predictions(path: Path) -> PredictionFile:
-    """Reads a predictions CSV.
+def columns_of(path: Path) -> tuple[str, ...]:
+    """The names that the columns of a predictions CSV may be findings by, in its order.
+
+    Raises:
+      DataError: as `read_predictions`; an empty file.
+    """
+    _, head = next(_lines(path), (0, None))
+    if head is None:
+        raise DataError(f"{path} is empty; it should have the column {NAME} and one a finding")
+    _refuse_separator(path, head)
+    names = [text_of(column).removeprefix("prob_") for column in head]
+    return tuple(dict.fromkeys(name for name in names if name not in _NO_FINDINGS and not name.startswith("Unnamed:")))
+
+
+def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
+    """Reads what a predictions CSV says of `findings`; those without a column are left out.
 
     Raises:
       DataError: no such file or no UTF-8 text, separated by something else than commas, no film, no column of a finding
@@ -98,9 +115,9 @@ def read_predictions(path: Path) -> PredictionFile:
     lines = _lines(path)
     _, head = next(lines, (0, None))
     if head is None:
-        raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(FINDINGS)}")
-    columns, passed_over = _columns(path, head)
-    findings = tuple(finding for finding in FINDINGS if finding in columns)
+        raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(findings)}")
+    columns, passed_over = _columns(path, head, findings)
+    findings = tuple(finding for finding in findings if finding in columns)
     places = [columns[finding] for finding in findings]
     names: list[str] = []
     values: list[list[float]] = []
@@ -119,7 +136,7 @@ def read_predictions(path: Path) -> PredictionFile:
     if not names:
         raise DataError(f"{path} has a header and no film")
     _refuse_twice(path, names, "films")
-    return PredictionFile(path, tuple(names), findings, np.array(values, np.float64), passed_over)
+    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -147,14 +164,15 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
-def _columns(path: Path, head: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The place of `Image Index` and of each finding, and the names of all other columns."""
+def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The place of `Image Index` and of each of `findings`, and the names of all other columns."""
     _refuse_separator(path, head)
     found: dict[str, int] = {}
     others, twice = [], []
     for place, column in enumerate(head):
-        name = column.removeprefix("prob_")
-        if column != NAME and name not in FINDINGS:
+        name = text_of(column)
+        name = name if name in findings else name.removeprefix("prob_")
+        if column != NAME and name not in findings:
             others.append(column)
         elif name in found:
             twice.append(name)
@@ -166,7 +184,7 @@ def _columns(path: Path, head: list[str]) -> tuple[dict[str, int], tuple[str, ..
         raise DataError(f"{path}, line 1: no column {NAME!r}")
     if len(found) < 2:
         has = f"; it has {first_ten(list(map(short, others)))}" if others else ""
-        raise DataError(f"{path}, line 1: no column for any of the 14 findings{has}")
+        raise DataError(f"{path}, line 1: no column for any of the {len(findings)} findings{has}")
     return found, tuple(others)
 
 
@@ -192,11 +210,19 @@ def _number(text: str) -> float:
 # Labels
 
 
-def read_labels(path: Path) -> tuple[dict[str, Entry], list[str]]:
-    """The labels to score against, by film name, and lines that say what was made of them.
+class Labels(NamedTuple):
+    """What to score against: rows by film name, whose labels are those of `findings`; `notes` are lines on them."""
 
-    Either the NIH's entry file, with its column `Finding Labels`; or a table with the column `Image Index` and one a
-    finding, whose cells are 0, 1, a number between (soft), empty or NaN (not known), or -1 (uncertain: not known). It
+    entries: dict[str, Entry]
+    findings: tuple[str, ...]
+    notes: list[str]
+
+
+def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
+    """The labels to score against.
+
+    Either the NIH's entry file, with its column `Finding Labels`; or a table with the column `Image Index` and one for
+    each of some of the findings that are `predicted`, whose cells are 0, 1, a number between (soft), empty or NaN (not known), or -1 (uncertain: not known). It
     may have `Patient ID` (else each film is a patient of its own), `Patient Age`, `Patient Sex`, `View Position`.
 
     Raises:
@@ -204,18 +230,19 @@ def read_labels(path: Path) -> tuple[dict[str, Entry], list[str]]:
     """
     lines = _lines(path)
     _, head = next(lines, (0, None))
-    if head is None or "Finding Labels" in head or not set(head) & set(FINDINGS):
-        return read_entry_file(path), []
-    return _read_label_table(path, head, lines)
+    labelled = {text_of(name).removeprefix("prob_") for name in head or ()}
+    findings = tuple(finding for finding in predicted if finding in labelled)
+    if head is None or "Finding Labels" in head or not findings:
+        return Labels(read_entry_file(path), nih.FINDINGS, [])
+    return _read_label_table(path, head, lines, findings)
 
 
 def _read_label_table(
-    path: Path, head: list[str], lines: Iterator[tuple[int, list[str]]]
-) -> tuple[dict[str, Entry], list[str]]:
+    path: Path, head: list[str], lines: Iterator[tuple[int, list[str]]], findings: tuple[str, ...]
+) -> Labels:
     """A table with a column a finding; see `read_labels`."""
-    columns, _ = _columns(path, head)
+    columns, _ = _columns(path, head, findings)
     place = {name: head.index(name) for name in reversed(head)}
-    findings = [finding for finding in FINDINGS if finding in columns]
 
     def text(row: list[str], *names: str) -> str:
         return next((printable(row[place[name]].strip()) for name in names if name in place), "")
@@ -227,14 +254,14 @@ def _read_label_table(
         name = _name(path, line, row[columns[NAME]])
         if not is_film_name(name):
             raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
-        labels = np.full(len(FINDINGS), np.nan, np.float32)
-        for finding in findings:
+        labels = np.full(len(findings), np.nan, np.float32)
+        for k, finding in enumerate(findings):
             written = row[columns[finding]].strip()
             value = math.nan if written.lower() in _UNKNOWN else _number(written)
             if value == -1:
                 uncertain += 1
             elif 0 <= value <= 1:
-                labels[FINDINGS.index(finding)] = value
+                labels[k] = value
             elif written.lower() not in _UNKNOWN:
                 raise DataError(
                     f"{path}, line {line}, column {finding}: {short(written)} is no label; a label is 0, 1, a number "
@@ -251,7 +278,7 @@ def _read_label_table(
     notes = [f"{shown}: {uncertain:,} uncertain labels (-1) are taken as not known"] if uncertain else []
     if "Patient ID" not in place:
         notes.append(f"{shown} has no column 'Patient ID': each film is taken for a patient of its own")
-    return entries, notes
+    return Labels(entries, findings, notes)
 
 
 def short(text: str) -> str:
@@ -266,8 +293,13 @@ def _refuse_twice(path: Path, names: Sequence[str], what: str) -> None:
         raise DataError(f"{path} has {what} more than once, {first_ten(list(dict.fromkeys(twice)))}")
 
 
-def match(entries: dict[str, Entry], tables: Sequence[PredictionFile]) -> tuple[Matched, list[str]]:
+def match(
+    entries: dict[str, Entry], tables: Sequence[PredictionFile], labelled: Sequence[str]
+) -> tuple[Matched, list[str]]:
     """The films that the table of labels and every table of predictions know, and lines that say how many there were.
+
+    Args:
+      labelled: the findings of the entries' labels, in their order.
 
     Raises:
       DataError: there is none, or the tables have no finding in common.
@@ -297,10 +329,10 @@ def match(entries: dict[str, Entry], tables: Sequence[PredictionFile]) -> tuple[
         )
     if not findings:
         raise DataError(f"{' and '.join(str(table.path) for table in tables)} have no finding in common")
-    if len(findings) < len(FINDINGS):
-        missing = [finding for finding in FINDINGS if finding not in findings]
+    if len(findings) < len(labelled):
+        missing = [finding for finding in labelled if finding not in findings]
         notes.append(f"not predicted, and left out of every mean: {', '.join(missing)}")
-    columns = [FINDINGS.index(finding) for finding in findings]
+    columns = [labelled.index(finding) for finding in findings]
     labels = np.stack([entries[name].labels for name in names])[:, columns]
     titles = _titles(tables)
     models = {name: table.rows(names, findings) for name, table in zip(titles, tables, strict=True)}

@@ -10,7 +10,6 @@ from chexjax.evaluation.page import score_page
 from chexjax.evaluation.predictions import Matched, write_predictions
 from chexjax.evaluation.summary import History, Summary, number
 from chexjax.evaluation.tables import score_tables, write_csv
-from chexjax.findings import FINDINGS
 
 if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
@@ -24,7 +23,7 @@ def write_run(
     predictions: "Predictions",
     history: History,
     page: str,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
 ) -> None:
     """Writes `predictions_<network>.csv`, `curves.png`, the `page` as `report.html`, and `metrics.json`.
 

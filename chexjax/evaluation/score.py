@@ -12,9 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from chexjax.data.sources.nih import Entry
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
-from chexjax.evaluation.predictions import Matched, PredictionFile, match, read_labels, read_predictions
+from chexjax.evaluation.predictions import Labels, Matched, PredictionFile, columns_of, match, read_labels, read_predictions
 from chexjax.evaluation.summary import (
     GROUPINGS,
     INTERVALS,
@@ -29,14 +28,14 @@ from chexjax.runtime import parse
 
 
 def thresholds_from(
-    table: PredictionFile, entries: dict[str, Entry], films: Matched, sensitivity: float = SENSITIVITY
+    table: PredictionFile, labels: Labels, films: Matched, sensitivity: float = SENSITIVITY
 ) -> tuple[Thresholds, list[str]]:
     """Thresholds out of validation predictions of the first model, and what is to be said of them.
 
     Raises:
       DataError: its films have no labels, or some of them are among those that are scored.
     """
-    validation, notes = match(entries, [table])
+    validation, notes = match(labels.entries, [table], labels.findings)
     both = sorted(set(validation.names) & set(films.names))
     if both:
         raise DataError(
@@ -77,14 +76,14 @@ def main() -> None:
     if unknown := [kind for kind in values.by if kind not in GROUPINGS]:
         raise ConfigError(f"--by knows {', '.join(GROUPINGS)}, not {', '.join(map(repr, unknown))}")
 
-    entries, of_labels = read_labels(Path(values.labels))
-    read = [read_predictions(Path(path)) for path in (values.predictions, values.against) if path]
-    films, notes = match(entries, read)
-    notes = [*of_labels, *notes]
+    labels = read_labels(Path(values.labels), columns_of(Path(values.predictions)))
+    read = [read_predictions(Path(path), labels.findings) for path in (values.predictions, values.against) if path]
+    films, notes = match(labels.entries, read, labels.findings)
+    notes = [*labels.notes, *notes]
     thresholds = None
     if values.thresholds_from:
-        validation = read_predictions(Path(values.thresholds_from))
-        thresholds, more = thresholds_from(validation, entries, films, values.sensitivity)
+        validation = read_predictions(Path(values.thresholds_from), labels.findings)
+        thresholds, more = thresholds_from(validation, labels, films, values.sensitivity)
         notes += more
     found = summarize_scores(films, thresholds, tuple(dict.fromkeys(values.by)))
     notes += note_on_undefined(films.labels, films.findings)

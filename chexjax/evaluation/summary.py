@@ -16,7 +16,6 @@ from chexjax.errors import DataError, first_ten
 from chexjax.evaluation import metrics
 from chexjax.evaluation.predictions import Matched, short
 from chexjax.evaluation.views import VIEWS
-from chexjax.findings import FINDINGS
 from chexjax.formats import UNDEFINED, UNKNOWN
 from chexjax.models.network import ENSEMBLE
 
@@ -51,7 +50,7 @@ def summarize_model(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: Sequence[str],
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
     thresholds: Thresholds | None = None,
     calibration: bool = True,
 ) -> Summary:
@@ -100,7 +99,7 @@ def summarize_model(
 def find_thresholds(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
     sensitivity: float = SENSITIVITY,
 ) -> Thresholds:
     """Per finding the thresholds of Youden's point and of `sensitivity`, from validation; None where there is none.
@@ -118,13 +117,13 @@ def find_thresholds(
     }
 
 
-def undefined_findings(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> dict[str, str]:
+def undefined_findings(labels: np.ndarray, findings: Sequence[str]) -> dict[str, str]:
     """The findings that have no AUROC, each with the reason."""
     reasons = {finding: metrics.why_undefined(labels[:, k]) for k, finding in enumerate(findings)}
     return {finding: reason for finding, reason in reasons.items() if reason}
 
 
-def note_on_undefined(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> list[str]:
+def note_on_undefined(labels: np.ndarray, findings: Sequence[str]) -> list[str]:
     """A line on the findings that have no AUROC; none where all have one."""
     missing = undefined_findings(labels, findings)
     reasons = ", ".join(f"{finding}: {reason}" for finding, reason in missing.items())
@@ -145,7 +144,7 @@ def _per(findings: Sequence[str], values: Any) -> dict[str, Any]:
     return dict(zip(findings, values, strict=True))
 
 
-def count_labels(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> dict[str, dict[str, int]]:
+def count_labels(labels: np.ndarray, findings: Sequence[str]) -> dict[str, dict[str, int]]:
     """How many films the figures of each finding stand on: "known" and "positives", each by finding."""
     counts = metrics.count_films(labels)
     return {name: _per(findings, values.tolist()) for name, values in counts._asdict().items()}
@@ -169,7 +168,7 @@ def summarize_run(
     config: ConfigDict,
     step: int,
     split: str,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
 ) -> Summary:
     """The numbers of a checkpoint on a split, with notes. Thresholds are taken from `validation`, and applied."""
     films = predictions.films

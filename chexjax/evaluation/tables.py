@@ -13,7 +13,6 @@ from chexjax import files
 from chexjax.errors import printable
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import Summary
-from chexjax.findings import FINDINGS
 from chexjax.formats import (
     UNDEFINED,
     format_count,
@@ -77,7 +76,7 @@ def write_csv(path: Path, tables: Sequence[Table]) -> None:
 # What stands in them
 
 
-def auroc_table(found: Summary, findings: Sequence[str] = FINDINGS, intervals: bool = True) -> Table:
+def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True) -> Table:
     """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; a column a network."""
     networks = found["networks"].values()
 
@@ -110,14 +109,14 @@ def _epoch(entry: Summary) -> str:
     return UNDEFINED if epoch is None else f"{epoch:g}"
 
 
-def auroc_text(found: Summary, findings: Sequence[str] = FINDINGS) -> str:
+def auroc_text(found: Summary, findings: Sequence[str]) -> str:
     """`auroc_table` and the notes for a terminal; with intervals where they fit."""
     tables = [as_text(auroc_table(found, findings, intervals)) for intervals in (True, False)]
     fitting = (text for text in tables if max(map(len, text.splitlines())) <= WIDTH)
     return "\n".join([next(fitting, tables[-1]), *found["notes"]])
 
 
-def calibration_table(found: Summary, findings: Sequence[str] = FINDINGS) -> Table:
+def calibration_table(found: Summary, findings: Sequence[str]) -> Table:
     """Average precision, Brier score and calibration error of every network."""
     heads = ["", *(f"{figure} ({name})" for name in found["networks"] for figure in CALIBRATION.values())]
     rows = [
@@ -127,7 +126,7 @@ def calibration_table(found: Summary, findings: Sequence[str] = FINDINGS) -> Tab
     return Table("Average precision and calibration", heads, rows)
 
 
-def published_table(found: Summary, here: str, findings: Sequence[str] = FINDINGS) -> Table:
+def published_table(found: Summary, here: str, findings: Sequence[str]) -> Table:
     """A run beside the columns of the report that chexjax re-implements; `here` says on which films the run was."""
     own, report = found["networks"], published()["report"]
     columns = report["columns"].values()
@@ -151,7 +150,7 @@ def published_means_table() -> Table:
     return Table("Means that others report", ["who", "split", "mean AUROC"], rows)
 
 
-def films_table(parts: Mapping[str, Any], findings: Sequence[str] = FINDINGS) -> Table:
+def films_table(parts: Mapping[str, Any], findings: Sequence[str]) -> Table:
     """What each part of a split holds; `parts` are `prepared.Part`s."""
     rows = [
         ["films", *(f"{len(part.names):,}" for part in parts.values())],
@@ -164,7 +163,7 @@ def films_table(parts: Mapping[str, Any], findings: Sequence[str] = FINDINGS) ->
     return Table("", ["", *parts], rows, lead=3)
 
 
-def confusion_table(name: str, entry: Summary, findings: Sequence[str] = FINDINGS) -> Table:
+def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table:
     """Counts and shares of one model at each threshold from validation."""
     rows = []
     for finding in findings:

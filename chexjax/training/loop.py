@@ -27,9 +27,8 @@ from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.views import VIEWS
-from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
-from chexjax.models.network import by_names, names
+from chexjax.models.network import names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Scalars, say
@@ -42,7 +41,7 @@ from chexjax.training.targets import Targets, is_table, read_targets
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir
 from chexjax.workdir.lock import hold
-from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
+from chexjax.workdir.restore import Restored, findings_in, groups_in, restore_best, restore_others
 
 # What a distillation's students learn from.
 Teaches = Restored | Targets | None
@@ -85,13 +84,14 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
         teacher = open_teacher(config, films)
-        models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
+        outputs = len(films.findings)
+        models = {name: create_network(config, name, groups, AXIS, outputs) for name in config.networks}
         shape = (films.size, films.size, 1)
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
 
         films_of = namer(config, train_films)
-        step, history, window = 0, [], Window(tuple(states), films_of)
+        step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
             states, _ = checkpoints.restore(step, states)
@@ -100,7 +100,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             window.set_state(saved["window"])
             say(f"going on from step {step} of {last_step}")
         else:
-            states = {n: start_from(config, n, models[n], state, shape) for n, state in states.items()}
+            states = {n: start_from(config, n, models[n], state, shape, films.findings) for n, state in states.items()}
         if step >= last_step:
             return
 
@@ -143,7 +143,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                window = Window(tuple(states), films_of)
+                window = Window(tuple(states), films_of, films.findings)
             if validating or stopping:
                 held()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
@@ -178,11 +178,12 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
-        results = summarize_run(predictions, validation, history, config, best.step, split)
-        results["localization"], examples = evaluate_localization(best, films.source(split), predictions)
-        page = run_page(results, config, films.parts, predictions, history, examples)
-        write_run(workdir, results, predictions, history, page)
-        print(auroc_text(results))
+        findings = best.findings
+        results = summarize_run(predictions, validation, history, config, best.step, split, findings)
+        results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        page = run_page(results, config, films.parts, predictions, history, examples, findings)
+        write_run(workdir, results, predictions, history, page, findings)
+        print(auroc_text(results, findings))
     return predictions
 
 
@@ -226,8 +227,8 @@ class Window:
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
 
-    def __init__(self, networks: tuple[str, ...], films_of: Callable[[int], list[str]]):
-        self._networks, self._films_of = networks, films_of
+    def __init__(self, networks: tuple[str, ...], films_of: Callable[[int], list[str]], findings: tuple[str, ...]):
+        self._networks, self._films_of, self._findings = networks, films_of, findings
         self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
@@ -281,7 +282,7 @@ class Window:
         findings = [
             f"{name} on {finding}"
             for k, name in enumerate(self._networks)
-            for finding, loss in zip(FINDINGS, values["cross_entropy"][k], strict=True)
+            for finding, loss in zip(self._findings, values["cross_entropy"][k], strict=True)
             if not math.isfinite(loss)
         ]
         others = [
@@ -319,9 +320,15 @@ def open_teacher(config: ConfigDict, films: Prepared) -> Teaches:
     """What a distillation's students learn from: another run's networks, or a table of targets; None otherwise."""
     if config.regime != "distill":
         return None
-    return (
-        read_targets(config, films) if is_table(config.teacher) else restore_others(config.teacher, "teacher", config)
-    )
+    if is_table(config.teacher):
+        return read_targets(config, films)
+    teacher = restore_others(config.teacher, "teacher", config)
+    if teacher.findings != films.findings:
+        raise ConfigError(
+            f"config.teacher: {config.teacher} predicts {first_ten(list(teacher.findings))}, these films have "
+            f"{first_ten(list(films.findings))}; a teacher predicts the same findings in the same order"
+        )
+    return teacher
 
 
 def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches) -> Context:
@@ -337,10 +344,11 @@ def bookmark(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
-    """What a checkpoint says beside its arrays: its films, groups, teacher, seeds, the history, the measurements."""
+    """What a checkpoint says beside its arrays: its films, findings, groups, teacher, seeds, the history, the measurements."""
     return {
         "data": films.digest,
-        "groups": groups and names(groups),
+        "findings": list(films.findings),
+        "groups": groups and names(groups, films.findings),
         "teacher": teacher and teacher.digest,
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
         "history": history,
@@ -374,6 +382,11 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
             "the folder, a list or an option of the preparation has changed\n"
             "bring the old films back, or train anew in another --workdir"
         )
+    if findings_in(metadata) != films.findings:
+        raise CheckpointError(
+            f"{workdir} was trained on {first_ten(list(findings_in(metadata)))}, but the data now have "
+            f"{first_ten(list(films.findings))}\nbring the old films back, or train anew in another --workdir"
+        )
     return list(metadata["history"])
 
 
@@ -385,7 +398,7 @@ def describe(
     for name, state in states.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         say(f"{name}: {model_title(config.networks[name])}, {count:,} parameters")
-    for group in names(groups) if groups else ():
+    for group in names(groups, films.findings) if groups else ():
         say(f"group: {', '.join(group)}")
     if isinstance(teacher, Targets):
         say(f"teacher: {teacher.path}, {teacher.films:,} of {len(films.parts['train'].names):,} training films")
@@ -418,7 +431,7 @@ def check(config: ConfigDict) -> None:
     """
     common.check(config, TABLES)
     for name, network in config.networks.items():
-        create_network(config, name, by_names(SPECIALIST_GROUPS))  # raises ConfigError if a name is unknown
+        create_network(config, name, groups=((0,),), num_outputs=1)  # raises ConfigError if a name is unknown
         create_optimizer(network, steps=1)
     check_groups(config)
     if config.regime == "distill" and not config.teacher:

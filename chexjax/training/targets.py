@@ -12,7 +12,6 @@ from scipy.special import logit
 from chexjax.data.prepared import Prepared
 from chexjax.errors import ConfigError, DataError
 from chexjax.evaluation.predictions import read_predictions, short
-from chexjax.findings import FINDINGS
 
 # Probabilities nearer to 0 or 1 are moved there: rounded to five digits they are 0 or 1, whose logits are infinite.
 CLIP: Final = 1e-6
@@ -53,7 +52,7 @@ def read_targets(config: ConfigDict, films: Prepared) -> Targets:
       ConfigError: it holds none of the training films, or not every finding where `distill.targets` is "softmax".
     """
     try:
-        table = read_predictions(Path(config.teacher).expanduser())
+        table = read_predictions(Path(config.teacher).expanduser(), films.findings)
     except DataError as error:
         raise DataError(f"config.teacher: {error}") from error
     if not table.are_probabilities:
@@ -61,8 +60,8 @@ def read_targets(config: ConfigDict, films: Prepared) -> Targets:
         raise DataError(
             f"config.teacher: {table.path} holds numbers from {low:g} to {high:g}; targets are probabilities"
         )
-    if config.distill.targets == "softmax" and table.findings != FINDINGS:
-        missing = ", ".join(finding for finding in FINDINGS if finding not in table.findings)
+    if config.distill.targets == "softmax" and table.findings != films.findings:
+        missing = ", ".join(finding for finding in films.findings if finding not in table.findings)
         raise ConfigError(
             f"config.distill.targets is softmax, which takes every finding, but {table.path} lacks {missing}\n"
             "add --config.distill.targets=bernoulli"
@@ -75,7 +74,7 @@ def read_targets(config: ConfigDict, films: Prepared) -> Targets:
             f"config.teacher: {table.path} holds none of the {len(names):,} training films; its first row is "
             f"{short(table.names[0])}, the first film {short(names[0])}"
         )
-    logits = np.full((len(names), len(FINDINGS)), np.nan, np.float32)
+    logits = np.full((len(names), len(films.findings)), np.nan, np.float32)
     probabilities = np.clip(table.probabilities[[rows[names[k]] for k in known]], CLIP, 1.0 - CLIP)
-    logits[np.ix_(known, [FINDINGS.index(finding) for finding in table.findings])] = logit(probabilities)
+    logits[np.ix_(known, [films.findings.index(finding) for finding in table.findings])] = logit(probabilities)
     return Targets(table.path, logits)
