@@ -21,7 +21,8 @@ FIELDS: Final[Fields] = {
         "weight": number(1.0, 0),
         "temperature": number(1.0, above=0),
     },
-    "teacher": text(),  # the workdir of the run that a student learns from
+    # What a student learns from: the workdir of a run, or a predictions CSV of the training films.
+    "teacher": text(),
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest

@@ -45,7 +45,7 @@ class Feed:
 class Resident(NamedTuple):
     """The films of a split in the devices' memory, film k on device k // (films a device); the last is filled up.
 
-    `image` uint8 (devices, films, height, width, 1), `label` uint8 (devices, films, 14).
+    `image` uint8 (devices, films, height, width, 1), `label` float32 (devices, films, 14).
     """
 
     image: Any
@@ -107,7 +107,7 @@ def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Res
     places = jax.pmap(lambda x: jax.lax.axis_index(axis_name), axis_name=axis_name)(np.zeros(jax.local_device_count()))
     kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
     images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
-    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.uint8)
+    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.float32)
     real = [(row, film) for row, film in enumerate(kept) if film < len(records)]
     stream = grain.MapDataset.source([film for _, film in real]).map(records.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)

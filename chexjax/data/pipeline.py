@@ -1,8 +1,8 @@
 """Prepared records to batches on the devices: shuffled, shared among processes, threaded, resumable.
 
 A batch is a dict of arrays with a leading axis of local devices: `image` uint8 (devices, films, height, width, 1),
-`label` uint8 (devices, films, 14), `film` int32 (devices, films), the record numbers; in evaluation also `mask` bool
-(devices, films), False where a film only fills the last batch up.
+`label` float32 (devices, films, 14), NaN where not known, `film` int32 (devices, films), the record numbers; in
+evaluation also `mask` bool (devices, films), False where a film only fills the last batch up.
 """
 
 import io
@@ -35,7 +35,11 @@ class Records:
         record = self._source[int(film)]
         with Image.open(io.BytesIO(record["image"])) as image:
             pixels = np.asarray(image)
-        return {"image": pixels[..., None], "label": record["label"], "film": np.int32(film)}
+        return {
+            "image": pixels[..., None],
+            "label": np.asarray(record["label"], np.float32),
+            "film": np.asarray(film, np.int32),
+        }
 
     def __repr__(self) -> str:
         """grain compares this when it restores an iterator; the address of an object would never be equal."""

@@ -9,11 +9,12 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
@@ -27,27 +28,46 @@ from PIL import Image
 
 from chexjax.data.images import MAX_SIDE, read_grey
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
-from chexjax.data.sources import SOURCES
+from chexjax.data.sources import SOURCES, nih
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
-from chexjax.findings import FINDINGS
+from chexjax.findings import read_findings
 from chexjax.runtime import parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+_COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split, in the order of its records. `labels` is uint8 (films, 14)."""
+    """One part of the split, in the order of its records.
+
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known.
+    """
 
     names: tuple[str, ...]
     patients: tuple[str, ...]
     labels: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Of how many films each finding is known, int (findings,)."""
+        return (~np.isnan(self.labels)).sum(axis=0)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """How many films have each finding for certain, int (findings,)."""
+        return (self.labels == 1).sum(axis=0)
+
+    @property
+    def healthy(self) -> int:
+        """How many films are known to have none of the findings."""
+        return int((self.labels == 0).all(axis=1).sum())
 
 
 class Source:
@@ -69,11 +89,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared record set: where it lies, by which digest it is known, and what it holds."""
+    """A prepared record set: where it lies, by which digest it is known, and what it holds.
+
+    `findings` names the columns of its labels.
+    """
 
     path: Path
     digest: str
     size: int
+    findings: tuple[str, ...]
     parts: dict[str, Part]
 
     def source(self, split: str) -> Any:
@@ -83,15 +107,15 @@ class Prepared:
         return Source(source, f"the {split} records in {self.path}")
 
     def summary(self) -> str:
-        """A line a part: films, patients, films without a finding, and the rarest finding."""
+        """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
         lines = []
         for name, part in self.parts.items():
-            positives = part.labels.sum(axis=0)
-            rarest = int(positives.argmin())
+            rarest = int(part.positives.argmin())
+            unknown = int(np.isnan(part.labels).sum())
             lines.append(
                 f"{name:>5}: {len(part.names):6d} films, {len(set(part.patients)):5d} patients, "
-                f"{int((part.labels.sum(axis=1) == 0).sum()):6d} without a finding, "
-                f"rarest {FINDINGS[rarest]} ({positives[rarest]})"
+                f"{part.healthy:6d} without a finding, rarest {self.findings[rarest]} ({part.positives[rarest]})"
+                + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
         if (self.path / SKIPPED).exists():
             lines.append(f"films were left out: {self.path / SKIPPED}")
@@ -122,7 +146,7 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
         try:
-            _write(final, entries, splits, found, skipped, recipe, progress)
+            write_set(final, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
         except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
             raise DataError(f"the prepared films cannot be written to {out}: {error}") from error
     return load(final)
@@ -155,13 +179,22 @@ def _load(path: Path) -> Prepared:
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
         if not 0 < size <= MAX_SIDE:
             raise ValueError(f"films of {size} pixels a side")
-        columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
+        columns: dict[str, list[tuple[str, str, list[float]]]] = {part: [] for part in SPLITS}
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name, patient = (text_of(row[column]) for column in ("Image Index", "Patient ID"))
-                columns[row["split"]].append((name, patient, [{"0": 0, "1": 1}[row[f]] for f in FINDINGS]))
+            table = csv.reader(file)
+            head = next(table)
+            first = len(_COLUMNS)
+            if tuple(head[:first]) != _COLUMNS:
+                raise ValueError(f"{TABLE} has other columns")
+            findings = read_findings([text_of(name) for name in head[first:]])
+            for row in table:
+                if len(row) != len(head):
+                    raise ValueError(f"{TABLE}, line {table.line_num}: {len(row)} cells for {len(head)} columns")
+                split, name, patient = row[0], text_of(row[1]), text_of(row[2])
+                columns[split].append((name, patient, [_label(label) for label in row[first:]]))
     except (
         OSError,
+        StopIteration,
         LookupError,
         ValueError,
         TypeError,
@@ -176,11 +209,33 @@ def _load(path: Path) -> Prepared:
         split: Part(
             tuple(name for name, _, _ in rows),
             tuple(patient for _, patient, _ in rows),
-            np.array([labels for _, _, labels in rows], np.uint8).reshape(-1, len(FINDINGS)),
+            np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(findings)),
         )
         for split, rows in columns.items()
     }
-    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, findings, parts)
+
+
+_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
+
+
+def _label(cell: str) -> float:
+    """A label as `_label_cell` wrote it.
+
+    Raises:
+      ValueError: it is no label.
+    """
+    label = _LABELS.get(cell)
+    if label is None:
+        label = float(cell)
+        if not 0.0 <= label <= 1.0:
+            raise ValueError(f"a label of {cell!r}")
+    return label
+
+
+def _label_cell(label: float) -> str:
+    """A float32 label, to its last bit; an unknown one is an empty cell."""
+    return "" if math.isnan(label) else f"{label:.9g}"
 
 
 def _check_classes(tree: Any) -> None:
@@ -213,11 +268,24 @@ def _digest(
     return digest.hexdigest()
 
 
-def _write(
-    final: Path, entries: dict[str, Entry], splits: dict[str, list[str]], found: dict[str, Path],
-    skipped: dict[str, str], recipe: Recipe, progress: bool,
+def write_set(
+    final: Path, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
+    found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails."""
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails.
+
+    Args:
+      findings: the names of the entries' labels, in their order.
+      entries: by film name; what is not of a split is passed over.
+      splits: the film names of "train", "val" and "test".
+      found: the file of each film, for those that there are.
+      skipped: why a film is left out, by name; those that do not decode are added.
+
+    Raises:
+      DataError: a part has no film, or films do not decode and the recipe does not skip them.
+      ValueError: `findings` are no names of findings.
+    """
+    findings = read_findings(list(findings))
     work = own_folder(final.parent, "preparing")
     try:
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
@@ -227,7 +295,8 @@ def _write(
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
             films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
-            built = _build(work, {split: _records(entries, pairs) for split, pairs in films.items()}, recipe.size)
+            records = {split: _records(entries, pairs) for split, pairs in films.items()}
+            built = _build(work, findings, records, recipe.size)
         broken = [f"{name} ({reason})" for name, reason in skipped.items() if name in found]
         if broken and not recipe.skip_unreadable:
             raise DataError(
@@ -235,7 +304,7 @@ def _write(
                 "replace them, or go on without them with --skip-unreadable (data.skip_unreadable)"
             )
         written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
-        _write_tables(built, entries, written, skipped)
+        _write_tables(built, findings, entries, written, skipped)
         _verify(built, written)
         write_manifest(built)
         built.rename(final)
@@ -247,7 +316,7 @@ def _write(
 
 
 def _read_films(
-    names: list[str], found: dict[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
+    names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
 ) -> Iterator[tuple[str, bytes]]:
     """Film names with their prepared PNG bytes, in order; a film that does not decode goes to `skipped` instead."""
 
@@ -280,7 +349,9 @@ def _read_films(
             done(len(films))
 
 
-def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
     for key, (name, png) in enumerate(films):
         entry = entries[name]
@@ -289,7 +360,7 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
             {
                 # Bytes in a file object: TFDS would need TensorFlow to encode an array.
                 "image": io.BytesIO(png),
-                "label": entry.labels,
+                "label": np.asarray(entry.labels, np.float32),
                 "id": name,
                 "patient": entry.patient,
                 "age": entry.age,
@@ -309,25 +380,33 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
 
 
 class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017).
+    """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there
+    `records` holds keyed examples per split, `size` is the side of their films. The name is that of the first set that
+    was so written, ChestX-ray14 (Wang et al., CVPR 2017). Not registered with TFDS: what there
     is to build depends on a folder, so `prepare` is the way in.
     """
 
     name = "chest_xray14"
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int, **kwargs: Any):
-        self._records, self._size = records, size
+    def __init__(
+        self,
+        *,
+        findings: Sequence[str],
+        records: dict[str, Iterable[tuple[int, dict[str, Any]]]],
+        size: int,
+        **kwargs: Any,
+    ):
+        self._findings, self._records, self._size = list(findings), records, size
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
+        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=self._findings)}
         shape = (self._size, self._size, 1)
         features = {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
+            "label": tfds.features.Tensor(shape=(len(self._findings),), dtype=np.float32),
             "id": tfds.features.Text(),
             "patient": tfds.features.Text(),
             "age": np.int32,
@@ -347,26 +426,35 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         raise NotImplementedError("the records are given")
 
 
-def _build(folder: Path, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int) -> Path:
+def _build(
+    folder: Path, findings: Sequence[str], records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int
+) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
-        builder = ChestXRay14(records=records, size=size, data_dir=str(folder), file_format="array_record")
+        builder = ChestXRay14(
+            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
+        )
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 
 
 def _write_tables(
-    folder: Path, entries: dict[str, Entry], written: dict[str, list[str]], skipped: dict[str, str]
+    folder: Path,
+    findings: Sequence[str],
+    entries: Mapping[str, Entry],
+    written: dict[str, list[str]],
+    skipped: dict[str, str],
 ) -> None:
     """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["split", "Image Index", "Patient ID", "age", "sex", "view", *FINDINGS])
+        table.writerow([*_COLUMNS, *map(cell, findings)])
         for split, names in written.items():
             for entry in map(entries.__getitem__, names):
                 name, patient, sex, view = map(cell, (entry.name, entry.patient, entry.sex, entry.view))
-                table.writerow([split, name, patient, entry.age, sex, view, *entry.labels.tolist()])
+                labels = map(_label_cell, np.asarray(entry.labels, np.float32).tolist())
+                table.writerow([split, name, patient, entry.age, sex, view, *labels])
     if skipped:
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
             rows = [map(cell, row) for row in sorted(skipped.items())]

@@ -14,7 +14,7 @@ from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
-from chexjax.findings import FINDINGS
+from chexjax.findings import is_nih
 from chexjax.models.network import ENSEMBLE
 from chexjax.templates import render
 
@@ -33,7 +33,7 @@ def run_page(
     predictions: "Predictions",
     history: History,
     examples: Sequence["Example"],
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
 ) -> str:
     """The page of a training run.
 
@@ -44,7 +44,7 @@ def run_page(
     """
     networks = found["networks"]
     models = ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE)
-    simulated, nih = config.data.source == "phantom", tuple(findings) == FINDINGS
+    simulated, nih = config.data.source == "phantom", is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
     localization = found["localization"]
@@ -111,7 +111,8 @@ def picture_of(example: "Example") -> bytes:
 def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) -> str:
     """The page of a score: its notes, its tables, the curves."""
     findings, labels, models = films.findings, films.labels, films.models
-    ending = ["ROC curves", "Reliability", "Not a medical device"]
+    calibrated = films.probabilities
+    ending = ["ROC curves", *(["Reliability"] if calibrated else []), "Not a medical device"]
     return render(
         "score.html",
         title=" and ".join(models),
@@ -121,5 +122,6 @@ def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) ->
         tables=of,
         names=list(models),
         roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings)),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, models, findings)),
+        calibrated=list(calibrated),
+        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, calibrated, findings)),
     )

@@ -1,6 +1,7 @@
 """Predictions CSVs, good and bad: what comes in is right or refused, with the line and the column."""
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from chexjax.data.sources.nih import read_entry_file
 from chexjax.errors import ChexjaxError, DataError
-from chexjax.evaluation.predictions import match, read_predictions, write_predictions
+from chexjax.evaluation.predictions import match, read_labels, read_predictions, write_predictions
 from chexjax.findings import FINDINGS
+from chexjax.models.probability import probability_of
 
 HEADER = ",".join(["Image Index", *FINDINGS])
 ROW = ",".join(["0.5"] * 14)
@@ -28,7 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path, probabilities: np.ndarray) -> N
     write_predictions(tmp_path / "p.csv", names, probabilities)
     found = read_predictions(tmp_path / "p.csv")
     assert found.names == tuple(names)
-    np.testing.assert_allclose(found.probabilities, probabilities, rtol=1e-8)
+    np.testing.assert_array_equal(found.probabilities, probabilities)
     with (tmp_path / "p.csv").open(newline="") as file:
         assert [row[0] for row in csv.reader(file)][1:4] == ["'=1+1.png", "'-a.png", "'b.png"]
 
@@ -41,10 +43,15 @@ def test_what_is_written_is_read(tmp_path: Path, probabilities: np.ndarray) -> N
         f'"Image Index",{HEADER[12:]}\n"a.png",{ROW}\n\n"b.png",{ROW}',
         f"{HEADER.replace(',', ',prob_')}\n a.png ,{ROW.replace(',', ' , ')}\nb.png,{ROW}\n",
         ",".join([*reversed(FINDINGS), "Image Index"]) + f"\n{ROW},a.png\n{ROW},b.png\n",
+        f",{HEADER},No Finding,n_models,\n0,a.png,{ROW},0.9,8,x\n1,b.png,{ROW},many,,\n",
+        gzip.compress(f"\ufeff{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".encode()),
     ],
-    ids=["plain", "byte order mark and CRLF", "quoted names and a blank line", "prob_ and spaces", "any order"],
-)
-def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str) -> None:
+    ids=[
+        "plain", "byte order mark and CRLF", "quoted names and a blank line", "prob_ and spaces", "any order",
+        "columns that are no finding", "gzip",
+    ],
+)  # fmt: skip
+def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | bytes) -> None:
     found = read_predictions(written(tmp_path, text))
     assert found.names == ("a.png", "b.png")
     assert found.findings == FINDINGS
@@ -60,17 +67,19 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str) -> No
         (f"{HEADER}\na.png,{ROW}\n".replace(",", ";"), "line 1: columns are separated by ';'"),
         (f"{HEADER}\na.png,nan{ROW[3:]}\n", "line 2, column Atelectasis: 'nan' is no probability"),
         (f"{HEADER}\na.png,{ROW}\nb.png,{ROW[:-3]}1e999\n", "line 3, column Hernia: '1e999' is no probability"),
-        (f"{HEADER}\na.png,-0.1{ROW[3:]}\n", "'-0.1' is no probability"),
         (f"{HEADER}\na.png,{ROW[:-3]}\n", "line 2, column Hernia: '' is no probability"),
-        (f"{HEADER}\na.png,{'9' * 99}{ROW[3:]}\n", r"'9{37}\.\.\.' is no probability"),
+        (f"{HEADER}\na.png,{'9' * 999}{ROW[3:]}\n", r"'9{37}\.\.\.' is no probability"),
+        (f"{HEADER}\na.png,-inf{ROW[3:]}\n", "'-inf' is no probability, nor any other finite number"),
         (f"{HEADER}\na.png,0.5\n", "line 2: 2 cells where the header has 15"),
         (f"{HEADER}\na.png,{ROW},1\n", "line 2: 16 cells"),
         (f'{HEADER}\n"a.png,{ROW}\n', "line 2: 1 cells"),
         (f"{HEADER}\na.png,{ROW}\nb.png,{ROW}\na.png,{ROW}\n", "films more than once, 1: a.png"),
         (f"{HEADER},prob_Mass\na.png,{ROW},1\n", "columns that stand more than once, 1: Mass"),
         (f"{HEADER},Image Index\na.png,{ROW},1\n", "more than once, 1: Image Index"),
-        (f"{HEADER},Fracture\na.png,{ROW},1\n", "unknown columns, 1: 'Fracture'"),
-        (f"{HEADER},\na.png,{ROW},\n", "unknown columns, 1: ''"),
+        ("Image Index,Fracture,\na.png,1,\n", "no column for any of the 14 findings; it has 2: 'Fracture', ''"),
+        (gzip.compress(f"{HEADER}\na.png,{ROW}\n".encode())[:-9], "cannot be read as CSV"),
+        (gzip.compress(b"\x89PNG\r\n"), "cannot be read as CSV: 'utf-8'"),
+        (b"\x1f\x8b and no more", "cannot be read as CSV"),
         (f"{HEADER[12:]}\n{ROW}\n", "no column 'Image Index'"),
         ("Image Index\na.png\n", "no column for any of the 14 findings"),
         (f"{HEADER}\n,{ROW}\n", "line 2, column Image Index: '' is no film name"),
@@ -133,9 +142,10 @@ def test_made_up_tables_are_read_or_refused(tmp_path_factory, entry_file: Path, 
         assert str(path) in refusal
         assert len(refusal.splitlines()) == 1
         return
-    (probabilities,) = found.models.values()
-    assert probabilities.shape == found.labels.shape == (len(found.names), len(found.findings))
-    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    (numbers,) = found.models.values()
+    assert numbers.shape == found.labels.shape == (len(found.names), len(found.findings))
+    assert np.isfinite(numbers).all()
+    assert bool(found.ranked_only) or ((numbers >= 0) & (numbers <= 1)).all()
     assert len(set(found.names)) == len(found.names) > 0
 
 
@@ -195,6 +205,92 @@ def test_some_findings_alone_are_scored_and_the_others_named(tmp_path: Path, ent
     assert found.findings == ("Mass", "Edema")
     np.testing.assert_array_equal(found.models["p"], [[0.1, 0.2], [0.3, 0.4]])
     assert notes[1].startswith("not predicted, and left out of every mean: Atelectasis, Cardiomegaly")
+
+
+def test_columns_that_are_no_finding_are_named(tmp_path: Path, entry_file: Path) -> None:
+    path = written(tmp_path, f",{HEADER},No Finding\n7,f00.png,{ROW},0.5\n")
+    _, notes = match(read_entry_file(entry_file), [read_predictions(path)])
+    assert notes[0] == "p.csv: columns that are no finding are passed over, 2: '', 'No Finding'"
+
+
+def test_numbers_that_are_no_probabilities_are_kept_and_named(tmp_path: Path, entry_file: Path) -> None:
+    path = written(tmp_path, "Image Index,Mass\nf00.png,-12.5\nf01.png,31.25\n")
+    found, notes = match(read_entry_file(entry_file), [read_predictions(path)])
+    np.testing.assert_array_equal(found.models["p"], [[-12.5], [31.25]])
+    assert found.ranked_only == {"p"}
+    assert "numbers from -12.5 to 31.25 are no probabilities: they are ranked as written" in notes[0]
+
+
+def test_the_order_of_any_two_logits_survives_the_csv(tmp_path: Path) -> None:
+    """Neighbouring float32 numbers, from the smallest to the greatest."""
+    sizes = np.float32([1e-40, 1e-12, 1e-7, 1e-3, 0.5, 7, 16, 21, 24, 30, 37, 60, 100, 800, 1e9, 3e38])
+    logits = np.stack([sizes, np.nextafter(sizes, np.float32(np.inf))], axis=1).ravel()
+    logits = np.concatenate([-logits[::-1], [0.0], logits]).astype(np.float32)
+    order = np.random.default_rng(0).permutation(len(logits))
+    names = [f"{k}.png" for k in order]
+    write_predictions(tmp_path / "p.csv", names, probability_of(np.repeat(logits[order, None], 14, axis=1)))
+    found = read_predictions(tmp_path / "p.csv")
+    assert found.names == tuple(names)
+    assert (np.diff(found.probabilities[np.argsort(order)], axis=0) > 0).all()
+    assert found.are_probabilities
+
+
+# Labels
+
+
+def test_a_table_of_labels_in_all_its_cells(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "Image Index,Mass,Hernia,Patient ID,Patient Sex,Follow-up\n"
+        "a.png,1,,p1,F,0\nb.png,0.0,nan,p1,F,1\nc.png,-1,-1.0,p2,M,0\nd.png,0.25,NaN,,M,0\n"
+    )
+    found, notes = read_labels(path)
+    mass, hernia = FINDINGS.index("Mass"), FINDINGS.index("Hernia")
+    labels = np.stack([entry.labels for entry in found.values()])
+    assert labels.dtype == np.float32
+    np.testing.assert_array_equal(labels[:, mass], [1, 0, np.nan, 0.25])
+    assert np.isnan(labels[:, hernia]).all()
+    assert np.isnan(np.delete(labels, [mass, hernia], axis=1)).all()
+    assert [entry.patient for entry in found.values()] == ["p1", "p1", "p2", "film d.png"]
+    assert [entry.sex for entry in found.values()] == ["F", "F", "M", "M"]
+    assert notes == ["labels.csv: 2 uncertain labels (-1) are taken as not known"]
+    path.write_bytes(gzip.compress(b"Image Index,Mass\na.png,1\n"))
+    found, notes = read_labels(path)
+    assert found["a.png"].labels[mass] == 1
+    assert notes == ["labels.csv has no column 'Patient ID': each film is taken for a patient of its own"]
+
+
+def test_the_entry_file_is_read_as_ever_gzip_or_not(tmp_path: Path, entry_file: Path) -> None:
+    packed = tmp_path / "entries.csv.gz"
+    packed.write_bytes(gzip.compress(entry_file.read_bytes()))
+    expected = read_entry_file(entry_file)
+    for path in (entry_file, packed):
+        found, notes = read_labels(path)
+        assert (found, notes) == (expected, [])
+        assert all((found[name].labels == entry.labels).all() for name, entry in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "has no column 'Image Index', 'Finding Labels'"),
+        ("Image Index,Mass\na.png,yes\n", "line 2, column Mass: 'yes' is no label; a label is 0, 1, a number between"),
+        ("Image Index,Mass\na.png,1\nb.png,2\n", "line 3, column Mass: '2' is no label"),
+        ("Image Index,Mass\na.png,inf\n", "'inf' is no label"),
+        ("Image Index,Mass\na.png,-0.5\n", "'-0.5' is no label"),
+        ("Image Index,Mass\na.png,1\na.png,0\n", "films more than once, 1: a.png"),
+        ("Image Index,Mass\n../a.png,1\n", "is no film name"),
+        ("Image Index,Mass\na.png,1,1\n", "line 2: 3 cells where the header has 2"),
+        ("Image Index,Mass,Mass\na.png,1,0\n", "columns that stand more than once, 1: Mass"),
+        ("Mass,Edema\n1,0\n", "no column 'Image Index'"),
+        ("Image Index,Mass\n", "no label of 0 or 1"),
+        (f"{HEADER}\na.png,{ROW}\n", "has no column 'Finding Labels', and no label of 0 or 1"),
+    ],
+)
+def test_a_bad_table_of_labels_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(DataError, match=told) as caught:
+        read_labels(written(tmp_path, text))
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_no_film_in_common(tmp_path: Path, entry_file: Path) -> None:

@@ -239,11 +239,27 @@ def test_predictions(tmp_path: Path) -> None:
     def case(random: Random, folder: Path) -> None:
         (folder / "a.csv").write_bytes(damage_table(random, text))
         table = predictions.read_predictions(folder / "a.csv")
-        assert ((table.probabilities >= 0) & (table.probabilities <= 1)).all()
+        assert np.isfinite(table.probabilities).all()
         assert all(name.isprintable() for name in table.names)
         predictions.match(entries, [table])
 
     accepted, refused = fuzz("predictions", cases(300, 3000), case, tmp_path)
+    assert min(accepted, refused) > cases(5, 50)
+
+
+def test_labels_to_score_against(tmp_path: Path) -> None:
+    cells = ["1", "0", "", "nan", "-1", "0.5"] * 3
+    rows = [",".join([f"{k:08}_000.png", f"p{k // 2}", *cells[k % 4 :][:14]]) for k in range(30)]
+    text = "\n".join([",".join([predictions.NAME, "Patient ID", *FINDINGS]), *rows])
+
+    def case(random: Random, folder: Path) -> None:
+        (folder / "labels.csv").write_bytes(damage_table(random, text))
+        entries, _ = predictions.read_labels(folder / "labels.csv")
+        labels = np.stack([entry.labels for entry in entries.values()])
+        assert (np.isnan(labels) | ((labels >= 0) & (labels <= 1))).all()
+        assert all(nih.is_film_name(name) and entry.patient.isprintable() for name, entry in entries.items())
+
+    accepted, refused = fuzz("labels", cases(300, 3000), case, tmp_path)
     assert min(accepted, refused) > cases(5, 50)
 
 

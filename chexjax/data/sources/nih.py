@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.errors import ConfigError, DataError, first_ten, printable
+from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
 
 SPLITS: Final = ("train", "val", "test")
@@ -39,7 +40,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the entry file. `labels` is uint8 (14,) in the order of FINDINGS; an unknown age is -1."""
+    """A row of the entry file; an unknown age is -1.
+
+    `labels` is float32 (14,) in the order of FINDINGS: 0 absent, 1 present, between them soft, NaN not known.
+    """
 
     name: str
     labels: np.ndarray = field(repr=False, compare=False)
@@ -51,13 +55,13 @@ class Entry:
 
 
 def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file as (line number, column -> text).
+    """The rows of a CSV file, gzip or not, as (line number, column -> text).
 
     Raises:
       DataError: the file is absent, is no UTF-8 text, or lacks a column of `needed`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             missing = [column for column in needed if column not in columns]
@@ -68,7 +72,7 @@ def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str
                 yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
@@ -116,7 +120,7 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
             twice.append(name)
         entries[name] = Entry(
             name=name,
-            labels=np.array([finding in named for finding in FINDINGS], np.uint8),
+            labels=np.array([finding in named for finding in FINDINGS], np.float32),
             patient=printable(row["Patient ID"].strip()),
             age=parse_age(row.get("Patient Age", "")),
             sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
