@@ -17,7 +17,6 @@ import numpy as np
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.findings import FINDINGS
 
-
 UNCERTAIN: Final = -1.0  # in the labels of a source, until `Uncertain` says what it means
 
 

@@ -54,7 +54,7 @@ def read(request: Request) -> Entries:
     )
     names = film_names(table, "ImageID")
     check_unique(table, names)
-    terms_of: dict[str, tuple[str, ...]] = {"": ("exclude",)}
+    terms_of: dict[str, tuple[str, ...]] = {"": ("exclude",), "nan": ("exclude",)}
     for row, text in enumerate(table["Labels"]):
         if text not in terms_of:
             if not _LIST.fullmatch(text):

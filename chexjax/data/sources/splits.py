@@ -60,9 +60,9 @@ def divide(
 def _by_patient(films: Collection, way: str, val_fraction: float, seed: int) -> Parts:
     splits = films.splits if way != "random" else ("",) * len(films)
     home = {patient: split for patient, split in zip(films.patients, splits, strict=True) if split in SPLITS}
-    for label in films.parts:
-        own = [row for row, source in enumerate(films.sources) if source == label]
-        for state in (TRAIN_VAL, ""):
+    for state in (TRAIN_VAL, ""):  # a training patient of one source is not to test another
+        for label in films.parts:
+            own = [row for row, source in enumerate(films.sources) if source == label]
             mine = [films.patients[row] for row in own if splits[row] == state and films.patients[row] not in home]
             patients = np.array(sorted(set(mine)))
             order = np.random.default_rng(seed).permutation(patients).tolist()
