@@ -349,9 +349,7 @@ def _read_films(
             done(len(films))
 
 
-def _records(
-    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
     for key, (name, png) in enumerate(films):
         entry = entries[name]
@@ -394,7 +392,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self,
         *,
         findings: Sequence[str],
-        records: dict[str, Iterable[tuple[int, dict[str, Any]]]],
+        records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]],
         size: int,
         **kwargs: Any,
     ):
@@ -427,7 +425,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
 
 def _build(
-    folder: Path, findings: Sequence[str], records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int
+    folder: Path, findings: Sequence[str], records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]], size: int
 ) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts
