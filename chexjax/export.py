@@ -213,7 +213,8 @@ def main() -> None:
     known |= {"step": restored.step, "platforms": values.platforms}
     write(out, lambda path: path.write_bytes(artefact))
     write(out.with_name(f"{out.name}.json"), lambda path: path.write_text(json.dumps(known, indent=2)))
-    print(f"{out}: {values.network}, uint8 films (any, {height}, {width}) -> probabilities (any, {len(restored.findings)})")
+    outputs = len(restored.findings)
+    print(f"{out}: {values.network}, uint8 films (any, {height}, {width}) -> probabilities (any, {outputs})")
 
 
 if __name__ == "__main__":

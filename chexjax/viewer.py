@@ -45,6 +45,7 @@ from chexjax.runtime import parse
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
 python -m chexjax.viewer --checkpoint=runs/first"
+_ROWS: Final = 14  # of the list, before it scrolls or leaves room
 ZOOM_STEP, ZOOM_MOST = 1.25, 32.0
 BAR_WIDTH: Final = 64  # of the colour bar
 POLL_MS: Final = 30

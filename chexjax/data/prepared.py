@@ -393,7 +393,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self,
         *,
         findings: Sequence[str],
-        records: dict[str, Iterable[tuple[int, dict[str, Any]]]],
+        records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]],
         size: int,
         **kwargs: Any,
     ):
@@ -426,7 +426,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
 
 def _build(
-    folder: Path, findings: Sequence[str], records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int
+    folder: Path, findings: Sequence[str], records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]], size: int
 ) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts

@@ -22,8 +22,8 @@ from chexjax.findings import FILM as NAME
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
 # Columns of tables that are no findings, whatever stands in them.
-_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #"}
-_NO_FINDINGS |= {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
+_OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
+_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *_OF_PATIENTS}
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class Matched:
         return tuple(entry.patient for entry in self.entries)
 
 
-def write_predictions(
-    path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]
-) -> None:
+def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]) -> None:
     """Writes probabilities (films, findings), each with as many digits as it takes to read the same float64 back.
 
     Of probabilities by `models.probability.probability_of` the order of the logits so survives.
@@ -222,8 +220,9 @@ def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
     """The labels to score against.
 
     Either the NIH's entry file, with its column `Finding Labels`; or a table with the column `Image Index` and one for
-    each of some of the findings that are `predicted`, whose cells are 0, 1, a number between (soft), empty or NaN (not known), or -1 (uncertain: not known). It
-    may have `Patient ID` (else each film is a patient of its own), `Patient Age`, `Patient Sex`, `View Position`.
+    some of the findings that are `predicted`, whose cells are 0, 1, a number between (soft), empty or NaN (not known),
+    or -1 (uncertain: not known). It may have `Patient ID` (else each film is a patient of its own), `Patient Age`,
+    `Patient Sex`, `View Position`.
 
     Raises:
       DataError: see `nih.read_entry_file`; a cell that is no label, with its line and column.

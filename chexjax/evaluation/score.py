@@ -13,7 +13,15 @@ from pathlib import Path
 from absl import flags
 
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
-from chexjax.evaluation.predictions import Labels, Matched, PredictionFile, columns_of, match, read_labels, read_predictions
+from chexjax.evaluation.predictions import (
+    Labels,
+    Matched,
+    PredictionFile,
+    columns_of,
+    match,
+    read_labels,
+    read_predictions,
+)
 from chexjax.evaluation.summary import (
     GROUPINGS,
     INTERVALS,

@@ -438,7 +438,7 @@ def main() -> None:
     flags.DEFINE_string("model", None, "resnet18, resnet34, resnet50, densenet121, densenet169.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
-    flags.DEFINE_boolean("head", True, "Keep a head of one output a finding; --nohead leaves any out.", flag_values=values)
+    flags.DEFINE_boolean("head", True, "Keep a head with an output a finding; --nohead: none.", flag_values=values)
     flags.DEFINE_list("findings", [*FINDINGS], "What the head's outputs mean, in their order.", flag_values=values)
     flags.DEFINE_list(
         "source_mean", [*map(str, IMAGENET_MEAN)], "The file's normalisation, a channel each.", flag_values=values

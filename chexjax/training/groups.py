@@ -27,7 +27,8 @@ from chexjax.workdir.restore import Restored, restore_others
 def find_groups(config: ConfigDict, films: Prepared) -> Groups:
     """The groups that `config.groups` asks for, as places in the films' findings.
 
-    "report": the four of its chapter 5, which are of ChestX-ray14's findings. "cooccurrence": findings that the training films have together.
+    "report": the four of its chapter 5, which are of ChestX-ray14's findings. "cooccurrence":
+    findings that the training films have together.
     "embeddings": findings whose films look alike to the network trained in the workdir `groups.network`.
 
     Raises:

@@ -344,7 +344,7 @@ def bookmark(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
-    """What a checkpoint says beside its arrays: its films, findings, groups, teacher, seeds, the history, the measurements."""
+    """What a checkpoint says beside its arrays: films, findings, groups, teacher, seeds, history, measurements."""
     return {
         "data": films.digest,
         "findings": list(films.findings),

@@ -28,8 +28,9 @@ def start_from(
     """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
 
     Every array must be there and have its shape. A head that was left out when the weights were imported, or that is of
-    other `findings` than this run's, stays the new one, and that is said. The stem is brought to this run's `data.mean` and `data.std`, exactly. A branched network
-    takes a whole network into each branch, or another of the same branches.
+    other findings than `findings`, this run's, stays the new one, and that is said. The stem is brought to this run's
+    `data.mean` and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the
+    same branches.
 
     Raises:
       CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
@@ -60,7 +61,9 @@ def start_from(
 
 
 def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...]]:
-    """Variables, the mean and spread of the films that they expect, and the findings of their head. Of several networks in a workdir the namesake.
+    """Variables, the mean and spread of the films that they expect, and the findings of their head.
+
+    Of several networks in a workdir the namesake.
 
     Raises:
       CheckpointError: there are none, or it is not clear which are meant.

@@ -32,7 +32,7 @@ class Restored:
     """The best checkpoint of a workdir.
 
     `config` is the one that made it, and says how films are prepared (`data.size`, `data.clean`, `data.mean`,
-    `data.std`). `findings` are the outputs of its networks, in their order. `models` and `variables` are by network name: `models[name].apply(variables[name], x, train=False)`.
+    `data.std`). `models` and `variables` are by network name: `models[name].apply(variables[name], x, train=False)`.
     """
 
     workdir: Path

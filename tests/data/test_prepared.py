@@ -123,7 +123,7 @@ def test_shrink_averages_areas() -> None:
 
 
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
+    monkeypatch.setattr(prepared_module, "write_set", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
     assert again.path == prepared.path
     assert again.digest == prepared.digest
@@ -250,8 +250,8 @@ def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: P
 def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
     write_tables = prepared_module._write_tables
 
-    def one_too_many(built, entries, written, skipped):
-        write_tables(built, entries, written, skipped)
+    def one_too_many(built, findings, entries, written, skipped):
+        write_tables(built, findings, entries, written, skipped)
         written["train"].append("one.png")
 
     monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)

@@ -44,9 +44,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory, entry_file: Path, probabili
     """a.csv and b.csv over the last 28 films, val.csv over the first 12."""
     folder = tmp_path_factory.mktemp("tables")
     names = [*read_entry_file(entry_file)]
-    write_predictions(folder / "a.csv", names[12:], probabilities[12:])
-    write_predictions(folder / "b.csv", names[12:], probabilities[12:] ** 2 * 0.9 + 0.1 * probabilities[:28])
-    write_predictions(folder / "val.csv", names[:12], probabilities[:12])
+    write_predictions(folder / "a.csv", names[12:], probabilities[12:], FINDINGS)
+    write_predictions(folder / "b.csv", names[12:], probabilities[12:] ** 2 * 0.9 + 0.1 * probabilities[:28], FINDINGS)
+    write_predictions(folder / "val.csv", names[:12], probabilities[:12], FINDINGS)
     return folder
 
 

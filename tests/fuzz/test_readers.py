@@ -238,10 +238,10 @@ def test_predictions(tmp_path: Path) -> None:
 
     def case(random: Random, folder: Path) -> None:
         (folder / "a.csv").write_bytes(damage_table(random, text))
-        table = predictions.read_predictions(folder / "a.csv")
+        table = predictions.read_predictions(folder / "a.csv", FINDINGS)
         assert np.isfinite(table.probabilities).all()
         assert all(name.isprintable() for name in table.names)
-        predictions.match(entries, [table])
+        predictions.match(entries, [table], FINDINGS)
 
     accepted, refused = fuzz("predictions", cases(300, 3000), case, tmp_path)
     assert min(accepted, refused) > cases(5, 50)
@@ -254,7 +254,7 @@ def test_labels_to_score_against(tmp_path: Path) -> None:
 
     def case(random: Random, folder: Path) -> None:
         (folder / "labels.csv").write_bytes(damage_table(random, text))
-        entries, _ = predictions.read_labels(folder / "labels.csv")
+        entries, _, _ = predictions.read_labels(folder / "labels.csv", FINDINGS)
         labels = np.stack([entry.labels for entry in entries.values()])
         assert (np.isnan(labels) | ((labels >= 0) & (labels <= 1))).all()
         assert all(nih.is_film_name(name) and entry.patient.isprintable() for name, entry in entries.items())

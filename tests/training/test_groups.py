@@ -11,9 +11,9 @@ from chexjax.training.groups import cluster, cooccurrence, likeness
 
 
 def test_the_reports_groups_hold_every_finding_once() -> None:
-    groups = by_names(SPECIALIST_GROUPS)
+    groups = by_names(SPECIALIST_GROUPS, FINDINGS)
     assert sorted(output for group in groups for output in group) == list(range(14))
-    assert names(groups) == [list(group) for group in SPECIALIST_GROUPS]
+    assert names(groups, FINDINGS) == [list(group) for group in SPECIALIST_GROUPS]
     assert groups[2] == (FINDINGS.index("Cardiomegaly"), FINDINGS.index("Emphysema"))
 
 
@@ -66,7 +66,7 @@ def test_clusters_are_scipys_average_linkage(count: int) -> None:
 
 def test_planted_groups_come_back_from_labels_and_from_embeddings() -> None:
     rng = np.random.default_rng(2)
-    planted = tuple(sorted(by_names(SPECIALIST_GROUPS)))
+    planted = tuple(sorted(by_names(SPECIALIST_GROUPS, FINDINGS)))
     causes = rng.random((2000, 4)) < 0.3
     labels = np.zeros((2000, 14), np.uint8)
     for k, group in enumerate(planted):

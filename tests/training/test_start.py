@@ -31,7 +31,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 
 def started(config: ConfigDict, name: str, groups=None):
     model = create_network(config, name, groups)
-    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE)
+    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE, FINDINGS)
 
 
 def logits_of(workdir: Path, name: str) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_each_network_of_a_pair_starts_from_its_own(
 def test_without_a_source_the_weights_are_new(small_baseline: ConfigDict) -> None:
     model = create_network(small_baseline, "net1")
     state = create_state(small_baseline, "net1", model, SHAPE, 10)
-    assert start_from(small_baseline, "net1", model, state, SHAPE) is state
+    assert start_from(small_baseline, "net1", model, state, SHAPE, FINDINGS) is state
     assert "offset" not in state.params["trunk"]["conv1"]
 
 
@@ -206,7 +206,7 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
         ends.append(checkpoints._load(4, ("networks", "training")))
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
-    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS)
+    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS, FINDINGS)
     model = create_network(config, "net1", groups)
     start = create_variables(model, config.seed, config.networks.net1.seed, SHAPE)
     was = {key: flatten_dict(dict(start[key]), sep="/") for key in ("params", "batch_stats")}

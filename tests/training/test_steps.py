@@ -14,7 +14,7 @@ from scipy.special import expit, rel_entr, softmax
 
 from benchmarks.scaling import all_reduces
 from chexjax.data.augment import normalize
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
@@ -36,7 +36,7 @@ def batch() -> dict[str, np.ndarray]:
 
 
 PREVALENCE = np.linspace(0.02, 0.6, 14)
-GROUPS = by_names(SPECIALIST_GROUPS)
+GROUPS = by_names(SPECIALIST_GROUPS, FINDINGS)
 
 
 def new_states(config: ConfigDict, axis_name: str | None = AXIS) -> tuple:

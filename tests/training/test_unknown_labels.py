@@ -27,7 +27,7 @@ from chexjax.training.targets import CLIP
 from chexjax.workdir.checkpoints import Checkpoints
 
 FILMS = 8
-GROUPS = by_names(SPECIALIST_GROUPS)
+GROUPS = by_names(SPECIALIST_GROUPS, FINDINGS)
 PREVALENCE = np.linspace(0.02, 0.6, 14)
 
 
@@ -362,7 +362,7 @@ def test_a_window_averages_over_what_was_known_and_goes_on_from_an_old_checkpoin
             "known": np.array([[known]]),
         }
 
-    window = loop.Window(("net1",), lambda step: [])
+    window = loop.Window(("net1",), lambda step: [], FINDINGS)
     window.add(0, 1, measured([0.5, 0.0], [1.0, 0.0]))
     window.add(1, 1, measured([0.1, 0.9], [0.25, 0.5]))
     window.close()
@@ -370,14 +370,14 @@ def test_a_window_averages_over_what_was_known_and_goes_on_from_an_old_checkpoin
     assert window.means("train")["train/net1/gradient_norm"] == 2.0
     assert "train/net1/known" not in window.means("train")
 
-    old = loop.Window(("net1",), lambda step: [])
+    old = loop.Window(("net1",), lambda step: [], FINDINGS)
     sums = {"cross_entropy": [[0.5, 0.7]], "loss": [0.6], "divergence": [0.0], "gradient_norm": [1.0]}
     old.set_state({"count": 1, "sums": sums})
     old.add(1, 1, measured([0.1, 0.3], [1.0, 1.0]))
     old.close()
     assert old.means("train")["train/net1/cross_entropy"] == pytest.approx(0.4)
 
-    nothing = loop.Window(("net1",), lambda step: [])
+    nothing = loop.Window(("net1",), lambda step: [], FINDINGS)
     nothing.add(0, 1, measured([0.0, 0.0], [0.0, 0.0]))
     nothing.close()
     assert np.isnan(nothing.means("train")["train/net1/cross_entropy"])
@@ -395,7 +395,7 @@ def test_a_run_learns_from_a_table_and_goes_on_under_that_table_alone(
     table, others = tmp_path / "teacher.csv", ["other.png"]
     p = np.random.default_rng(0).random((30, 14))
     p[0, :2] = [0.0, 1.0]
-    write_predictions(table, [*train_films[:29], *others], p)
+    write_predictions(table, [*train_films[:29], *others], p, FINDINGS)
     config.update({"regime": "distill", "teacher": str(table)})
     loop.train(config, tmp_path / "through")
     assert f"teacher: {table}, 29 of {len(train_films)} training films" in capsys.readouterr().out
@@ -403,11 +403,11 @@ def test_a_run_learns_from_a_table_and_goes_on_under_that_table_alone(
     stop_after_two(config, tmp_path / "stopped", monkeypatch)
     changed = p.copy()
     changed[3, 3] = 0.123
-    write_predictions(table, [*train_films[:29], *others], changed)
+    write_predictions(table, [*train_films[:29], *others], changed, FINDINGS)
     with pytest.raises(CheckpointError, match="does not hold the targets that this run learned from"):
         loop.train(config, tmp_path / "stopped")
     # The same targets in another order are the same.
-    write_predictions(table, [*others, *train_films[:29]], p[[29, *range(29)]])
+    write_predictions(table, [*others, *train_films[:29]], p[[29, *range(29)]], FINDINGS)
     loop.train(config, tmp_path / "stopped")
     for a, b in zip(weights(tmp_path / "stopped"), weights(tmp_path / "through"), strict=True):
         np.testing.assert_array_equal(a, b)
