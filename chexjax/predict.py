@@ -31,7 +31,7 @@ from scipy.special import logit
 
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.images import SUFFIXES, check_size
 from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
@@ -229,7 +229,7 @@ def as_film(film: Film) -> np.ndarray:
     """
     if isinstance(film, str | Path):
         path = Path(film).expanduser()
-        pixels = dicom.read_dicom(path) if dicom.is_dicom(path) else read_grey(path)
+        pixels = dicom.read_film(path)
         where = f"{printable(path)}: "
     elif isinstance(film, Image.Image):
         where = "a PIL image: "

@@ -3,9 +3,8 @@
 import jax
 from ml_collections import ConfigDict
 
-from chexjax.data.prepared import Prepared, prepare
+from chexjax.data.prepared import Prepared, prepare_source
 from chexjax.data.recipe import cache_of, recipe_of
-from chexjax.data.sources import open_folder
 from chexjax.devices import meet
 
 
@@ -18,9 +17,10 @@ def open_films(config: ConfigDict) -> Prepared:
       ConfigError: no such source, or no folder is named.
       DataError: whatever is wrong with the folder.
     """
-    if jax.process_index() != 0:
+    first = jax.process_index() == 0
+    if not first:
         meet("films are prepared")
-    films = prepare(open_folder(config), cache_of(config) / "prepared", recipe_of(config))
-    if jax.process_index() == 0:
+    films = prepare_source(config, cache_of(config) / "prepared", recipe_of(config), progress=first)
+    if first:
         meet("films are prepared")
     return films

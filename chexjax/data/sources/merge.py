@@ -35,7 +35,6 @@ class Collection:
       labels: float32 (films, findings): 0 to 1, NaN where not known.
       patients: people of two populations never share one.
       sources: the label of the source, such as "chexpert".
-      weights: float32 (films,), the source's weight.
       sexes, ages, views, splits: as `Entries` has them.
       boxes: by film name, with findings of the run alone.
       parts: the entries by the label of their source; `rows` says for each film its row there.
@@ -48,7 +47,6 @@ class Collection:
     labels: np.ndarray = field(repr=False, compare=False)
     patients: tuple[str, ...]
     sources: tuple[str, ...]
-    weights: np.ndarray = field(repr=False, compare=False)
     sexes: tuple[str, ...]
     ages: np.ndarray = field(repr=False, compare=False)
     views: tuple[str, ...]
@@ -70,9 +68,9 @@ class Collection:
             found |= dict(zip(own, entries.find([self.rows[row] for row in own]), strict=True))
         return [found[row] for row in rows]
 
-    def summary(self) -> str:
-        """Films, patients and, for each finding, positive and known labels of each source."""
-        return describe_counts(self.findings, self.labels, self.patients, self.sources)
+    def about(self) -> str:
+        """How the sources' names make the findings, and what else there is to know, a line each."""
+        return "\n".join(filter(None, (self.mapping, *self.notes)))
 
 
 def describe_counts(
@@ -97,29 +95,25 @@ def describe_counts(
 
 
 def combine(
-    sources: Sequence[tuple[Entries, float]], findings: Sequence[str] = (), uncertain: Uncertain | None = None,
+    sources: Mapping[str, Entries], findings: Sequence[str] = (), uncertain: Uncertain | None = None,
     frontal: bool = True,
 ) -> Collection:  # fmt: skip
     """The films of all sources under one set of findings.
 
     Args:
-      sources: entries with the weight of each.
+      sources: entries by the label of their source.
       findings: what the run is about, in this order; empty: see `labels.choose_findings`.
       uncertain: what -1 means.
       frontal: leaves out films whose view is known and neither PA nor AP.
 
     Raises:
-      ConfigError: a finding twice, a weight that is none, or no finding was chosen of more than 64.
+      ConfigError: a finding twice, or no finding was chosen of more than 64.
       DataError: a source labels none of the findings, or no source labels one of them; or see `labels.align`.
     """
-    labels_of_sources = _labels_of([entries.source for entries, _ in sources])
-    for label, (_, weight) in zip(labels_of_sources, sources, strict=True):
-        if not (np.isfinite(weight) and weight > 0):
-            raise ConfigError(f"the weight of source {label!r} is {weight}; it must be a number above 0")
-    findings = _check_findings(findings, [entries for entries, _ in sources])
+    findings = _check_findings(findings, list(sources.values()))
     notes: list[str] = []
     kept: dict[str, Entries] = {}
-    for label, (entries, _) in zip(labels_of_sources, sources, strict=True):
+    for label, entries in sources.items():
         if not any(match_findings(entries.findings, findings).values()):
             raise DataError(
                 f"{label} labels none of the findings {first_ten(findings)}; it has {first_ten(entries.findings)}"
@@ -148,9 +142,6 @@ def combine(
             for patient in entries.patients
         ),
         sources=tuple(label for label, entries in kept.items() for _ in entries.names),
-        weights=np.concatenate(
-            [np.full(len(e), weight, np.float32) for e, (_, weight) in zip(kept.values(), sources, strict=True)]
-        ),
         sexes=tuple(sex for entries in kept.values() for sex in entries.sexes),
         ages=np.concatenate([entries.ages for entries in kept.values()]),
         views=tuple(view for entries in kept.values() for view in entries.views),
@@ -161,16 +152,6 @@ def combine(
         mapping=describe_mapping({label: entries.findings for label, entries in kept.items()}, findings),
         notes=tuple(notes),
     )
-
-
-def _labels_of(sources: Sequence[str]) -> list[str]:
-    """A name for each source: its own or, where there are two of a kind, with its number behind it."""
-    seen: Counter[str] = Counter()
-    labels = []
-    for source in sources:
-        seen[source] += 1
-        labels.append(source if seen[source] == 1 else f"{source}{seen[source]}")
-    return labels
 
 
 def _check_findings(findings: Sequence[str], sources: Sequence[Entries]) -> tuple[str, ...]:

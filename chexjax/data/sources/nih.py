@@ -22,6 +22,7 @@ from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
 
+SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
 ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
 # Of the NIH's download and, after the first two, of Kaggle's copies: the resized ones and the sample.
@@ -44,6 +45,7 @@ class Entry:
     sex: str
     view: str
     boxes: tuple[Box, ...] = ()
+    source: str = ""  # where films of several sources are put together
 
 
 def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
