@@ -32,7 +32,7 @@ from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
 from chexjax.data.sources.gather import gather
-from chexjax.data.sources.merge import Collection, describe_counts
+from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
@@ -113,6 +113,13 @@ class Prepared:
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         return Source(source, f"the {split} records in {self.path}")
 
+    def sources(self) -> dict[str, Counts]:
+        """What each source gives to all parts together; empty for a folder in the NIH's layout alone."""
+        parts = [part for part in self.parts.values() if part.sources]
+        labels = np.concatenate([part.labels for part in parts]) if parts else np.zeros((0, len(self.findings)))
+        sources = [source for part in parts for source in part.sources]
+        return count_by_source(sources, [patient for part in parts for patient in part.patients], labels)
+
     def summary(self) -> str:
         """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
         lines = []
@@ -124,11 +131,11 @@ class Prepared:
                 f"{part.healthy:6d} without a finding, rarest {self.findings[rarest]} ({part.positives[rarest]})"
                 + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
-        parts = list(self.parts.values())
-        if any(part.sources for part in parts):
-            labels = np.concatenate([part.labels for part in parts])
-            patients, sources = (sum((getattr(p, name) for p in parts), ()) for name in ("patients", "sources"))
-            lines += ["positive and known labels by source:", describe_counts(self.findings, labels, patients, sources)]
+        for source, count in self.sources().items():
+            pairs = zip(self.findings, count.positives, count.known, strict=True)
+            labels = ", ".join(f"{finding} {positive:,}/{known:,}" for finding, positive, known in pairs)
+            films = f"{source}: {count.films:,} films, {count.patients:,} patients"
+            lines.append(f"{films}, positive of known: {labels}")
         if (self.path / SKIPPED).exists():
             lines.append(f"films were left out: {self.path / SKIPPED}")
         return "\n".join(lines)

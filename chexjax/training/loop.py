@@ -13,8 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.configs import common
-from chexjax.data.feed import open_feed, peak_memory
-from chexjax.data.films import open_films
+from chexjax.data.feed import open_feed, peak_memory, training_slots
+from chexjax.data.films import open_films, write_division
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
@@ -68,11 +68,14 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     began = time.monotonic()
     films = open_films(config.data)
     say(films.summary())
+    write_division(config.data, films, workdir)
 
     train_films = films.parts["train"].names
     if config.batch_size > len(train_films):
         raise ConfigError(f"config.batch_size is {config.batch_size}, but there are {len(train_films)} training films")
-    epoch_steps = len(train_films) // config.batch_size
+    slots = training_slots(config, films)
+    shown = train_films if slots is None else tuple(train_films[film] for film in slots)
+    epoch_steps = len(shown) // config.batch_size
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
@@ -90,7 +93,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
 
-        films_of = namer(config, train_films)
+        films_of = namer(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
@@ -181,7 +184,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         findings = best.findings
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
-        page = run_page(results, config, films.parts, predictions, history, examples, findings)
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
         write_run(workdir, results, predictions, history, page, findings)
         print(auroc_text(results, findings))
     return predictions

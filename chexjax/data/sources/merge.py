@@ -73,25 +73,25 @@ class Collection:
         return "\n".join(filter(None, (self.mapping, *self.notes)))
 
 
-def describe_counts(
-    findings: Sequence[str], labels: np.ndarray, patients: Sequence[str], sources: Sequence[str]
-) -> str:  # fmt: skip
-    """A table of the sources: films, patients, and for each finding `positive/known`; above 0.5 is positive."""
-    width = max(map(len, findings))
-    by_source = {label: [k for k, source in enumerate(sources) if source == label] for label in dict.fromkeys(sources)}
-    heads = [f"{label[:16]:>16}" for label in by_source]
-    lines = [" ".join([" " * width, *heads])]
-    lines.append(" ".join([f"{'films':<{width}}", *(f"{len(rows):>16}" for rows in by_source.values())]))
-    people = [len({patients[row] for row in rows}) for rows in by_source.values()]
-    lines.append(" ".join([f"{'patients':<{width}}", *(f"{count:>16}" for count in people)]))
-    for k, finding in enumerate(findings):
-        cells = []
-        for rows in by_source.values():
-            column = labels[rows, k]
-            counts = f"{int((column > 0.5).sum())}/{int((~np.isnan(column)).sum())}"
-            cells.append(f"{counts:>16}")
-        lines.append(" ".join([f"{printable(finding):<{width}}", *cells]))
-    return "\n".join(lines)
+@dataclass(frozen=True)
+class Counts:
+    """What one source gives: films, patients and, int (findings,), known labels and those that are 1."""
+
+    films: int
+    patients: int
+    known: np.ndarray
+    positives: np.ndarray
+
+
+def count_by_source(sources: Sequence[str], patients: Sequence[str], labels: np.ndarray) -> dict[str, Counts]:
+    """By source; `sources` and `patients` have an item for each film, `labels` is float32 (films, findings)."""
+    counts = {}
+    for source in dict.fromkeys(sources):
+        rows = [row for row, name in enumerate(sources) if name == source]
+        own = labels[rows]
+        people = len({patients[row] for row in rows})
+        counts[source] = Counts(len(rows), people, (~np.isnan(own)).sum(axis=0), (own == 1).sum(axis=0))
+    return counts
 
 
 def combine(

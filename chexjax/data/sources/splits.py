@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +14,9 @@ from chexjax.data.sources.tables import read_table
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.files import cell, text_of
 
-WAYS: Final = ("official", "arnoweng", "folds", "random", "all")
+WAYS: Final = ("official", "arnoweng", "folds", "random")
 TEST_SHARE: Final = 0.2  # of patients that no list has placed
-TABLE: Final = "folds.csv"
+FOLDS: Final = "folds.csv"
 _NAME: Final = "Image Index"
 
 Parts = dict[str, list[int]]
@@ -33,8 +33,7 @@ def divide(
         validate, and the rest train. "arnoweng": the same with that list of the NIH's films.
         "folds": `folds.csv` in `lists`, with the columns `Image Index` and `fold`.
         "random": by `seed` alone, whatever the sources say.
-        "all": every film tests.
-      lists: the folder of `folds.csv`.
+        lists: the folder of `folds.csv`.
 
     A patient whom one source has placed stays there when another of the same population is divided.
 
@@ -44,10 +43,8 @@ def divide(
     """
     if way not in WAYS:
         raise ConfigError(f"no split is called {printable(way)[:80]!r}; there are {', '.join(WAYS)}")
-    if way == "all":
-        return {"train": [], "val": [], "test": list(range(len(films)))}
     if way == "folds":
-        parts = _read_folds(films, (lists or next(iter(films.parts.values())).folder) / TABLE)
+        parts = _read_folds(films, (lists or next(iter(films.parts.values())).folder) / FOLDS)
     else:
         parts = _by_patient(films, way, val_fraction, seed)
     check_patients(films, parts)
@@ -118,11 +115,11 @@ def check_patients(films: Collection, parts: Parts) -> None:
         raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
 
 
-def folds_csv(names: Sequence[str], patients: Sequence[str], parts: Parts) -> str:
-    """The division as a CSV that `split="folds"` reads: `Image Index`, `fold`, `patient`."""
+def folds_csv(parts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
+    """A division, (names, patients) of each part, as a CSV that `divide` reads as "folds"."""
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
-    table.writerow([_NAME, "fold", "patient"])
-    for part, rows in parts.items():
-        table.writerows((cell(names[row]), part, cell(patients[row])) for row in rows)
+    table.writerow([_NAME, "fold", "Patient ID"])
+    for part, (names, patients) in parts.items():
+        table.writerows((cell(name), part, cell(patient)) for name, patient in zip(names, patients, strict=True))
     return file.getvalue()
