@@ -46,8 +46,11 @@ def start_from(
     told = "new head" if not has_head(variables) else "head included"
     variables = renormalize(variables, mean, std, config)
     if has_head(variables) and tuple(theirs) != tuple(findings):
-        told = f"new head, for its own is of {first_ten(list(theirs))}"
-        variables = without_head(variables, state)
+        if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
+            variables = in_order(variables, [theirs.index(finding) for finding in findings])
+        else:
+            told = f"new head, for its own is of {first_ten(list(theirs))}"
+            variables = without_head(variables, state)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
         variables = {**variables, "params": params}
@@ -82,6 +85,12 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...]]:
 def has_head(variables: PyTree) -> bool:
     """Whether the weights come with a head."""
     return "head" in variables["params"] or "branch" in variables["params"]
+
+
+def in_order(variables: PyTree, outputs: Sequence[int]) -> PyTree:
+    """The same with the outputs of its head in another order."""
+    head = {key: np.asarray(leaf)[..., np.array(outputs)] for key, leaf in variables["params"]["head"].items()}
+    return {**variables, "params": {**variables["params"], "head": head}}
 
 
 def without_head(variables: PyTree, state: TrainState) -> PyTree:

@@ -84,6 +84,25 @@ def test_a_head_that_was_left_out_is_new(small_baseline: ConfigDict, earlier: Pa
     jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
 
 
+def test_a_head_of_other_findings_is_new_and_one_in_another_order_is_put_in_order(
+    small_baseline: ConfigDict, earlier: Path, tmp_path: Path, capsys
+) -> None:
+    variables = restore_best(earlier).variables["net1"]
+    small_baseline.init_from = str(tmp_path / "others")
+    save_weights(tmp_path / "others", variables, About("tiny", 0.4, 0.3, "file.pth", findings=("x", *FINDINGS[1:])))
+    _, state = started(small_baseline, "net1")
+    assert "new head, for its own is of 14: x, Cardiomegaly, " in capsys.readouterr().out
+    block = "layer1_0"
+    jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+    fresh = create_state(small_baseline, "net1", create_network(small_baseline, "net1"), SHAPE, 10)
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
+    small_baseline.init_from = str(tmp_path / "back")
+    save_weights(tmp_path / "back", variables, About("tiny", 0.4, 0.3, "file.pth", findings=FINDINGS[::-1]))
+    _, state = started(small_baseline, "net1")
+    for key, leaf in variables["params"]["head"].items():
+        np.testing.assert_array_equal(state.params["head"][key], np.asarray(leaf)[..., ::-1])
+
+
 def test_what_does_not_fit_is_listed(small_baseline: ConfigDict, earlier: Path, tmp_path: Path) -> None:
     small_baseline.init_from = str(earlier)
     small_baseline.networks.net1.width = 0.25
