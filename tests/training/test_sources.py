@@ -69,7 +69,9 @@ def test_a_run_on_a_table_of_ones_own(own: ConfigDict, tmp_path: Path) -> None:
     assert classifier.findings == FINDINGS
     films = open_films(own.data)
     label = films.parts["test"].labels
-    assert np.isnan(label[:, 2]).sum() == sum(int(name.split("f")[1][:-4]) % 5 == 0 for name in films.parts["test"].names)
+    assert np.isnan(label[:, 2]).sum() == sum(
+        int(name.split("f")[1][:-4]) % 5 == 0 for name in films.parts["test"].names
+    )
     again = own.copy_and_resolve_references()
     again.data.update({"split": "folds", "lists": str(workdir), "split_seed": 7})
     assert {k: set(p.names) for k, p in open_films(again.data).parts.items()} == {
@@ -97,11 +99,12 @@ def test_two_sources_in_one_training_set(own: ConfigDict, own_films: Path, tmp_p
     from chexjax.data.feed import training_slots
 
     slots = training_slots(own, films)
+    assert slots is not None
     shown = {source: sum(part.sources[film] == source for film in slots) for source in counts}
     in_part = {source: part.sources.count(source) for source in counts}
     assert shown["table"] == in_part["table"]
     assert shown["rsna"] == round(2.5 * in_part["rsna"])
-    assert {film for film in slots} == set(range(len(part.names)))
+    assert set(slots.tolist()) == set(range(len(part.names)))
 
 
 def test_no_finding_in_common(own: ConfigDict, own_films: Path, tmp_path: Path) -> None:
