@@ -269,7 +269,7 @@ SOURCE_FILES: dict[str, dict[str, list[str]]] = {
     },
     "vindr": {
         "train.csv": ["image_id,class_name,rad_id,x_min,y_min,x_max,y_max"]
-        + [f"i{k // 3},{['Edema', 'No finding', 'Mass'][k % 3]},R{k % 3},1,2,30,40.5" for k in range(12)]
+        + [f"i{k // 3},{['Edema', 'No finding', 'Mass'][k % 3]},R{k % 3},1,2,30,40.5" for k in range(30)]
     },
     "rsna": {
         "stage_2_train_labels.csv": ["patientId,x,y,width,height,Target"]
@@ -277,7 +277,7 @@ SOURCE_FILES: dict[str, dict[str, list[str]]] = {
         "stage_2_detailed_class_info.csv": ["patientId,class"]
         + [f"p{k},{'Lung Opacity' if k % 2 else 'Normal'}" for k in range(9)],
     },
-    "openi": {f"ecgen-radiology/{k}.xml": [XML.format(k)] for k in range(4)},
+    "openi": {f"ecgen-radiology/{k}.xml": [XML.format(k)] for k in range(9)},
 }
 
 
@@ -300,7 +300,7 @@ def test_sources(source: str, tmp_path: Path) -> None:
         assert all(text.isprintable() for text in (*found.names, *found.patients, *found.sexes, *found.views))
         assert not any(file.startswith("/") or ".." in file.split("/") for file in found.files)
         films = combine({source: found}, uncertain=Uncertain.parse("ignore"))
-        parts = divide(films, "random")
+        parts = divide(films, "random", val_fraction=0.3)
         assert sorted(row for rows in parts.values() for row in rows) == list(range(len(films)))
         assert films.about().replace("\n", "").isprintable()
 

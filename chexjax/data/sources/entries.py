@@ -146,7 +146,7 @@ class Entries:
         files = self.files if rows is None else [self.files[row] for row in rows]
         if not self.film_folders:
             paths = [self.folder / file for file in files]
-            return [path if path.is_file() else None for path in paths]
+            return [path if path.exists() else None for path in paths]
         found = find_in_folders(self.folder, files, self.film_folders, self.suffixes)
         return [found.get(file) for file in files]
 
@@ -167,7 +167,7 @@ def find_in_folders(
             for suffix in suffixes or ("",):
                 listed = {name.removesuffix(suffix): name for name in os.listdir(place) if name.endswith(suffix)}
                 for file in wanted & listed.keys() - found.keys():
-                    if (path := place / listed[file]).is_file():
+                    if (path := place / listed[file]).exists():
                         found[file] = path
     return found
 
