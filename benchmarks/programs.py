@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from benchmarks.plain import create_plain
 from chexjax.data.augment import normalize
 from chexjax.data.feed import Resident, shuffled
+from chexjax.devices import AXIS, each_device
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import TRUNKS
 from chexjax.models.network import by_names
@@ -24,7 +25,7 @@ from chexjax.models.resnet import BasicBlock, ResNet
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, create_steps
+from chexjax.training.steps import Context, Fixed, Teacher, create_step, create_steps
 from chexjax.workdir.restore import Restored
 from configs import baseline, distill, dml, specialists
 
@@ -122,7 +123,7 @@ def evaluate(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
         return model.apply(variables, normalize(images, config.data.mean, config.data.std), train=False)
 
     arguments = shapes((variables_of(model, form), films(form)), len(devices))
-    return jax.pmap(predict, devices=devices).lower(*arguments)
+    return each_device(predict, devices=devices).lower(*arguments)
 
 
 def predict(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
@@ -230,7 +231,7 @@ def resident(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
         jax.ShapeDtypeStruct((share, form.size, form.size, 1), jnp.uint8),
         jax.ShapeDtypeStruct((share, len(FINDINGS)), jnp.uint8),
     )
-    read = partial(shuffled, films=count, batch_size=form.batch * len(devices), axis_name=AXIS)
+    read = partial(shuffled, films=count, batch_size=form.batch * len(devices))
     steps: Any = create_steps(context, read, config.steps_per_call, devices)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     states = states_of(config, form, context.groups)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import flax.jax_utils
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
+from chexjax.devices import AXIS, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -36,7 +36,7 @@ from chexjax.training.logging import Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
+from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir
@@ -101,13 +101,13 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             return
 
         known = context(config, films, groups, teacher)
-        feed = open_feed(config, films, step, AXIS)
+        feed = open_feed(config, films, step)
         say(feed.told)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
-        fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
+        fixed = replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
-        replicated = flax.jax_utils.replicate(tuple(states.values()))
+        replicated = replicate(tuple(states.values()))
         scalars = Scalars(workdir, step)
         size = config.batch_size
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
@@ -129,7 +129,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
             if validating or stopping:
                 window.close()
-                states = dict(zip(states, flax.jax_utils.unreplicate(replicated), strict=True))
+                states = dict(zip(states, unreplicate(replicated), strict=True))
             if validating:
                 variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
@@ -168,7 +168,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
-    variables = flax.jax_utils.replicate(best.variables)
+    variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
@@ -366,7 +366,8 @@ def describe(
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind}, validated every {eval_steps}"
+        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"validated every {eval_steps}"
     )
 
 

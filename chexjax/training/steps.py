@@ -1,7 +1,7 @@
-"""One step a regime: pure functions of (states, batch), compiled with `jax.pmap` over the local devices.
+"""One step a regime: pure functions of (states, batch), compiled for every local device (see `devices.each_device`).
 
 A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
-returns the new states and what it measured. The axis of devices is called "data"; every device holds the whole state
+returns the new states and what it measured. Every device holds the whole state
 and a share of the batch, and gradients, batch statistics and measurements are averaged over it.
 """
 
@@ -14,17 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
-from chexjax.devices import meet
+from chexjax.devices import AXIS as AXIS
+from chexjax.devices import at_precision, each_device, mean_over_devices, meet
 from chexjax.models.network import Groups
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState, part_of
-
-AXIS: Final = "data"
 
 PyTree = Any
 States = tuple[TrainState, ...]
@@ -150,8 +148,8 @@ def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -
 
     States, batch and what is fixed have a leading axis of local devices; the states given are consumed (donated).
     """
-    step = partial(STEPS[context.config.regime], context=context)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
+    step = at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context))
+    return each_device(step, out_axes=(0, None), donate_argnums=0, devices=devices)
 
 
 def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.Device] | None = None) -> Steps:
@@ -161,7 +159,7 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
     is an argument: one program serves every count, and so N steps in a call give bit for bit what N calls of one do.
     """
     # Compiled apart, so that it is traced once for its shapes and its use.
-    step = jax.jit(partial(STEPS[context.config.regime], context=context))
+    step = jax.jit(at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context)))
 
     def many(
         states: States, source: PyTree, fixed: Fixed, begin: jax.Array, count: jax.Array
@@ -177,8 +175,8 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
         empty = jax.tree.map(lambda one: jnp.zeros((most, *one.shape), one.dtype), measured)
         return jax.lax.fori_loop(0, count, body, (states, empty))
 
-    return jax.pmap(
-        many, AXIS, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
+    return each_device(
+        many, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
     )  # fmt: skip
 
 
@@ -294,20 +292,12 @@ def learn(
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
     """Averages over the devices, then moves the network (and the moving average of its weights)."""
-    gradients, batch_stats, measured = averaged((gradients, run.batch_stats, measured))
+    gradients, batch_stats, measured = mean_over_devices((gradients, run.batch_stats, measured))
     state = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
     if state.average is not None:
         now = {"params": state.params, "batch_stats": batch_stats}
         state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
     return state, measured | {"gradient_norm": optax.tree.norm(gradients)}
-
-
-def averaged(tree: PyTree) -> PyTree:
-    """The mean over the devices, as one message: of hundreds of small ones each would wait for the network."""
-    if jax.lax.axis_size(AXIS) == 1:
-        return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, AXIS))
 
 
 def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +13,13 @@ from scipy.special import expit, rel_entr, softmax
 
 from benchmarks.scaling import all_reduces
 from chexjax.data.augment import normalize
+from chexjax.devices import AXIS, replicate
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
+from chexjax.training.steps import Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
 
 FILMS = 8
 
@@ -59,9 +59,9 @@ def run(
     """States (on the host) and the last measurements after some steps on the first devices."""
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = flax.jax_utils.replicate(new_states(config), places)
+    states = replicate(new_states(config), places)
     step = create_step(Context(config, PREVALENCE, GROUPS, teacher), places)
-    held = flax.jax_utils.replicate(Fixed(np.int32(config.seed), fixed or {}), places)
+    held = replicate(Fixed(np.int32(config.seed), fixed or {}), places)
     for _ in range(steps):
         states, measured = step(states, shares, held)
     states, measured = jax.device_get((states, measured))
@@ -79,8 +79,8 @@ def compiled(config: ConfigDict, batch: dict, devices: int) -> Any:
     """The regime's step for the first devices, compiled."""
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = flax.jax_utils.replicate(new_states(config), places)
-    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)), places)
+    states = replicate(new_states(config), places)
+    fixed = replicate(Fixed(np.int32(config.seed)), places)
     return create_step(Context(config, PREVALENCE, GROUPS), places).lower(states, shares, fixed).compile()
 
 
@@ -133,13 +133,11 @@ def test_several_steps_in_a_call_are_so_many_steps(small_dml: ConfigDict, batch:
         return lambda step: jax.tree.map(lambda x: x[step], source)
 
     step, steps = create_step(context, devices), create_steps(context, read, 4, devices)
-    states, told = flax.jax_utils.replicate(new_states(small_dml), devices), []
+    states, told = replicate(new_states(small_dml), devices), []
     for k in range(count):
         states, measured = step(states, jax.tree.map(lambda x, k=k: x[:, k], batches), fixed)
         told.append(measured)
-    found = steps(
-        flax.jax_utils.replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count)
-    )
+    found = steps(replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count))
     assert_same_networks(found[0], states, atol=1e-6)
     for key, values in found[1].items():
         np.testing.assert_allclose(values[:count], np.stack([one[key] for one in told]), rtol=1e-5, atol=1e-6)
