@@ -29,14 +29,48 @@ def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     return CONVOLVE.bind(x, kernel, stride=stride, precision=jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
 
 
+@jax.custom_jvp
+def relu(x: Array) -> Array:
+    """max(x, 0), whose derivative is read off its result: what went in need not be kept, nor written at all."""
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    y = relu(*primals)
+    # As "y > 0" XLA would read it off what went in.
+    return y, jnp.where(y == 0, 0, *tangents)
+
+
 def max_pool(x: Array) -> Array:
     """The 3x3 maximum at stride 2 with one pixel of padding that the stems of ResNets and DenseNets end in."""
     return lax.platform_dependent(x, cpu=_max_pool_on_cpu, default=_max_pool)
 
 
+@jax.custom_jvp
 def _max_pool(x: Array) -> Array:
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+@_max_pool.defjvp
+def _max_pool_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """The tangent at the first of the highest places. XLA's own derivative moves four times as many bytes."""
+    (x,), (tangent,) = primals, tangents
+    highest, *others = _windows(x, -jnp.inf)
+    chosen = jnp.zeros(highest.shape, jnp.uint8)
+    for place, view in enumerate(others, 1):
+        chosen = jnp.where(view > highest, jnp.uint8(place), chosen)
+        highest = jnp.maximum(view, highest)
+    picked = (jnp.where(chosen == place, view, 0) for place, view in enumerate(_windows(tangent, 0.0)))
+    return highest, sum(picked, jnp.zeros_like(highest))
+
+
+def _windows(x: Array, fill: float) -> list[Array]:
+    """What each of the nine places of the 3x3 windows at stride 2 sees, in reading order."""
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
+    return [x[:, i : height + i : 2, j : width + j : 2] for i in range(3) for j in range(3)]
 
 
 def _max_pool_on_cpu(x: Array) -> Array:

@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.convolution import max_pool
-from chexjax.models.layers import BatchNorm, Conv, Dtype, scaled
+from chexjax.models.convolution import max_pool, relu
+from chexjax.models.layers import BatchNorm, Conv, Dtype, conv_norm, scaled
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -35,9 +35,8 @@ class BasicBlock(nn.Module):
         y = conv(self.channels, 3, name="conv2")(y)
         y = norm(name="bn2")(y, train)
         if x.shape != y.shape:
-            x = conv(self.channels, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+            x = conv_norm(conv(self.channels, 1, self.stride, name="downsample_0"), norm(name="downsample_1"), x, train)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -57,12 +56,11 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.channels, 3, self.stride, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y, train))
-        y = conv(self.channels * self.expansion, 1, name="conv3")(y)
-        y = norm(name="bn3")(y, train)
+        y = conv_norm(conv(self.channels * self.expansion, 1, name="conv3"), norm(name="bn3"), y, train)
         if x.shape != y.shape:
-            x = conv(self.channels * self.expansion, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+            shortcut = conv(self.channels * self.expansion, 1, self.stride, name="downsample_0")
+            x = conv_norm(shortcut, norm(name="downsample_1"), x, train)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
