@@ -10,6 +10,7 @@ from typing import Any, Final
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.findings import FINDINGS
 
@@ -82,14 +83,14 @@ class BranchedNetwork(nn.Module):
         return nn.vmap(
             function,
             in_axes=(in_axes,),
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True},
+            variable_axes={True: 0},  # of every collection
+            split_rngs={True: True},
             axis_size=len(self.groups),
         )
 
     def whole(self, branch: int) -> Network:
         """The network that a branch would be on its own, with the trunk in one piece."""
-        trunk = self.branch.trunk.clone(begin=0)
+        trunk = self.branch.trunk if self.shared is None else self.branch.trunk.clone(begin=0)
         return self.branch.clone(trunk=trunk, num_outputs=len(self.groups[branch]))
 
     def assemble(self, wholes: Sequence[PyTree], film_shape: tuple[int, ...]) -> PyTree:
@@ -99,24 +100,29 @@ class BranchedNetwork(nn.Module):
         its own. `film_shape` is (height, width, channels).
         """
         films = jax.ShapeDtypeStruct((1, *film_shape), jnp.float32)
-        shared = jax.eval_shape(self.init, jax.random.key(0), films)["params"].get("shared", {})
+        shapes = jax.eval_shape(self.init, jax.random.key(0), films)
+        shared = {module for collection in shapes.values() for module in collection.get("shared", {})}
+        first, branches = flatten_dict(dict(wholes[0])), []
         outputs = sum(map(len, self.groups))
-        branches = []
         for group, whole in zip(self.groups, wholes, strict=True):
-            params, batch_stats = whole["params"], whole["batch_stats"]
-            head = jax.tree.map(jnp.asarray, params["head"])
-            if head["bias"].shape[-1] == outputs:
-                head = jax.tree.map(lambda leaf, group=group: leaf[..., jnp.array(group)], head)
+            own = {path: leaf for path, leaf in flatten_dict(dict(whole)).items() if path[2] not in shared}
             unused = self.branch.num_outputs - len(group)
-            head = jax.tree.map(lambda leaf, n=unused: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, n)]), head)
-            trunks = [{k: v for k, v in tree["trunk"].items() if k not in shared} for tree in (params, batch_stats)]
-            branches.append({"params": {"trunk": trunks[0], "head": head}, "batch_stats": {"trunk": trunks[1]}})
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *branches)
-        variables = {collection: {"branch": stacked[collection]} for collection in ("params", "batch_stats")}
-        for collection in variables if shared else ():
-            first = wholes[0][collection]["trunk"]
-            variables[collection]["shared"] = {k: jax.tree.map(jnp.asarray, first[k]) for k in first if k in shared}
-        return variables
+            for path in [path for path in own if path[1] == "head"]:
+                leaf = jnp.asarray(own[path])
+                kept = leaf[..., jnp.array(group)] if leaf.shape[-1] == outputs else leaf
+                own[path] = jnp.pad(kept, [(0, 0)] * (leaf.ndim - 1) + [(0, unused)])
+            branches.append(own)
+        variables = {(path[0], "branch", *path[1:]): jnp.stack([own[path] for own in branches]) for path in branches[0]}
+        variables |= {
+            (path[0], "shared", *path[2:]): jnp.asarray(leaf) for path, leaf in first.items() if path[2] in shared
+        }
+        return unflatten_dict(variables)
+
+
+def stages_of(trunk: nn.Module) -> int:
+    """Into how many stages a trunk can be cut; 1 for one that cannot (see `Architecture`)."""
+    cuttable = all(hasattr(trunk, field) for field in ("stages", "begin", "end"))
+    return len(trunk.stages) if cuttable else 1
 
 
 def places(groups: Groups) -> list[tuple[int, int, int]]:

@@ -5,11 +5,13 @@ stride of a bottleneck on its 3x3 convolution, not on the first 1x1 ("v1.5", tor
 """
 
 from functools import partial
+from typing import Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from chexjax.models.architecture import Architecture, TorchNames
 from chexjax.models.convolution import max_pool
 from chexjax.models.layers import BatchNorm, Conv, Dtype, scaled
 
@@ -97,3 +99,12 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
         return x
+
+
+_TORCH: Final = TorchNames(head="fc", anchor="layer1.0.conv1.weight")
+
+NETWORKS: Final = {
+    "resnet18": Architecture(partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock), "conv1", _TORCH),
+    "resnet34": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=BasicBlock), "conv1", _TORCH),
+    "resnet50": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck), "conv1", _TORCH),
+}
