@@ -350,7 +350,8 @@ def averaged(tree: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     numbers = {k: leaf for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)}
     flat, restore = ravel_pytree(numbers)
-    return structure.unflatten((dict(enumerate(leaves)) | restore(jax.lax.pmean(flat, AXIS))).values())
+    means = restore(jax.lax.pmean(flat, AXIS))
+    return jax.tree.unflatten(structure, [means.get(k, leaf) for k, leaf in enumerate(leaves)])
 
 
 def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:

@@ -1,9 +1,10 @@
 """Checkpoints of a run: the newest two and the best, and in each all that a run needs to go on.
 
-A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params` and its other collections) and
-`training` (what only training needs: the optimiser's memory, the step count). Beside them lie `metadata.json` (the
-seeds, the data's digest and place, the history of validation figures), a copy of `config.json`, and the manifest of all
-these files. Everything is stored as plain arrays of one device, so that any number of devices can restore it.
+A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params`, and `batch_stats` or
+whatever collections it has) and `training` (what only training needs: the optimiser's memory, the step count). Beside
+them lie `metadata.json` (the seeds, the data's digest and place, the history of validation figures), a copy of
+`config.json`, and the manifest of all these files. Everything is stored as plain arrays of one device, so that any
+number of devices can restore it.
 
     python -m chexjax.workdir.checkpoints --verify WORKDIR
 """
