@@ -19,6 +19,8 @@ __all__ = [
 FAMILIES: Final = (
     "resnet",
     "densenet",
+    "mobilenet",
+    "convnext",
 )
 
 NETWORKS: Final[dict[str, Architecture]] = {
@@ -61,7 +63,9 @@ def create_model(
     Raises:
       ConfigError: no network has that name.
     """
-    return Network(architecture_of(name).trunk(width=width, axis_name=axis_name, dtype=dtype), num_outputs)
+    architecture = architecture_of(name)
+    trunk = architecture.trunk(width=width, axis_name=axis_name, dtype=dtype)
+    return Network(trunk, num_outputs, architecture.norm_epsilon)
 
 
 def create_branched_model(

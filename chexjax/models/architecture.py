@@ -11,13 +11,14 @@ class TorchNames:
     """How a torch state dict of the network names its arrays.
 
     A module's name there is ours with `.` for each `_`, after `trunk` ("features." or nothing). The dense layer for the
-    findings is called `head`. `anchor` is a key that every network of the family has: whatever stands before it in a
-    file is a wrapper's prefix.
+    findings is called `head`; the norm in front of it, where there is one, `norm`. `anchor` is a key that every network
+    of the family has: whatever stands before it in a file is a wrapper's prefix.
     """
 
     head: str
     anchor: str
     trunk: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,13 @@ class Architecture:
     the fields `stages`, `begin` and `end`, and builds only the stages between them, can be cut into a shared part and
     branches; any other can only be branched as a whole.
 
-    `stem` is the name of the trunk's first convolution, a `layers.Conv`: imported weights are adapted there to grey
-    films. `torch` says how torch names the arrays; None where no torch weights are read or written.
+    `stem` is the name of the trunk's first convolution, a `layers.Conv` or a `layers.Patches`: imported weights are
+    adapted there to grey films. `torch` says how torch names the arrays; None where no torch weights are read or
+    written. `norm_epsilon` is that of a layer norm between the average over the film and the dense layer; None where
+    there is none.
     """
 
     trunk: Callable[..., nn.Module]
     stem: str
     torch: TorchNames | None = None
+    norm_epsilon: float | None = None

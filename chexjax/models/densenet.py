@@ -1,4 +1,4 @@
-"""DenseNet-121 and 169 as torchvision defines them.
+"""DenseNet-121, 169 and 201 as torchvision defines them.
 
 Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, Table 1 (the "BC" form: bottlenecks of
 four times the growth rate, and transitions that halve the channels).
@@ -88,4 +88,5 @@ _TORCH: Final = TorchNames("classifier", anchor="features.denseblock1.denselayer
 NETWORKS: Final = {
     "densenet121": Architecture(partial(DenseNet, stages=(6, 12, 24, 16)), "conv0", _TORCH),
     "densenet169": Architecture(partial(DenseNet, stages=(6, 12, 32, 32)), "conv0", _TORCH),
+    "densenet201": Architecture(partial(DenseNet, stages=(6, 12, 48, 32)), "conv0", _TORCH),
 }

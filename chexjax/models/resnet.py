@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 as torchvision defines them.
+"""ResNet-18, 34, 50, 101 and 152 as torchvision defines them.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1 and section 3.3; with the
 stride of a bottleneck on its 3x3 convolution, not on the first 1x1 ("v1.5", torchvision and NVIDIA).
@@ -107,4 +107,6 @@ NETWORKS: Final = {
     "resnet18": Architecture(partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock), "conv1", _TORCH),
     "resnet34": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=BasicBlock), "conv1", _TORCH),
     "resnet50": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet101": Architecture(partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet152": Architecture(partial(ResNet, stages=(3, 8, 36, 3), block=Bottleneck), "conv1", _TORCH),
 }

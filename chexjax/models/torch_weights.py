@@ -60,7 +60,15 @@ PyTree = Any
 Key = tuple[str, ...]  # the path of an array in a tree of variables
 Arrays = dict[str, np.ndarray]
 
-LEAVES: Final = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LAYER_SCALE: Final = "layer_scale"
+LEAVES: Final = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    LAYER_SCALE: LAYER_SCALE,
+}
 
 
 def convert_state_dict(
@@ -158,10 +166,10 @@ def torch_names(model: str, num_outputs: int = len(FINDINGS)) -> dict[Key, Slot]
     torch = _torch_of(model)
     network = create_model(model, num_outputs)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    names = {}
+    outside, names = {"head": torch.head, "norm": torch.norm}, {}
     for path, leaf in flatten_dict(shapes).items():
-        module = torch.head if path[1] == "head" else torch.trunk + ".".join(path[2:-1]).replace("_", ".")
-        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(leaf.shape))
+        module = outside.get(path[1]) or torch.trunk + ".".join(path[2:-1]).replace("_", ".")
+        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(path, leaf.shape))
     return names
 
 
@@ -217,18 +225,24 @@ def _torch_of(model: str) -> TorchNames:
     return torch
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in)."""
+def _torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in); of a layer's scale (out, 1, 1)."""
+    if path[-1] == LAYER_SCALE:
+        return (*shape, 1, 1)
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def _to_jax(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out)."""
+    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out); (out, 1, 1) -> (out,)."""
+    if array.ndim == 3:
+        return array.reshape(-1)
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
 
 
-def _to_torch(array: np.ndarray) -> np.ndarray:
+def _to_torch(path: Key, array: np.ndarray) -> np.ndarray:
     """The way back."""
+    if path[-1] == LAYER_SCALE:
+        return array[:, None, None]
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
@@ -322,7 +336,9 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
         flat[stem_path(model)] = unfold_stem(kernel, offset, mean, std)
     head = flat.get(("params", "head", "bias"), np.zeros(0))
     names = torch_names(model, len(head) or len(FINDINGS))
-    arrays = {names[path].name if path in names else "/".join(path): _to_torch(value) for path, value in flat.items()}
+    arrays = {
+        names[path].name if path in names else "/".join(path): _to_torch(path, value) for path, value in flat.items()
+    }
     _check(arrays, names, names[stem_path(model)].name, channels, {name: name for name in arrays}, model)
     counts = {
         name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
