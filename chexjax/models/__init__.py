@@ -90,8 +90,7 @@ def create_branched_model(
     whole = create_model(name, max(map(len, groups), default=0), dtype, axis_name, width)
     stages = stages_of(whole.trunk)
     if not 0 <= shared_stages < stages:
-        can = f"can share 0 to {stages - 1} stages" if stages > 1 else "cannot be cut, so it must be 0"
-        raise ConfigError(f"shared_stages is {shared_stages}; {name} {can}")
+        raise ConfigError(f"shared_stages is {shared_stages}; {name} can share 0 to {stages - 1} stages")
     outputs = sorted(output for group in groups for output in group)
     if not outputs or outputs != list(range(len(outputs))) or not all(groups):
         raise ConfigError(f"groups must hold every output once, and none may be empty; got {groups}")

@@ -226,9 +226,6 @@ def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> fl
     return figure if math.isfinite(figure) else 0.0
 
 
-NORMS: Final = ("gradient_norm", "update_norm", "parameter_norm")
-
-
 class Window:
     """The measurements since the last validation, read one call behind so that the device is never waited for.
 
@@ -258,17 +255,15 @@ class Window:
             return
         (step, count, measured), self._pending = self._pending, None
         steps = {key: np.asarray(value, np.float64)[:count] for key, value in jax.device_get(measured).items()}
+        # Of the last step alone: they are for TensorBoard, and may overflow long before the network does.
+        sizes = {key: steps.pop(key)[-1] for key in ("update_norm", "parameter_norm")}
         for k in range(count):
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise TrainingError(self._trouble(step + k, values))
-            self._sums = {
-                key: self._sums.get(key, 0.0) + value
-                for key, value in values.items()
-                if key not in ("update_norm", "parameter_norm")
-            }
+            self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
-        self.latest, self._norms = step + count - 1, {key: values[key] for key in NORMS}
+        self.latest, self._norms = step + count - 1, sizes | {"gradient_norm": values["gradient_norm"]}
 
     def state(self) -> Metadata:
         """What has been read so far, to go on from in another process; exact."""
@@ -304,7 +299,7 @@ class Window:
         ]
         others = [
             f"{name}'s {key.replace('_', ' ')}"
-            for key in ("divergence", *NORMS)
+            for key in ("divergence", "gradient_norm")
             for k, name in enumerate(self._networks)
             if not math.isfinite(values[key][k])
         ]
