@@ -10,8 +10,7 @@ The public names, each loaded when it is first used:
 The commands are `chexjax --help`; in Python each is a module of its own.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chexjax.findings import FINDINGS
@@ -23,18 +22,20 @@ __all__ = ["FINDINGS", "Classifier", "__version__", "create_model", "remove_arti
 
 __version__ = "0.2.0"
 
-_HOMES: Final = {
-    "FINDINGS": "chexjax.findings",
-    "Classifier": "chexjax.predict",
-    "create_model": "chexjax.models",
-    "remove_artifacts": "chexjax.scanline",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'chexjax' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value: Any
+    match name:
+        case "FINDINGS":
+            from chexjax.findings import FINDINGS as value
+        case "Classifier":
+            from chexjax.predict import Classifier as value
+        case "create_model":
+            from chexjax.models import create_model as value
+        case "remove_artifacts":
+            from chexjax.scanline import remove_artifacts as value
+        case _:
+            raise AttributeError(f"module 'chexjax' has no attribute {name!r}")
     globals()[name] = value
     return value
 

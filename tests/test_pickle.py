@@ -33,6 +33,10 @@ ATTRIBUTES: dict[str, tuple[str, Any] | None] = {
 }  # fmt: skip
 
 
+# `chexjax COMMAND` runs one of the modules in a table of its source, by a name that is a key there.
+ALLOWED = {"cli.py": "imports runpy"}
+
+
 def offences(source: str) -> list[str]:
     """What in a module could run a file that it reads, as `line: what`."""
     found = []
@@ -57,7 +61,8 @@ def offences(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_in_the_package_runs_what_it_reads(path: Path) -> None:
-    assert not offences(path.read_text())
+    allowed = ALLOWED.get(str(path.relative_to(PACKAGE)), "nothing")
+    assert not [offence for offence in offences(path.read_text()) if not offence.endswith(f": {allowed}")]
 
 
 @pytest.mark.parametrize(
