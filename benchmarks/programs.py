@@ -19,8 +19,9 @@ from chexjax.data.augment import normalize
 from chexjax.data.feed import Resident, shuffled
 from chexjax.devices import AXIS, each_device
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
-from chexjax.models import TRUNKS
-from chexjax.models.network import by_names
+from chexjax.models import NETWORKS as ARCHITECTURES
+from chexjax.models import Architecture, create_model
+from chexjax.models.network import by_names, stages_of
 from chexjax.models.resnet import BasicBlock, ResNet
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts
@@ -51,7 +52,7 @@ FILM: Final = 1024  # side of the films that `clean` takes
 RESIDENT_FILMS: Final = 78_468  # the training films of ChestX-ray14's random split
 TRIAL: Final = "trial"  # a network for tests: two blocks, one with stride and shortcut; can be cut into branches
 
-TRUNKS.setdefault(TRIAL, partial(ResNet, stages=(1, 1), block=BasicBlock))
+ARCHITECTURES.setdefault(TRIAL, Architecture(partial(ResNet, stages=(1, 1), block=BasicBlock), "conv1"))
 
 
 class Form(NamedTuple):
@@ -216,7 +217,7 @@ def distilled(models: list[str]) -> ConfigDict:
 def branched(models: list[str], shared_stages: int | None = None) -> ConfigDict:
     """A network with a branch for each of the report's groups, after its last stage but one unless said otherwise."""
     config = specialists.get_config(models[0])
-    stages = len(TRUNKS[models[0]].keywords["stages"])
+    stages = stages_of(create_model(models[0]).trunk)
     config.networks.net1.shared_stages = stages - 1 if shared_stages is None else shared_stages
     return config
 

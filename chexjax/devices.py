@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 import flax.jax_utils
 import jax
+import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from chexjax.errors import STOPPED_STATUS, fail
@@ -55,11 +56,17 @@ def prefetch(batches: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Inside `each_device`: the mean over all devices, as one message; hundreds of small ones would wait each."""
+    """Inside `each_device`: the mean over all devices, as one message; hundreds of small ones would wait each.
+
+    What is no real number, as a counter, is the same on all devices, and stays as it is.
+    """
     if jax.lax.axis_size(AXIS) == 1:
         return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, AXIS))
+    leaves, structure = jax.tree.flatten(tree)
+    numbers = {k: leaf for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    flat, restore = ravel_pytree(numbers)
+    means = restore(jax.lax.pmean(flat, AXIS))
+    return jax.tree.unflatten(structure, [means.get(k, leaf) for k, leaf in enumerate(leaves)])
 
 
 def at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

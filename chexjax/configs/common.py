@@ -94,7 +94,7 @@ FIELDS: Final[Fields] = {
 }
 
 NETWORK: Final[Fields] = {
-    "model": text(),  # a key of models.TRUNKS
+    "model": text(),  # a key of models.NETWORKS
     "width": number(1.0, 0.01, 16),  # multiplies every channel count
     "shared_stages": number(None, 0),  # None: one head; 0: specialists; 1 to 3: branches after it
     "seed": number(0, 0, 2**31 - 1),

@@ -1,4 +1,4 @@
-"""The three layers both families are built from, with torchvision's conventions so that its weights fit exactly.
+"""The layers that the families are built from, with torchvision's conventions so that its weights fit exactly.
 
 Everything is NHWC. Parameters and batch statistics are float32; `dtype` is that of the computation.
 """
@@ -43,6 +43,41 @@ class Conv(nn.Module):
             inside = jnp.ones((1, *x.shape[1:3], 1), self.dtype)
             y += convolve(inside, self.get_variable("params", "offset").astype(self.dtype), self.stride)
         return y
+
+
+def depthwise(channels: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
+    """A convolution of each channel by itself, padded by `(size - 1) // 2` on every side as torch does.
+
+    `options` are those of `flax.linen.Conv`. The kernel is (size, size, 1, channels).
+    """
+    padding = (size - 1) // 2
+    return nn.Conv(channels, (size, size), stride, padding, feature_group_count=channels, **options)
+
+
+class Patches(nn.Module):
+    """Cuts a map into squares of `size` pixels and gives each square `features` numbers: a convolution without overlap.
+
+    Rows and columns that fill no square are left out, as torch does. As a stem it may have an `offset` (size, size, 1,
+    features) as a `Conv` has; no square reaches beyond the film, so it adds a constant.
+    """
+
+    features: int
+    size: int
+    kernel_init: Initializer = nn.initializers.he_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if self.has_variable("params", "offset"):
+            bias += self.get_variable("params", "offset").sum((0, 1, 2))
+        batch, height, width = x.shape[0], x.shape[1] // self.size, x.shape[2] // self.size
+        squares = x[:, : height * self.size, : width * self.size].astype(self.dtype)
+        squares = squares.reshape(batch, height, self.size, width, self.size, -1)
+        y = jnp.einsum("nhawbi,abio->nhwo", squares, kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -1,15 +1,17 @@
-"""ResNet-18, 34 and 50 as torchvision defines them.
+"""ResNet-18, 34, 50, 101 and 152 as torchvision defines them.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1 and section 3.3; with the
 stride of a bottleneck on its 3x3 convolution, not on the first 1x1 ("v1.5", torchvision and NVIDIA).
 """
 
 from functools import partial
+from typing import Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from chexjax.models.architecture import Architecture, TorchNames
 from chexjax.models.convolution import max_pool, relu
 from chexjax.models.layers import BatchNorm, Conv, Dtype, conv_norm, scaled
 
@@ -95,3 +97,14 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
         return x
+
+
+_TORCH: Final = TorchNames(head="fc", anchor="layer1.0.conv1.weight")
+
+NETWORKS: Final = {
+    "resnet18": Architecture(partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock), "conv1", _TORCH),
+    "resnet34": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=BasicBlock), "conv1", _TORCH),
+    "resnet50": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet101": Architecture(partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet152": Architecture(partial(ResNet, stages=(3, 8, 36, 3), block=Bottleneck), "conv1", _TORCH),
+}

@@ -32,10 +32,10 @@ from chexjax.models import Groups
 from chexjax.models.network import by_names, names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
-from chexjax.training.logging import Scalars, say
+from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.start import start_from
-from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
+from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
@@ -44,8 +44,10 @@ from chexjax.workdir.lock import hold
 from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """Trains the networks of `config`, from where `workdir` stands, to the last step.
+
+    Of so many steps as `profile` says, after the first call, JAX's profiler writes a trace that TensorBoard shows.
 
     The order in which a state is found: the workdir's latest checkpoint, else `init_from`, else new weights. The same
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
@@ -58,10 +60,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with hold(workdir) as held:
         claim_workdir(workdir, config)
-        _train(config, workdir, held)
+        _train(config, workdir, profile, held)
 
 
-def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
     began = time.monotonic()
     films = open_films(config.data)
     say(films.summary())
@@ -76,7 +78,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
     checkpoints = Checkpoints(workdir, writing=True)
-    with stop_on_sigterm() as stop:
+    with stop_on_sigterm() as stop, Profile(workdir, profile) as trace:
         latest = checkpoints.latest
         saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
@@ -100,6 +102,13 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         if step >= last_step:
             return
 
+        def rates(step: int) -> dict[str, float]:
+            return {
+                f"train/{name}/{key}": rate
+                for name, network in config.networks.items()
+                for key, rate in learning_rates(network, step, last_step, frozen_steps).items()
+            }
+
         known = context(config, films, groups, teacher)
         feed = open_feed(config, films, step)
         say(feed.told)
@@ -108,8 +117,8 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         fixed = replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = replicate(tuple(states.values()))
-        scalars = Scalars(workdir, step)
         size = config.batch_size
+        scalars, pace = Scalars(workdir, step), Pace(step, size)
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         first = step
         while step < last_step:
@@ -117,19 +126,26 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             pause = min(step - step % eval_steps + eval_steps, frozen_steps if frozen else last_step, last_step)
             count = min(feed.most, pause - step)
             move = heads_trainer if frozen else trainer
-            replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
+            if step > first:  # the first call compiles
+                trace.begin()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
             window.add(step, count, measured)
-            if step == first:
+            trace.add(count, measured)
+            step += count
+            if step == first + count:
                 jax.block_until_ready(measured)
                 say(f"the first {count} steps ended {time.monotonic() - began:.1f} s after the start")
-            step += count
+                pace.restart(step)
             bar.update(count * size)
-            if step % config.log_every < count:
-                scalars.write(step, window.means("train"))
             stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
             if validating or stopping:
                 window.close()
                 states = dict(zip(states, unreplicate(replicated), strict=True))
+            if step % config.log_every < count and window.latest is not None:
+                done = window.latest + 1
+                measurements = window.means("train") | window.norms("train") | rates(window.latest)
+                scalars.write(done, measurements | pace.point(done))
             if validating:
                 variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
@@ -143,6 +159,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 best_by = selection_figure(figures, tuple(states)) if validating else None
                 saved = bookmark(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
+                pace.restart(step)
             if stopping:
                 break
         bar.close()
@@ -210,7 +227,7 @@ def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> fl
 
 
 class Window:
-    """The measurements since the last validation, read one step behind so that the device is never waited for.
+    """The measurements since the last validation, read one call behind so that the device is never waited for.
 
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
@@ -220,6 +237,8 @@ class Window:
         self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
+        self._norms: dict[str, np.ndarray] = {}
+        self.latest: int | None = None  # the last step whose measurements have been read; the first is 0
 
     def add(self, step: int, count: int, measured: Measured) -> None:
         """Takes what the `count` steps from `step` on measured, and reads what the call before them did."""
@@ -236,12 +255,15 @@ class Window:
             return
         (step, count, measured), self._pending = self._pending, None
         steps = {key: np.asarray(value, np.float64)[:count] for key, value in jax.device_get(measured).items()}
+        # Of the last step alone: they are for TensorBoard, and may overflow long before the network does.
+        sizes = {key: steps.pop(key)[-1] for key in ("update_norm", "parameter_norm")}
         for k in range(count):
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise TrainingError(self._trouble(step + k, values))
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
+        self.latest, self._norms = step + count - 1, sizes | {"gradient_norm": values["gradient_norm"]}
 
     def state(self) -> Metadata:
         """What has been read so far, to go on from in another process; exact."""
@@ -257,6 +279,14 @@ class Window:
         return {
             f"{prefix}/{name}/{key}": float(np.mean(total[k]) / self._count)
             for key, total in self._sums.items()
+            for k, name in enumerate(self._networks)
+        }
+
+    def norms(self, prefix: str) -> dict[str, float]:
+        """`prefix/network/norm` -> what it was at the step `latest`; empty before the first was read."""
+        return {
+            f"{prefix}/{name}/{key}": float(norm[k])
+            for key, norm in self._norms.items()
             for k, name in enumerate(self._networks)
         }
 
