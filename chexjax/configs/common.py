@@ -21,7 +21,8 @@ FIELDS: Final[Fields] = {
         "weight": number(1.0, 0),
         "temperature": number(1.0, above=0),
     },
-    "teacher": text(),  # the workdir of the run that a student learns from
+    # What a student learns from: the workdir of a run, or a predictions CSV of the training films.
+    "teacher": text(),
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
@@ -55,8 +56,13 @@ FIELDS: Final[Fields] = {
     "steps_per_call": number(4, above=0),  # at most, without a word from the host; where the films are on the device
     "log_every": number(20, above=0),  # steps between TensorBoard points
     "data": {
-        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; "chestxray14": an NIH folder
-        "dir": text(),  # the NIH folder
+        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; see data.sources
+        "dir": text(),  # the source's folder
+        "table": text(since="0.2"),  # its table of labels, where that is not in the folder; see data.sources.table
+        "sources": text(since="0.2"),  # several in one set: NAME=FOLDER,NAME=FOLDER=WEIGHT in place of source and dir
+        "findings": text(since="0.2"),  # which, in this order: A,B,C; "": those of the source
+        "uncertain": text(since="0.2"),  # what -1 means: ignore, zero, one, 0.5, or zero,Edema=one; "": refuse it
+        "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
         "cache": text(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
@@ -65,7 +71,7 @@ FIELDS: Final[Fields] = {
         "edge_span": number(1, 1, 64, since="0.2"),  # pixels
         "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
         "spare_wide": switch(False, since="0.2"),
-        "split": choice("official", "arnoweng", "folds"),  # see data.sources.nih.read_splits
+        "split": choice("official", "arnoweng", "folds", "random"),  # see data.sources.splits
         "lists": text(),  # the folder of the split's lists; "": data.dir
         "val_fraction": number(0.1, 0, 1),
         "split_seed": number(0, 0),

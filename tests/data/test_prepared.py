@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from chexjax.data import prepared as prepared_module
@@ -60,6 +61,61 @@ def test_records_hold_the_shrunk_films_with_their_labels_and_boxes(prepared, pha
     assert boxes > 0
 
 
+def test_labels_not_known_and_soft_ones_come_back_to_the_bit(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    entries = read_entries(phantom_folder)
+    for entry in entries.values():
+        chance = rng.random(14)
+        entry.labels[chance < 0.3] = np.nan
+        entry.labels[chance > 0.7] = rng.random(14).astype(np.float32)[chance > 0.7]
+    monkeypatch.setattr(prepared_module, "read_entries", lambda folder: entries)
+    found = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
+    for split, part in found.parts.items():
+        expected = np.stack([entries[name].labels for name in part.names])
+        assert part.labels.dtype == np.float32
+        np.testing.assert_array_equal(part.labels, expected)
+        source = found.source(split)
+        np.testing.assert_array_equal(np.stack([source[k]["label"] for k in range(len(source))]), expected)
+        np.testing.assert_array_equal(part.known, (~np.isnan(expected)).sum(axis=0))
+        np.testing.assert_array_equal(part.positives, (expected == 1).sum(axis=0))
+        assert part.healthy == sum(set(labels.tolist()) == {0.0} for labels in expected)
+        line = next(line for line in found.summary().splitlines() if line.strip().startswith(split))
+        assert line.endswith(f"{np.isnan(expected).sum()} of {expected.size} labels are not known")
+
+
+def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
+    prepared, phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records hold uint8; its digest is the same, so that runs on it go on."""
+    info = prepared_module.ChestXRay14._info
+
+    def old_info(self):
+        features = dict(info(self).features)
+        features["label"] = tfds.features.Tensor(shape=(14,), dtype=np.uint8)
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    records = prepared_module._records
+
+    def old_records(*arguments):
+        return ((key, record | {"label": record["label"].astype(np.uint8)}) for key, record in records(*arguments))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared_module.ChestXRay14, "_info", old_info)
+        patched.setattr(prepared_module, "_records", old_records)
+        old = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
+    assert old.digest == prepared.digest
+    found = prepared_module.load(old.path)
+    assert found.source("train")[0]["label"].dtype == np.uint8
+    np.testing.assert_array_equal(found.parts["train"].labels, prepared.parts["train"].labels)
+    batch = next(training_batches(found.source("train"), 8, seed=0))
+    assert batch["label"].dtype == np.float32
+    np.testing.assert_array_equal(batch["label"], next(training_batches(prepared.source("train"), 8, seed=0))["label"])
+
+
 def test_shrink_averages_areas() -> None:
     film = np.arange(16, dtype=np.uint8).reshape(4, 4)
     np.testing.assert_array_equal(shrink(film, 2), [[3, 5], [11, 13]])  # 2.5, 4.5, 10.5, 12.5, rounded up
@@ -67,7 +123,7 @@ def test_shrink_averages_areas() -> None:
 
 
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
+    monkeypatch.setattr(prepared_module, "write_set", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
     assert again.path == prepared.path
     assert again.digest == prepared.digest
@@ -194,8 +250,8 @@ def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: P
 def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
     write_tables = prepared_module._write_tables
 
-    def one_too_many(built, entries, written, skipped):
-        write_tables(built, entries, written, skipped)
+    def one_too_many(built, findings, entries, written, skipped):
+        write_tables(built, findings, entries, written, skipped)
         written["train"].append("one.png")
 
     monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)
