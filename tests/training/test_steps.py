@@ -93,8 +93,11 @@ def test_gradients_travel_in_one_message(small_baseline: ConfigDict, batch: dict
     gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
     norms = len(jax.tree.leaves(state.collections)) // 2
     assert sum(size >= gradients for size in messages) == 1
-    assert sum(size == 4 * 14 for size in messages) >= 1
-    assert len(messages) == 2 if not sync_batch_norm else 2 < len(messages) <= 2 + 2 * norms
+    if sync_batch_norm:  # XLA may let the count of labels travel with a norm's
+        assert 2 < len(messages) <= 2 + 2 * norms
+    else:
+        assert len(messages) == 2
+        assert min(messages) == 4 * 14
 
 
 def test_no_forward_pass_is_run_needlessly(small_dml: ConfigDict, batch: dict) -> None:
