@@ -292,11 +292,6 @@ def _union(columns: np.ndarray) -> np.ndarray:
     return np.where((largest < 1.0) & np.isnan(columns).any(axis=1), np.float32(np.nan), largest)
 
 
-def shared_findings(own: Sequence[str], findings: Sequence[str]) -> tuple[str, ...]:
-    """Those of `findings` that a source with these names labels, in their order."""
-    return tuple(finding for finding, names in match_findings(own, findings).items() if names)
-
-
 def choose_findings(own: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """The findings of a run that names none: the one source's own, or all of several, each once, by preferred name."""
     if len(own) == 1:

@@ -23,7 +23,7 @@ class Request:
     Attributes:
       folder: the unpacked download.
       table: the label table, where it is not the one in the folder.
-      findings: the findings that are wanted; empty: all. Only `table` and `padchest` look at it before `labels` does.
+      findings: the findings that are wanted; empty: all. Only `table` looks at it before `labels` does.
       split: see `splits.divide`; `nih` has lists for "official" and "arnoweng".
       lists: the folder of the split's lists; None: `folder`.
     """

@@ -8,7 +8,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -298,8 +298,3 @@ def require(table: Table, column: str) -> tuple[str, ...]:
     if not all(found):
         raise table.error(found.index(""), f"column {column!r} is empty")
     return found
-
-
-def unknown_rows(labels: np.ndarray) -> Collection[int]:
-    """Rows in which no label is known."""
-    return np.flatnonzero(np.isnan(labels).all(axis=1)).tolist()
