@@ -31,8 +31,9 @@ from scipy.special import logit
 
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.images import SUFFIXES, check_size
 from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
+from chexjax.devices import at_precision
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
@@ -126,14 +127,13 @@ class Classifier:
         pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
         self.maps, method = cam.choose_maps(pairs, data.size, maps)
 
-        @jax.jit
         def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
             return jnp.stack(logits), average_maps([method(model, own, x) for model, own in networks])
 
-        self._apply = apply
+        self._apply = jax.jit(at_precision("highest", apply))
 
     @classmethod
     def from_checkpoint(cls, workdir: str | Path, maps: str = "cam", batch_size: int = BATCH) -> "Classifier":
@@ -229,7 +229,7 @@ def as_film(film: Film) -> np.ndarray:
     """
     if isinstance(film, str | Path):
         path = Path(film).expanduser()
-        pixels = dicom.read_dicom(path) if dicom.is_dicom(path) else read_grey(path)
+        pixels = dicom.read_film(path)
         where = f"{printable(path)}: "
     elif isinstance(film, Image.Image):
         where = "a PIL image: "

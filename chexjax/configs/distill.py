@@ -2,7 +2,7 @@
 
 configs/distill.py --config.teacher=WORKDIR              ResNet-18 on simulated films
 configs/distill.py --config.teacher=FILE.csv             from the predictions of any model, joined by film name
-configs/distill.py:resnet34                              any of the five
+configs/distill.py:resnet34                              any key of chexjax.models.NETWORKS
 configs/distill.py:resnet18-chestxray14                  on the real set
 """
 

@@ -1,6 +1,6 @@
-"""ChestX-ray14, prepared once: an NIH folder is read, checked, cleaned, shrunk and written as ArrayRecord by TFDS.
+"""Films prepared once: a source's tables are read and checked; its films cleaned, shrunk, and written as ArrayRecord.
 
-Simulated films (`sources.phantom`) come in the same layout and through the same door.
+`prepare` is for a folder in the NIH's layout under its own lists; `prepare_source` for all that `config.data` can say.
 
     python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
@@ -17,18 +17,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.data.images import MAX_SIDE, read_grey
+from chexjax.data.dicom import read_film
+from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
-from chexjax.data.sources import SOURCES, nih
+from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.sources.gather import gather
+from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
@@ -39,6 +43,7 @@ from chexjax.scanline import MAX_WIDTH, THRESHOLD
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+ORIGINS: Final = "sources.csv"  # from which source each film is, where that is not the NIH's folder alone
 _COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 
@@ -47,12 +52,14 @@ _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever 
 class Part:
     """One part of the split, in the order of its records.
 
-    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known.
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` says from
+    which source each film is; it is empty for a folder in the NIH's layout alone.
     """
 
     names: tuple[str, ...]
     patients: tuple[str, ...]
     labels: np.ndarray
+    sources: tuple[str, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -106,6 +113,13 @@ class Prepared:
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         return Source(source, f"the {split} records in {self.path}")
 
+    def sources(self) -> dict[str, Counts]:
+        """What each source gives to all parts together; empty for a folder in the NIH's layout alone."""
+        parts = [part for part in self.parts.values() if part.sources]
+        labels = np.concatenate([part.labels for part in parts]) if parts else np.zeros((0, len(self.findings)))
+        sources = [source for part in parts for source in part.sources]
+        return count_by_source(sources, [patient for part in parts for patient in part.patients], labels)
+
     def summary(self) -> str:
         """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
         lines = []
@@ -117,6 +131,11 @@ class Prepared:
                 f"{part.healthy:6d} without a finding, rarest {self.findings[rarest]} ({part.positives[rarest]})"
                 + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
+        for source, count in self.sources().items():
+            pairs = zip(self.findings, count.positives, count.known, strict=True)
+            labels = ", ".join(f"{finding} {positive:,}/{known:,}" for finding, positive, known in pairs)
+            films = f"{source}: {count.films:,} films, {count.patients:,} patients"
+            lines.append(f"{films}, positive of known: {labels}")
         if (self.path / SKIPPED).exists():
             lines.append(f"films were left out: {self.path / SKIPPED}")
         return "\n".join(lines)
@@ -136,19 +155,78 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     lists = Path(recipe.lists).expanduser() if recipe.lists else folder
     splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed)
     found, missing = find_films(folder, (name for names in splits.values() for name in names))
+    _check_missing(missing, folder, recipe)
+    digest = _digest(folder, recipe, lists, splits, found)
+    return _find_or_write(out / "chest_xray14", digest, nih.FINDINGS, entries, splits, found, missing, recipe, progress)
+
+
+def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
+    """The same of the films that `config` (a `config.data`) names: of any source, of several, of chosen findings.
+
+    Prints how the sources' names make the findings, and what else there is to know of them.
+
+    Raises:
+      ConfigError: see `sources.gather`.
+      DataError: see there and `prepare`.
+    """
+    if is_nih_alone(config):
+        return prepare(open_folder(config), out, recipe, progress)
+    out = Path(out).expanduser()
+    films, parts = gather(config)
+    if progress:
+        print(films.about())
+    rows = [row for listed in parts.values() for row in listed]
+    paths = films.find(rows)
+    found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
+    missing = [films.names[row] for row, path in zip(rows, paths, strict=True) if path is None]
+    folders = ", ".join(dict.fromkeys(str(entries.folder) for entries in films.parts.values()))
+    _check_missing(missing, folders, recipe)
+    splits = {part: [films.names[row] for row in listed] for part, listed in parts.items()}
+    entries = {films.names[row]: _entry(films, row) for row in rows}
+    digest = _digest_of_entries(recipe, films.findings, entries, splits, found)
+    return _find_or_write(out / "films", digest, films.findings, entries, splits, found, missing, recipe, progress)
+
+
+def is_nih_alone(config: ConfigDict) -> bool:
+    """Whether `config.data` means one folder in the NIH's layout, with all its findings, under its lists."""
+    chosen = config.get("findings") or config.get("sources") or config.split not in nih.SPLIT_NAMES
+    return config.source in NIH_LAYOUT and not chosen
+
+
+def _entry(films: Collection, row: int) -> Entry:
+    name = films.names[row]
+    return Entry(
+        name=name,
+        labels=films.labels[row],
+        patient=films.patients[row],
+        age=int(films.ages[row]),
+        sex=films.sexes[row],
+        view=films.views[row],
+        boxes=films.boxes.get(name, ()),
+        source=films.sources[row],
+    )
+
+
+def _check_missing(missing: Sequence[str], folder: object, recipe: Recipe) -> None:
     if missing and not recipe.skip_unreadable:
         raise DataError(
-            f"films are listed but missing in {folder}, {first_ten(missing)}\n"
+            f"films are listed but missing in {printable(folder)}, {first_ten(missing)}\n"
             "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
         )
-    skipped = dict.fromkeys(missing, "missing")
-    digest = _digest(folder, recipe, lists, splits, found)
-    final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
+
+
+def _find_or_write(
+    out: Path, digest: str, findings: Sequence[str], entries: Mapping[str, Entry],
+    splits: Mapping[str, Sequence[str]], found: Mapping[str, Path], missing: Sequence[str], recipe: Recipe,
+    progress: bool,
+) -> Prepared:  # fmt: skip
+    final = out / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
         try:
-            write_set(final, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
+            skipped = dict.fromkeys(missing, "missing")
+            write_set(final, findings, entries, splits, found, skipped, recipe, progress)
         except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
-            raise DataError(f"the prepared films cannot be written to {out}: {error}") from error
+            raise DataError(f"the prepared films cannot be written to {out.parent}: {error}") from error
     return load(final)
 
 
@@ -192,6 +270,7 @@ def _load(path: Path) -> Prepared:
                     raise ValueError(f"{TABLE}, line {table.line_num}: {len(row)} cells for {len(head)} columns")
                 split, name, patient = row[0], text_of(row[1]), text_of(row[2])
                 columns[split].append((name, patient, [_label(label) for label in row[first:]]))
+        origins = _read_origins(path)
     except (
         OSError,
         StopIteration,
@@ -210,10 +289,19 @@ def _load(path: Path) -> Prepared:
             tuple(name for name, _, _ in rows),
             tuple(patient for _, patient, _ in rows),
             np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(findings)),
+            tuple(origins.get(name, "") for name, _, _ in rows) if origins else (),
         )
         for split, rows in columns.items()
     }
     return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, findings, parts)
+
+
+def _read_origins(path: Path) -> dict[str, str]:
+    """The source of each film by its name; empty where all are the NIH's."""
+    if not (path / ORIGINS).is_file():
+        return {}
+    with (path / ORIGINS).open(newline="", encoding="utf-8") as file:
+        return {text_of(row["Image Index"]): text_of(row["source"]) for row in csv.DictReader(file)}
 
 
 _LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
@@ -261,10 +349,25 @@ def _digest(
     """
     digest = hashlib.sha256()
     digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
-    for name in (*ENTRY_FILES, BOX_FILE):
+    first, second, *later = ENTRY_FILES  # a file that is looked for since then counts where it is there
+    for name in (first, second, BOX_FILE, *(name for name in later if (folder / name).is_file())):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     digest.update(json.dumps([splits, sizes], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _digest_of_entries(
+    recipe: Recipe, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
+    found: Mapping[str, Path],
+) -> str:  # fmt: skip
+    """The same of what was made of the tables: labels by the run's findings, patients, boxes."""
+    digest = hashlib.sha256()
+    rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
+    sizes = {name: found[name].stat().st_size for name in sorted(found)}
+    told = {**recipe.identity(), "version": VERSION}
+    digest.update(json.dumps([told, list(findings), splits, sizes, rows], sort_keys=True).encode())
+    digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
 
 
@@ -317,12 +420,12 @@ def write_set(
 
 def _read_films(
     names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes]]:
-    """Film names with their prepared PNG bytes, in order; a film that does not decode goes to `skipped` instead."""
+) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    """Names, prepared PNG bytes, and width and height before, in order; what does not decode goes to `skipped`."""
 
     def read(name: str) -> np.ndarray | DataError:
         try:
-            return read_grey(found[name])
+            return read_film(found[name])
         except DataError as error:
             return error
 
@@ -345,13 +448,16 @@ def _read_films(
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
-            yield from zip(good, pool.map(finish, good.values()), strict=True)
+            sizes = [(film.shape[1], film.shape[0]) for film in good.values()]
+            yield from zip(good, pool.map(finish, good.values()), sizes, strict=True)
             done(len(films))
 
 
-def _records(entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, tuple[int, int]]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    for key, (name, png) in enumerate(films):
+    for key, (name, png, size) in enumerate(films):
         entry = entries[name]
         yield (
             key,
@@ -371,7 +477,7 @@ def _records(entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes]]) -
                         ),
                         "label": b.finding,
                     }
-                    for b in entry.boxes
+                    for b in (box.in_shares(*size) for box in entry.boxes)
                 ],
             },
         )
@@ -453,6 +559,10 @@ def _write_tables(
                 name, patient, sex, view = map(cell, (entry.name, entry.patient, entry.sex, entry.view))
                 labels = map(_label_cell, np.asarray(entry.labels, np.float32).tolist())
                 table.writerow([split, name, patient, entry.age, sex, view, *labels])
+    origins = [(name, entries[name].source) for names in written.values() for name in names]
+    if any(source for _, source in origins):
+        with (folder / ORIGINS).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("Image Index", "source"), *(map(cell, row) for row in origins)])
     if skipped:
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
             rows = [map(cell, row) for row in sorted(skipped.items())]
@@ -474,6 +584,11 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
     flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
+    flags.DEFINE_string("table", "", "The label table, where it is not in --dir.", flag_values=values)
+    flags.DEFINE_string("sources", "", "Several: NAME=FOLDER,NAME=FOLDER=WEIGHT.", flag_values=values)
+    flags.DEFINE_string("findings", "", "Which findings, in which order: A,B,C.", flag_values=values)
+    flags.DEFINE_string("uncertain", "", "What -1 means: ignore, zero, one, a number.", flag_values=values)
+    flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("out", None, "Where prepared sets are kept.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
@@ -482,7 +597,7 @@ def main() -> None:
     flags.DEFINE_integer("edge_span", 1, "Cleaning: pixels over which a jump may ramp.", flag_values=values)
     flags.DEFINE_string("axes", "rows", "Cleaning: rows, columns, or rows,columns.", flag_values=values)
     flags.DEFINE_bool("spare_wide", False, "Cleaning: leave too wide objects wholly alone.", flag_values=values)
-    flags.DEFINE_string("split", "official", "official, arnoweng or folds.", flag_values=values)
+    flags.DEFINE_string("split", "official", "official, arnoweng, folds or random.", flag_values=values)
     flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.", flag_values=values)
     flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out.", 0.0, 1.0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Which patients are held out.", flag_values=values)
@@ -490,7 +605,7 @@ def main() -> None:
     flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
     if rest := parse(sys.argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not values.dir or not values.out:
+    if not (values.dir or values.sources) or not values.out:
         raise ConfigError(
             "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER --out=DIR; --help says more"
         )
@@ -501,7 +616,12 @@ def main() -> None:
         recipe.check()
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
-    prepared = prepare(values.dir, values.out, recipe)
+    also = {
+        name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
+    }
+    if also["source"] == "phantom":
+        also["source"] = "nih"  # a folder of simulated films that is there already
+    prepared = prepare_source(ConfigDict({**given, **also}), values.out, recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
 

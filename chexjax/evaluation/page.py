@@ -20,6 +20,7 @@ from chexjax.templates import render
 
 if TYPE_CHECKING:  # they load TFDS, which scoring does not need
     from chexjax.data.prepared import Part
+    from chexjax.data.sources.merge import Counts
     from chexjax.evaluation.evaluator import Predictions
     from chexjax.evaluation.localization import Example
 
@@ -34,17 +35,19 @@ def run_page(
     history: History,
     examples: Sequence["Example"],
     findings: Sequence[str],
+    sources: Mapping[str, "Counts"],
 ) -> str:
     """The page of a training run.
 
     Args:
       found: as `metrics.json` holds it.
       parts: the films of each part of the split.
+      sources: what each source gives to them, `Prepared.sources()`.
       examples: films to show.
     """
     networks = found["networks"]
     models = ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE)
-    simulated, nih = config.data.source == "phantom", is_nih(findings)
+    simulated, nih = config.data.source == "phantom" and not config.data.sources, is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
     localization = found["localization"]
@@ -62,7 +65,7 @@ def run_page(
         found=found,
         config=config,
         models=models,
-        source=simulation if simulated else f"{config.data.dir}, split {config.data.split}",
+        source=simulation if simulated else f"{config.data.sources or config.data.dir}, split {config.data.split}",
         simulated=simulated,
         nih=nih,
         names=list(networks),
@@ -72,6 +75,7 @@ def run_page(
             "published": tables.published_table(found, here, findings) if nih else None,
             "published_means": tables.published_means_table(),
             "films": tables.films_table(parts, findings),
+            "sources": tables.sources_table(sources, findings),
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
             "published_localization": tables.published_localization_table() if nih else None,

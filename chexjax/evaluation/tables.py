@@ -163,6 +163,17 @@ def films_table(parts: Mapping[str, Any], findings: Sequence[str]) -> Table:
     return Table("", ["", *parts], rows, lead=3)
 
 
+def sources_table(counts: Mapping[str, Any], findings: Sequence[str]) -> Table | None:
+    """What each source gives, `Prepared.sources()`; None where there is but a folder in the NIH's layout."""
+    if not counts:
+        return None
+    rows = [[word, *(f"{getattr(count, word):,}" for count in counts.values())] for word in ("films", "patients")]
+    for k, finding in enumerate(findings):
+        cells = (format_count(count.positives[k], count.known[k], count.films) for count in counts.values())
+        rows.append([finding, *cells])
+    return Table("", ["", *counts], rows, lead=2)
+
+
 def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table:
     """Counts and shares of one model at each threshold from validation."""
     rows = []

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import flax.jax_utils
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.configs import common
-from chexjax.data.feed import open_feed, peak_memory
-from chexjax.data.films import open_films
+from chexjax.data.feed import open_feed, peak_memory, training_slots
+from chexjax.data.films import open_films, write_division
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
+from chexjax.devices import AXIS, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -31,11 +31,11 @@ from chexjax.models import Groups
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
-from chexjax.training.logging import Scalars, say
+from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
 from chexjax.training.start import start_from
-from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
+from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
+from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_sigterm
 from chexjax.training.targets import Targets, is_table, read_targets
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
@@ -47,8 +47,10 @@ from chexjax.workdir.restore import Restored, findings_in, groups_in, restore_be
 Teaches = Restored | Targets | None
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """Trains the networks of `config`, from where `workdir` stands, to the last step.
+
+    Of so many steps as `profile` says, after the first call, JAX's profiler writes a trace that TensorBoard shows.
 
     The order in which a state is found: the workdir's latest checkpoint, else `init_from`, else new weights. The same
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
@@ -61,25 +63,28 @@ def train(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with hold(workdir) as held:
         claim_workdir(workdir, config)
-        _train(config, workdir, held)
+        _train(config, workdir, profile, held)
 
 
-def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
     began = time.monotonic()
     films = open_films(config.data)
     say(films.summary())
+    write_division(config.data, films, workdir)
 
     train_films = films.parts["train"].names
     if config.batch_size > len(train_films):
         raise ConfigError(f"config.batch_size is {config.batch_size}, but there are {len(train_films)} training films")
-    epoch_steps = len(train_films) // config.batch_size
+    slots = training_slots(config, films)
+    shown = train_films if slots is None else tuple(train_films[film] for film in slots)
+    epoch_steps = len(shown) // config.batch_size
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
     checkpoints = Checkpoints(workdir, writing=True)
-    with stop_on_sigterm() as stop:
+    with stop_on_sigterm() as stop, Profile(workdir, profile) as trace:
         latest = checkpoints.latest
         saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
@@ -90,7 +95,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
 
-        films_of = namer(config, train_films)
+        films_of = namer(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
@@ -104,18 +109,25 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         if step >= last_step:
             return
 
+        def rates(step: int) -> dict[str, float]:
+            return {
+                f"train/{name}/{key}": rate
+                for name, network in config.networks.items()
+                for key, rate in learning_rates(network, step, last_step, frozen_steps).items()
+            }
+
         known = context(config, films, groups, teacher)
-        feed = open_feed(config, films, step, AXIS)
+        feed = open_feed(config, films, step)
         say(feed.told)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
         variables = teacher.variables if isinstance(teacher, Restored) else {}
         targets = teacher.logits if isinstance(teacher, Targets) else None
-        fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), variables, targets))
+        fixed = replicate(Fixed(np.int32(config.seed), variables, targets))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
-        replicated = flax.jax_utils.replicate(tuple(states.values()))
-        scalars = Scalars(workdir, step)
+        replicated = replicate(tuple(states.values()))
         size = config.batch_size
+        scalars, pace = Scalars(workdir, step), Pace(step, size)
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         first = step
         while step < last_step:
@@ -123,19 +135,26 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             pause = min(step - step % eval_steps + eval_steps, frozen_steps if frozen else last_step, last_step)
             count = min(feed.most, pause - step)
             move = heads_trainer if frozen else trainer
-            replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
+            if step > first:  # the first call compiles
+                trace.begin()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
             window.add(step, count, measured)
-            if step == first:
+            trace.add(count, measured)
+            step += count
+            if step == first + count:
                 jax.block_until_ready(measured)
                 say(f"the first {count} steps ended {time.monotonic() - began:.1f} s after the start")
-            step += count
+                pace.restart(step)
             bar.update(count * size)
-            if step % config.log_every < count:
-                scalars.write(step, window.means("train"))
             stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
             if validating or stopping:
                 window.close()
-                states = dict(zip(states, flax.jax_utils.unreplicate(replicated), strict=True))
+                states = dict(zip(states, unreplicate(replicated), strict=True))
+            if step % config.log_every < count and window.latest is not None:
+                done = window.latest + 1
+                measurements = window.means("train") | window.norms("train") | rates(window.latest)
+                scalars.write(done, measurements | pace.point(done))
             if validating:
                 variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
@@ -149,6 +168,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 best_by = selection_figure(figures, tuple(states)) if validating else None
                 saved = bookmark(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
+                pace.restart(step)
             if stopping:
                 break
         bar.close()
@@ -174,14 +194,14 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
-    variables = flax.jax_utils.replicate(best.variables)
+    variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
         findings = best.findings
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
-        page = run_page(results, config, films.parts, predictions, history, examples, findings)
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
         write_run(workdir, results, predictions, history, page, findings)
         print(auroc_text(results, findings))
     return predictions
@@ -222,7 +242,7 @@ def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> fl
 
 
 class Window:
-    """The measurements since the last validation, read one step behind so that the device is never waited for.
+    """The measurements since the last validation, read one call behind so that the device is never waited for.
 
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
@@ -232,6 +252,8 @@ class Window:
         self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
+        self._norms: dict[str, np.ndarray] = {}
+        self.latest: int | None = None  # the last step whose measurements have been read; the first is 0
 
     def add(self, step: int, count: int, measured: Measured) -> None:
         """Takes what the `count` steps from `step` on measured, and reads what the call before them did."""
@@ -248,6 +270,8 @@ class Window:
             return
         (step, count, measured), self._pending = self._pending, None
         steps = {key: np.asarray(value, np.float64)[:count] for key, value in jax.device_get(measured).items()}
+        # Of the last step alone: they are for TensorBoard, and may overflow long before the network does.
+        sizes = {key: steps.pop(key)[-1] for key in ("update_norm", "parameter_norm")}
         for k in range(count):
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
@@ -255,6 +279,7 @@ class Window:
             values["cross_entropy"] = values["cross_entropy"] * values["known"]
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
+        self.latest, self._norms = step + count - 1, sizes | {"gradient_norm": values["gradient_norm"]}
 
     def state(self) -> Metadata:
         """What has been read so far, to go on from in another process; exact."""
@@ -276,6 +301,14 @@ class Window:
             f"{prefix}/{name}/{key}": float(figure)
             for key, totals in sums.items()
             for name, figure in zip(self._networks, totals / counts.get(key, self._count), strict=True)
+        }
+
+    def norms(self, prefix: str) -> dict[str, float]:
+        """`prefix/network/norm` -> what it was at the step `latest`; empty before the first was read."""
+        return {
+            f"{prefix}/{name}/{key}": float(norm[k])
+            for key, norm in self._norms.items()
+            for k, name in enumerate(self._networks)
         }
 
     def _trouble(self, step: int, values: dict[str, np.ndarray]) -> str:
@@ -408,7 +441,8 @@ def describe(
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind}, validated every {eval_steps}"
+        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"validated every {eval_steps}"
     )
 
 

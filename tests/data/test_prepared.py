@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax.data import prepared as prepared_module
 from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
-from chexjax.data.prepared import prepare
+from chexjax.data.prepared import prepare, prepare_source
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
@@ -345,3 +346,37 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     assert failed.stderr.startswith("error: ")
     assert "is no folder" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from chexjax.predict import as_film
+    from tests.dicom_files import write_dicom
+
+    (tmp_path / "train").mkdir()
+    random = np.random.default_rng(0)
+    rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
+    for film in range(20):
+        pixels = random.integers(0, 4096, (40, 64)).astype(np.uint16)
+        inverted = {"PhotometricInterpretation": "MONOCHROME1"} if film % 2 else {}
+        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **inverted)
+        rows.append(f"f{film},Cardiomegaly,3,R1,16,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    config = ConfigDict({"source": "vindr", "dir": str(tmp_path), "split": "official", "lists": ""})
+    config.update({"val_fraction": 0.2, "split_seed": 0})
+    found = prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False)
+    assert found.findings == ("Cardiomegaly",)
+    assert sum(len(part.names) for part in found.parts.values()) == 20
+    source, part = found.source("train"), found.parts["train"]
+    for row, name in enumerate(part.names):
+        record = source[row]
+        with Image.open(io.BytesIO(record["image"])) as image:
+            expected = shrink(as_film(tmp_path / "train" / f"{name}.dicom"), 16)
+            np.testing.assert_array_equal(np.asarray(image), expected)
+        boxes = record["bboxes"]["bbox"]  # TFDS: ymin, xmin, ymax, xmax
+        assert len(boxes) == part.labels[row, 0] == (int(name[1:]) % 3 > 0)
+        if len(boxes):
+            np.testing.assert_allclose(boxes[0], [0.25, 0.25, 0.75, 0.75])
+    assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest == found.digest
+    (tmp_path / "train.csv").write_text("\n".join(rows).replace("f1,Cardiomegaly", "f1,Edema") + "\n")
+    assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest != found.digest

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from chexjax.data import prepared
 from chexjax.data.augment import normalize
+from chexjax.devices import replicate
 from chexjax.errors import CheckpointError, ConfigError, DataError
 from chexjax.evaluation.predictions import write_predictions
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
@@ -75,9 +75,9 @@ def run(
     """
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[1:]) for k, x in batch.items()}
-    states = flax.jax_utils.replicate(new_states(config), places)
+    states = replicate(new_states(config), places)
     step = create_step(Context(config, PREVALENCE, GROUPS, networks[0], frozen), places)
-    held = flax.jax_utils.replicate(Fixed(np.int32(config.seed), networks[1], targets), places)
+    held = replicate(Fixed(np.int32(config.seed), networks[1], targets), places)
     for _ in range(steps):
         states, measured = step(states, shares, held)
     states, measured = jax.device_get((states, measured))
@@ -90,7 +90,7 @@ def assert_close(found: Any, expected: Any, atol: float) -> None:
 
 def logits_of(state: Any, batch: dict, config: ConfigDict) -> np.ndarray:
     images = prepare(batch, jnp.int32(0), config.seed, config)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = {"params": state.params, **state.collections}
     return np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
 
 
@@ -237,7 +237,7 @@ def test_a_table_teaches_as_derived_by_hand(small_dml: ConfigDict, batch: dict, 
     np.testing.assert_allclose(measured["divergence"][0], soft, rtol=1e-4)
 
     def forward(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, **state.collections}
         images = normalize(batch["image"], config.data.mean, config.data.std)
         return state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0]
 
