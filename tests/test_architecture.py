@@ -76,10 +76,12 @@ def test_nothing_below_training_names_it() -> None:
 
 
 # Who may know ChestX-ray14's findings: its source and the simulation of it, the public name, weights of CheXNet's kind,
-# and those that read its tables (`prepare`, and `score` where the labels are its entry file).
+# those that read its tables (`prepare`, and `score` where the labels are its entry file), and the spelling of names
+# across data sets.
 NIH = {
     "__init__.py",
     "findings.py",
+    "data/labels.py",
     "data/prepared.py",
     "data/sources/nih.py",
     "data/sources/phantom/__main__.py",
