@@ -75,6 +75,35 @@ def test_nothing_below_training_names_it() -> None:
             assert "chexjax.training" not in path.read_text(), path
 
 
+# Who may know ChestX-ray14's findings: its source and the simulation of it, the public name, weights of CheXNet's kind,
+# those that read its tables (`prepare`, and `score` where the labels are its entry file), and the spelling of names
+# across data sets.
+NIH = {
+    "__init__.py",
+    "findings.py",
+    "data/labels.py",
+    "data/prepared.py",
+    "data/sources/nih.py",
+    "data/sources/phantom/__main__.py",
+    "data/sources/phantom/drawing.py",
+    "data/sources/phantom/table.py",
+    "evaluation/predictions.py",
+    "models/torch_weights.py",
+}
+
+
+def test_findings_come_from_the_films_and_not_from_a_list() -> None:
+    named = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Name) and node.id == "FINDINGS")
+        or (isinstance(node, ast.Attribute) and node.attr == "FINDINGS")
+        or (isinstance(node, ast.ImportFrom) and any(alias.name == "FINDINGS" for alias in node.names))
+    }
+    assert named == NIH
+
+
 def loaded_by(module: str) -> set[str]:
     """What a new process has in `sys.modules` after importing `module`."""
     program = f"import sys, {module}; print(*sorted(sys.modules))"
@@ -96,3 +125,10 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
 def test_scoring_loads_neither_tfds_nor_what_draws() -> None:
     loaded = loaded_by("chexjax.evaluation.score")
     assert not loaded & {"tensorflow_datasets", "grain", "orbax.checkpoint", "matplotlib", "tkinter", "torch"}
+
+
+def test_one_module_knows_pmap() -> None:
+    """All else asks `chexjax.devices`: a move to `jit` with shardings would then be made in one place."""
+    told = ("pmap(", "import pmap", "flax.jax_utils", "import jax_utils", "pmean(", "device_put_replicated")
+    who = {path.name for path in PACKAGE.rglob("*.py") if any(word in path.read_text() for word in told)}
+    assert who <= {"devices.py", "layers.py"}  # a layer's mean over the batch takes the axis as an argument

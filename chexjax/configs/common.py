@@ -21,7 +21,8 @@ FIELDS: Final[Fields] = {
         "weight": number(1.0, 0),
         "temperature": number(1.0, above=0),
     },
-    "teacher": text(),  # the workdir of the run that a student learns from
+    # What a student learns from: the workdir of a run, or a predictions CSV of the training films.
+    "teacher": text(),
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
@@ -48,13 +49,20 @@ FIELDS: Final[Fields] = {
     "eval_epochs": number(1.0, above=0),  # validate and save every so many epochs
     "convergence_tolerance": number(0.001, 0),  # nats of validation loss, for the epoch of convergence
     "dtype": choice("float32", "bfloat16"),  # of the computation; parameters and statistics stay float32
+    # Of products of float32 in training, see `devices.at_precision`; evaluation and prediction have the highest.
+    "precision": choice("default", "high", "highest", since="0.2"),
     "sync_batch_norm": switch(True),  # statistics over all devices: the result does not depend on their number
     "views": choice("one", keys_of="VIEWS"),  # of a film in evaluation, averaged: "flip" takes 2 passes, "ten-crop" 10
     "steps_per_call": number(4, above=0),  # at most, without a word from the host; where the films are on the device
     "log_every": number(20, above=0),  # steps between TensorBoard points
     "data": {
-        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; "chestxray14": an NIH folder
-        "dir": text(),  # the NIH folder
+        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; see data.sources
+        "dir": text(),  # the source's folder
+        "table": text(since="0.2"),  # its table of labels, where that is not in the folder; see data.sources.table
+        "sources": text(since="0.2"),  # several in one set: NAME=FOLDER,NAME=FOLDER=WEIGHT in place of source and dir
+        "findings": text(since="0.2"),  # which, in this order: A,B,C; "": those of the source
+        "uncertain": text(since="0.2"),  # what -1 means: ignore, zero, one, 0.5, or zero,Edema=one; "": refuse it
+        "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
         "cache": text(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
@@ -63,7 +71,7 @@ FIELDS: Final[Fields] = {
         "edge_span": number(1, 1, 64, since="0.2"),  # pixels
         "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
         "spare_wide": switch(False, since="0.2"),
-        "split": choice("official", "arnoweng", "folds"),  # see data.sources.nih.read_splits
+        "split": choice("official", "arnoweng", "folds", "random"),  # see data.sources.splits
         "lists": text(),  # the folder of the split's lists; "": data.dir
         "val_fraction": number(0.1, 0, 1),
         "split_seed": number(0, 0),
@@ -92,7 +100,7 @@ FIELDS: Final[Fields] = {
 }
 
 NETWORK: Final[Fields] = {
-    "model": text(),  # a key of models.TRUNKS
+    "model": text(),  # a key of models.NETWORKS
     "width": number(1.0, 0.01, 16),  # multiplies every channel count
     "shared_stages": number(None, 0),  # None: one head; 0: specialists; 1 to 3: branches after it
     "seed": number(0, 0, 2**31 - 1),

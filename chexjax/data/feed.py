@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.jax_utils
 import grain
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from chexjax.data.pipeline import Records, check_batch, epoch_order, training_batches
+from chexjax.data.pipeline import Records, check_batch, epoch_order, epoch_slots, training_batches
 from chexjax.data.prepared import Prepared
+from chexjax.data.sources.gather import named_sources
+from chexjax.devices import AXIS, each_device, prefetch
 from chexjax.runtime import progress_bar
 
 Batch = dict[str, jax.Array]
@@ -45,14 +46,14 @@ class Feed:
 class Resident(NamedTuple):
     """The films of a split in the devices' memory, film k on device k // (films a device); the last is filled up.
 
-    `image` uint8 (devices, films, height, width, 1), `label` uint8 (devices, films, 14).
+    `image` uint8 (devices, films, height, width, 1), `label` float32 (devices, films, 14).
     """
 
     image: Any
     label: Any
 
 
-def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -> Feed:
+def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
     """The training films for steps from `begin` on, where `config.data.residence` wants them.
 
     "auto" takes the devices' memory where the films fill at most half of what is free there.
@@ -60,7 +61,7 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -
     Raises:
       ConfigError: the batch is no multiple of the devices.
     """
-    count, size = len(films.parts["train"].names), config.batch_size
+    count, size, slots = len(films.parts["train"].names), config.batch_size, training_slots(config, films)
     check_batch(size)
     needed = -(-count // jax.device_count()) * films.size**2
     free = free_memory()
@@ -69,16 +70,23 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -
         residence = "device" if needed <= free // 2 else "host"
     sums = f"{count} training films of {films.size} px are {needed / 2**20:,.0f} MiB a device, {free / 2**20:,.0f} free"
     if residence == "host":
-        batches = training_batches(films.source("train"), size, config.seed, config.data.threads)
+        batches = training_batches(films.source("train"), size, config.seed, config.data.threads, slots)
         # The n-th batch belongs to the n-th step.
         batches.set_state({"next_index": begin})
-        prefetched = flax.jax_utils.prefetch_to_device(batches, 2)
+        prefetched = prefetch(batches, 2)
         return Feed(lambda batch, seed, begin: lambda step: batch, prefetched, 1, f"{sums}: they are streamed")
-    resident = load_films(films, "train", axis_name, config.data.threads)
-    read = partial(shuffled, films=count, batch_size=size, axis_name=axis_name)
+    resident = load_films(films, "train", config.data.threads)
+    places = count if slots is None else len(slots)
+    read = partial(shuffled, films=places, batch_size=size, slots=slots)
     # A call looks into two epochs, so it must not reach into a third.
-    most = max(min(config.steps_per_call, count // size), 1)
+    most = max(min(config.steps_per_call, places // size), 1)
     return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
+
+
+def training_slots(config: ConfigDict, films: Prepared) -> np.ndarray | None:
+    """How often an epoch shows each training film, by the weight of its source; see `pipeline.epoch_slots`."""
+    weights = {label: weight for label, (_, _, weight) in named_sources(config.data).items()}
+    return epoch_slots(films.parts["train"].sources, weights) if len(weights) > 1 else None
 
 
 def free_memory() -> int:
@@ -100,14 +108,14 @@ def peak_memory() -> int:
     return memory.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Resident:
+def load_films(films: Prepared, split: str, threads: int) -> Resident:
     """Reads a split into the devices' memory; each process reads what its own devices keep."""
     records = Records(films.source(split))
     share = -(-len(records) // jax.device_count())
-    places = jax.pmap(lambda x: jax.lax.axis_index(axis_name), axis_name=axis_name)(np.zeros(jax.local_device_count()))
+    places = each_device(lambda x: jax.lax.axis_index(AXIS))(np.zeros(jax.local_device_count()))
     kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
     images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
-    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.uint8)
+    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.float32)
     real = [(row, film) for row, film in enumerate(kept) if film < len(records)]
     stream = grain.MapDataset.source([film for _, film in real]).map(records.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
@@ -117,11 +125,12 @@ def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Res
             bar.update(1)
     devices = jax.local_device_count()
     shaped = (x.reshape(devices, share, *x.shape[1:]) for x in (images, labels))
-    return Resident(*jax.pmap(lambda image, label: (image, label))(*shaped))
+    return Resident(*each_device(lambda image, label: (image, label))(*shaped))
 
 
 def shuffled(
-    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int, axis_name: str
+    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int,
+    slots: np.ndarray | None = None,
 ) -> Callable[[jax.Array], Batch]:  # fmt: skip
     """Traced, on each device: the batches of the steps from `begin` on, as `pipeline.training_batches` gives them.
 
@@ -132,16 +141,17 @@ def shuffled(
 
     def batch(step: jax.Array) -> Batch:
         film = order[step * batch_size + jnp.arange(batch_size) - epoch * films]
-        place = film - jax.lax.axis_index(axis_name) * len(resident.label)
+        film = film if slots is None else jnp.asarray(slots)[film]
+        place = film - jax.lax.axis_index(AXIS) * len(resident.label)
         here = (place >= 0) & (place < len(resident.label))
 
         def give(kept: jax.Array) -> jax.Array:
             picked = kept[jnp.clip(place, 0, len(kept) - 1)]
             mine = jnp.where(here.reshape(-1, *[1] * (picked.ndim - 1)), picked, 0)
-            return jax.lax.psum_scatter(mine, axis_name, tiled=True)
+            return jax.lax.psum_scatter(mine, AXIS, tiled=True)
 
-        share = batch_size // jax.lax.axis_size(axis_name)
-        mine = jax.lax.dynamic_slice_in_dim(film, jax.lax.axis_index(axis_name) * share, share)
+        share = batch_size // jax.lax.axis_size(AXIS)
+        mine = jax.lax.dynamic_slice_in_dim(film, jax.lax.axis_index(AXIS) * share, share)
         return {"image": give(resident.image), "label": give(resident.label), "film": mine}
 
     return batch

@@ -6,17 +6,22 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from chexjax.findings import FINDINGS
-from chexjax.models import BranchedNetwork, Groups, Network, create_branched_model, create_model
+from chexjax.models import NETWORKS, BranchedNetwork, Groups, Network, create_branched_model, create_model
 
 PyTree = Any
 AnyNetwork = Network | BranchedNetwork
 
 
 def create_network(
-    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None
-) -> AnyNetwork:  # fmt: skip
-    """The network that `config.networks[name]` describes, with 14 outputs; `groups` are for one with branches."""
+    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None, num_outputs: int = 14
+) -> AnyNetwork:
+    """The network that `config.networks[name]` describes.
+
+    Args:
+      groups: the outputs of each branch, for a network with branches.
+      axis_name: over which devices batch statistics are shared, where the config wants that.
+      num_outputs: how many findings there are; `groups` divide as many.
+    """
     network = config.networks[name]
     options: dict[str, Any] = {
         "dtype": jnp.dtype(config.dtype),
@@ -24,7 +29,7 @@ def create_network(
         "width": network.width,
     }
     if network.shared_stages is None:
-        return create_model(network.model, len(FINDINGS), **options)
+        return create_model(network.model, num_outputs, **options)
     if groups is None:
         raise ValueError(f"{name} has branches, but no groups are given")
     return create_branched_model(network.model, groups, network.shared_stages, **options)
@@ -38,7 +43,7 @@ def first_variables(config: ConfigDict, name: str, model: AnyNetwork, film_shape
     variables = create_variables(model, config.seed, config.networks[name].seed, film_shape)
     if source_of(config, name):
         # Whatever the run starts from, its structure follows from the config alone: a resume need not find the source.
-        stem = stem_of(variables["params"])
+        stem = stem_of(config.networks[name].model, variables["params"])
         stem["offset"] = jnp.zeros_like(stem["kernel"])
     return variables
 
@@ -48,10 +53,10 @@ def source_of(config: ConfigDict, name: str) -> str:
     return config.networks[name].init_from or config.init_from
 
 
-def stem_of(params: PyTree) -> dict[str, Any]:
+def stem_of(model: str, params: PyTree) -> dict[str, Any]:
     """The first convolution's parameters, in place; of a network with branches the shared or the stacked ones."""
     trunk = params.get("trunk") or params.get("shared") or params["branch"]["trunk"]
-    return trunk["conv0"] if "conv0" in trunk else trunk["conv1"]
+    return trunk[NETWORKS[model].stem]
 
 
 def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:

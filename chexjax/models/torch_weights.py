@@ -43,8 +43,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
 from chexjax.files import whole
-from chexjax.findings import FINDINGS
-from chexjax.models import create_model
+from chexjax.findings import FINDINGS, read_findings
+from chexjax.models import NETWORKS, architecture_of, create_model
+from chexjax.models.architecture import TorchNames
 from chexjax.models.weight_files import Tensors, find_tensors, read_state_dict
 from chexjax.runtime import parse
 
@@ -62,19 +63,21 @@ PyTree = Any
 Key = tuple[str, ...]  # the path of an array in a tree of variables
 Arrays = dict[str, np.ndarray]
 
-LEAVES: Final = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# A key that every network of the family has: what stands before it is the prefix of a wrapper, or of a nesting.
-ANCHORS: Final = {
-    "resnet": re.compile(r"(?P<base>(.*\.)?)(layer1|(?P<number>4))\.0\.conv1\.weight"),
-    "densenet": re.compile(r"(?P<base>(.*\.)?)(?P<number>)denseblock1\.denselayer1\.conv1\.weight"),
+LAYER_SCALE: Final = "layer_scale"
+LEAVES: Final = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    LAYER_SCALE: LAYER_SCALE,
 }
-# The modules of a trunk, by torchvision's names: an array of these that the network has not is one of another network.
-OWN: Final = {"resnet": re.compile(r"(conv1|bn1|layer\d+)\."), "densenet": re.compile(r"features\.")}
-# Of a ResNet's children, as a Sequential of them counts; the parts of a DenseNet's `features`.
+
+
+# The children of a ResNet, as a Sequential of them counts.
 CHILDREN: Final = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-DENSE_MODULES: Final = re.compile(r"(conv0|norm0|norm5|denseblock\d+|transition\d+)")
-HEADS: Final = {"resnet": "fc", "densenet": "classifier"}
-STEMS: Final = {"resnet": "conv1", "densenet": "conv0"}
+_DENSE_MODULE: Final = re.compile(r"(conv0|norm0|norm5|denseblock\d+|transition\d+)")
+CHILDREN_ANCHOR: Final = "4.0.conv1.weight"
 
 
 def convert_state_dict(
@@ -82,7 +85,7 @@ def convert_state_dict(
     state_dict: Any,
     input_channels: int = 3,
     *,
-    num_outputs: int = len(FINDINGS),
+    num_outputs: int | None = None,
     findings: Sequence[str] = FINDINGS,
     head: bool = True,
     fresh: Sequence[str] = (),
@@ -100,20 +103,20 @@ def convert_state_dict(
     (`backbone.`, `head.weight`). What does not belong to the network is left out, with a warning that lists it. Of
     several networks that fit, averaged weights (EMA, SWA) come first, else the first; a warning names the others.
 
-    A backbone without a head is taken as it is. A head is kept if it gives every one of `FINDINGS`; it is brought into
-    their order. Otherwise it is dropped, with a warning that names its keys. Without a head the result has no
-    `params/head`.
+    A backbone without a head is taken as it is, and the result has no `params/head`. A head is kept if its outputs are
+    as many as `findings`, which name them; `outputs_of` says which of them, and in what order. Otherwise it is dropped,
+    with a warning that names its keys.
 
     Args:
-      model: resnet18, resnet34, resnet50, densenet121 or densenet169.
+      model: a key of `models.NETWORKS` that torch has too: resnet18, densenet121, ...
       state_dict: names to arrays, NumPy's or torch's, or a nesting of such; convolutions (out, in, height, width).
       input_channels: 3 keeps a colour stem. 1 folds it into one grey stem that sees films normalised by `mean` and
         `std`, as the colour stem sees them replicated and normalised by `source_mean` and `source_std`: exactly, also
         at the border. A stem that is grey already is kept as it is, unless `source_mean` and `source_std` have one
         value: then it is brought to `mean` and `std` in the same way.
-      num_outputs: how many a head must have to be kept where `findings` are ours in our order.
-      findings: what the outputs of the head mean, in their order; more than ours, in another order, "" for an output
-        without a meaning. Spaces, underscores and capitals do not matter.
+      num_outputs: how many a head must have to be kept whole; by default the outputs are those of `findings`.
+      findings: what the outputs of the head mean, in their order; ChestX-ray14's, unless said otherwise here. "" is an
+        output that is not wanted.
       head: False leaves a head out, whatever it is, without a warning.
       fresh: patterns of torchvision's names (`layer4.*`) of arrays that are not taken, and may be absent: a run that
         starts from the result draws them anew. Without it every array of the trunk must be there.
@@ -126,29 +129,30 @@ def convert_state_dict(
 
     Raises:
       ConfigError: `model` or `input_channels` is not one of those; `key` or a pattern of `fresh` names nothing;
-        `findings` are not as many as the head has outputs.
+        `findings` other than ours are not as many as the head has outputs.
       CheckpointError: keys are missing, unexpected, of another shape, or not finite; all are listed.
     """
-    family = _family(model)
+    torch = _torch_of(model)
     if input_channels not in (1, 3):
         raise ConfigError(f"input_channels is {input_channels}; a film has 1 channel or 3")
-    names = torch_names(model, num_outputs)
+    names = torch_names(model)
     anew = _matching(fresh, [slot.name for slot in names.values()], model)
     wanted = {slot.name: slot.shape for path, slot in names.items() if path[1] != "head" and slot.name not in anew}
     stem, width = names[stem_path(model)].name, names["params", "head", "kernel"].shape[1]
     if stem in anew:
         raise ConfigError(f"fresh: the stem ({stem}) cannot be drawn anew; without it nothing is worth taking")
     tensors = find_tensors(state_dict)
-    network = _choose(_networks(family, tensors), wanted, anew, stem, input_channels, model, key, tensors)
+    own = {slot.name.split(".")[0] for path, slot in names.items() if path[1] == "trunk"}
+    network = _choose(_networks(torch, own, tensors), wanted, anew, own, stem, input_channels, model, key, tensors)
     used = {name: network.names[name] for name in wanted}
-    arrays = {name: _array(own, tensors[own]) for name, own in used.items()}
-    wants_head = head and not any(name.startswith(f"{HEADS[family]}.") for name in anew)
-    found = _head(network, family, tensors, width)
+    arrays = {name: _array(original, tensors[original]) for name, original in used.items()}
+    wants_head = head and not any(name.startswith(f"{torch.head}.") for name in anew)
+    found = _head(network, torch, tensors, width)
     rows = _rows_of_head(found, tensors, num_outputs, findings) if wants_head and found else None
     if found and rows is not None:
-        for name, own in found.items():
-            arrays[name] = _array(own, tensors[own])[rows]
-            used[name] = own
+        for name, original in found.items():
+            arrays[name] = _array(original, tensors[original])[rows]
+            used[name] = original
     known = {*used.values(), *(found or {}).values(), *(network.names[name] for name in anew & network.names.keys())}
     left = [name for name in tensors if name not in known and not name.endswith("num_batches_tracked")]
     if left:
@@ -174,51 +178,63 @@ def _matching(patterns: Sequence[str], names: Sequence[str], model: str) -> set[
     return found
 
 
-def _head(network: "_Network", family: str, tensors: Tensors, width: int) -> dict[str, str] | None:
+def _head(network: "_Network", torch: TorchNames, tensors: Tensors, width: int) -> dict[str, str] | None:
     """Weight and bias of the head, by torchvision's names: where torchvision has it, else beside the trunk."""
-    own = HEADS[family]
     scopes = [network.base, *(network.base[: m.start()] for m in reversed([*re.finditer(r"[^.]+\.", network.base)]))]
     for scope in scopes:
-        for module in dict.fromkeys((own, *HEADS.values(), "head")):
+        for module in dict.fromkeys((torch.head, torch.head.split(".")[0], "fc", "classifier", "head")):
             weight = re.compile(rf"{re.escape(scope + module)}(\.\d+)?\.weight")
             layers = [name.removesuffix(".weight") for name in tensors if weight.fullmatch(name)]
-            if len(layers) != 1 or f"{layers[0]}.bias" not in tensors:
-                continue
-            if tuple(tensors[f"{layers[0]}.weight"].shape[1:]) == (width,):
-                return {f"{own}.{leaf}": f"{layers[0]}.{leaf}" for leaf in ("weight", "bias")}
+            layers = [layer for layer in layers if tuple(tensors[f"{layer}.weight"].shape[1:]) == (width,)]
+            if len(layers) == 1 and f"{layers[0]}.bias" in tensors:
+                return {f"{torch.head}.{leaf}": f"{layers[0]}.{leaf}" for leaf in ("weight", "bias")}
     return None
 
 
 def _rows_of_head(
-    found: dict[str, str], tensors: Tensors, num_outputs: int, findings: Sequence[str]
+    found: dict[str, str], tensors: Tensors, num_outputs: int | None, findings: Sequence[str]
 ) -> slice | list[int] | None:
-    """Which of a head's outputs are `FINDINGS`, in their order; None, with a warning, where it does not give all.
+    """Which of a head's outputs are kept, in what order; None, with a warning, where the head is dropped.
 
     Raises:
-      ConfigError: `findings` name another number of outputs than there are, or one twice.
+      ConfigError: `findings`, not those of ChestX-ray14, name another number of outputs than there are.
     """
     weight, bias = (name for _, name in sorted(found.items(), reverse=True))
-    count = len(tensors[weight])
-    if tuple(findings) == FINDINGS:
-        if count == num_outputs and tuple(tensors[bias].shape) == (count,):
-            return slice(None)
-        why = f"it does not have {num_outputs} outputs for ChestX-ray14's findings in their order, and no names"
-    else:
-        named = [_plain(name) for name in findings]
-        twice = {name for name in named if name and named.count(name) > 1}
-        if len(named) != count or twice:
-            told = (
-                f"the findings {', '.join(sorted(twice))} stand twice" if twice else f"{len(named)} findings are named"
-            )
+    count, wanted = len(tensors[weight]), len(findings) if num_outputs is None else num_outputs
+    if count != wanted or tuple(tensors[bias].shape) != (count,):
+        if num_outputs is None and tuple(findings) != FINDINGS:
             raise ConfigError(
-                f"{told}, for the {count} outputs of the head ({weight}); name each output once, in order"
+                f"{len(findings)} findings are named, for the {count} outputs of the head ({weight}); name each output "
+                "in its order, and leave the name of an unwanted one empty"
             )
-        missing = [finding for finding in FINDINGS if _plain(finding) not in named]
-        if not missing and tuple(tensors[bias].shape) == (count,):
-            return [named.index(_plain(finding)) for finding in FINDINGS]
-        why = f"none of its outputs is {', '.join(missing)}"
-    warnings.warn(f"the head is dropped ({weight}, {bias}): {why}", stacklevel=3)
-    return None
+        warnings.warn(
+            f"the head is dropped ({weight}, {bias}): it does not have {wanted} outputs, one for each of "
+            f"{', '.join(findings)}",
+            stacklevel=3,
+        )
+        return None
+    return slice(None) if num_outputs is not None else outputs_of(findings)[0]
+
+
+def outputs_of(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Which outputs of a head to keep, and the findings that they are.
+
+    Where the names hold all of ChestX-ray14's findings and more, or empty names, those findings are kept, in its order.
+    Else all that have a name are kept, in their own. Spaces, underscores and capitals do not matter for ChestX-ray14's.
+
+    Raises:
+      ConfigError: a name is there twice or is no name of a finding, or none is left.
+    """
+    ours = {_plain(finding): finding for finding in FINDINGS}
+    spelled = [ours.get(_plain(name), name.strip()) for name in names]
+    rows = [row for row, name in enumerate(spelled) if name]
+    try:
+        findings = read_findings([spelled[row] for row in rows])
+    except ValueError as error:
+        raise ConfigError(f"--findings: {error}") from None
+    if len(names) > len(FINDINGS) and set(FINDINGS) <= set(findings):
+        return [spelled.index(finding) for finding in FINDINGS], FINDINGS
+    return rows, findings
 
 
 def _plain(name: str) -> str:
@@ -235,7 +251,7 @@ class Slot:
 
 
 @functools.cache
-def torch_names(model: str, num_outputs: int = len(FINDINGS)) -> dict[Key, Slot]:
+def torch_names(model: str, num_outputs: int = 14) -> dict[Key, Slot]:
     """For the path of each of the network's arrays, torchvision's key and shape, of a stem of three channels.
 
     Our names are torchvision's with `_` for the dots inside a module, so that this is a rule and no table.
@@ -243,21 +259,19 @@ def torch_names(model: str, num_outputs: int = len(FINDINGS)) -> dict[Key, Slot]
     Raises:
       ConfigError: no network of torchvision's has that name.
     """
-    family = _family(model)
+    torch = _torch_of(model)
     network = create_model(model, num_outputs)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    names = {}
+    outside, names = {"head": torch.head, "norm": torch.norm}, {}
     for path, leaf in flatten_dict(shapes).items():
-        module = HEADS[family] if path[1] == "head" else ".".join(path[2:-1]).replace("_", ".")
-        if family == "densenet" and path[1] == "trunk":
-            module = f"features.{module}"
-        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(leaf.shape))
+        module = outside.get(path[1]) or torch.trunk + ".".join(path[2:-1]).replace("_", ".")
+        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(path, leaf.shape))
     return names
 
 
 def stem_path(model: str) -> Key:
     """The path of the first convolution's kernel."""
-    return ("params", "trunk", STEMS[_family(model)], "kernel")
+    return ("params", "trunk", architecture_of(model).stem, "kernel")
 
 
 def offset_path(model: str) -> Key:
@@ -294,27 +308,37 @@ def fold_stem(
     return (std * gain).astype(np.float32), constant.astype(np.float32)
 
 
-def _family(model: str) -> str:
-    for family in HEADS:
-        if model.startswith(family):
-            create_model(model)  # tells of a name that there is not
-            return family
-    create_model(model)
-    raise ConfigError(f"torchvision has no network called {model!r}; weights come from {', '.join(HEADS)} files")
+def _torch_of(model: str) -> TorchNames:
+    """How torch names the network's arrays.
+
+    Raises:
+      ConfigError: there is no such network, here or in torchvision.
+    """
+    torch = architecture_of(model).torch
+    if torch is None:
+        known = ", ".join(name for name, architecture in NETWORKS.items() if architecture.torch)
+        raise ConfigError(f"torchvision has no network called {model!r}; torch weights are read and written of {known}")
+    return torch
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in)."""
+def _torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in); of a layer's scale (out, 1, 1)."""
+    if path[-1] == LAYER_SCALE:
+        return (*shape, 1, 1)
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def _to_jax(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out)."""
+    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out); (out, 1, 1) -> (out,)."""
+    if array.ndim == 3:
+        return array.reshape(-1)
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
 
 
-def _to_torch(array: np.ndarray) -> np.ndarray:
+def _to_torch(path: Key, array: np.ndarray) -> np.ndarray:
     """The way back."""
+    if path[-1] == LAYER_SCALE:
+        return array[:, None, None]
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
@@ -322,7 +346,6 @@ def _to_torch(array: np.ndarray) -> np.ndarray:
 class _Network:
     """One network of a family in a file: the prefix of its keys, and its arrays by torchvision's present names."""
 
-    family: str
     base: str
     names: dict[str, str]
 
@@ -336,46 +359,43 @@ class _Network:
         return bool(re.search(r"(^|[._-])(ema|swa|avg|averaged?|shadow|polyak)([._-]|$)", self.key.lower()))
 
 
-def _own_name(family: str, base: str, name: str) -> str:
-    rest = _modern(name).removeprefix(base)
-    first, _, others = rest.partition(".")
-    if family == "resnet" and first in CHILDREN:
-        return f"{CHILDREN[first]}.{others}"
-    if family == "densenet" and DENSE_MODULES.fullmatch(first):
-        return f"features.{rest}"
-    return rest
-
-
-def _networks(family: str, tensors: Tensors) -> list[_Network]:
-    """Every network of the family, in the order of the file.
+def _networks(torch: TorchNames, own: set[str], tensors: Tensors) -> list[_Network]:
+    """Every network of the family, in the order of the file; `own` are the first words of its trunk's names.
 
     Raises:
       CheckpointError: two keys stand for one array.
     """
-    bases: dict[str, None] = {}
-    for name in tensors:
-        match = ANCHORS[family].fullmatch(_modern(name))
-        if match and not (match["number"] and f"{match['base']}0.weight" not in tensors):
-            base = match["base"]
-            within = family == "densenet" and f".{base}".endswith(".features.")
-            bases[base.removesuffix("features.") if within else base] = None
+    resnet = torch.anchor.startswith("layer1.")
+    anchors = [torch.anchor, torch.anchor.removeprefix(torch.trunk), *([CHILDREN_ANCHOR] if resnet else [])]
+    bases: dict[str, str] = {}
+    for name in map(_modern, tensors):
+        anchor = next((anchor for anchor in anchors if f".{name}".endswith(f".{anchor}")), None)
+        if anchor:
+            base = name.removesuffix(anchor)
+            if anchor != CHILDREN_ANCHOR or f"{base}0.weight" in tensors:
+                bases.setdefault(base, anchor)
     networks = []
-    for base in bases:
+    for base, anchor in bases.items():
         names: dict[str, str] = {}
         for name in tensors:
             if not name.startswith(base) or name.endswith("num_batches_tracked"):
                 continue
-            own = _own_name(family, base, name)
-            if own in names:
-                raise CheckpointError(f"the keys {names[own]} and {name} both stand for {own}")
-            names[own] = name
-        networks.append(_Network(family, base, names))
+            rest = _modern(name).removeprefix(base)
+            first, _, others = rest.partition(".")
+            if anchor == CHILDREN_ANCHOR and first in CHILDREN:
+                rest = f"{CHILDREN[first]}.{others}"
+            elif anchor != torch.anchor and anchor != CHILDREN_ANCHOR and _DENSE_MODULE.fullmatch(first):
+                rest = torch.trunk + rest
+            if rest in names:
+                raise CheckpointError(f"the keys {names[rest]} and {name} both stand for {rest}")
+            names[rest] = name
+        networks.append(_Network(base, names))
     return networks
 
 
 def _choose(
-    networks: Sequence[_Network], wanted: dict[str, tuple[int, ...]], anew: set[str], stem: str, channels: int,
-    model: str, key: str, tensors: Tensors,
+    networks: Sequence[_Network], wanted: dict[str, tuple[int, ...]], anew: set[str], own: set[str], stem: str,
+    channels: int, model: str, key: str, tensors: Tensors,
 ) -> _Network:  # fmt: skip
     """The network to take; a warning names others that would do as well.
 
@@ -384,20 +404,20 @@ def _choose(
       CheckpointError: none fits; tells what is wrong with the one that comes nearest.
     """
     if not networks:
-        others = [other for other in HEADS if _networks(other, tensors)]
-        hint = f"they are a {others[0]}'s" if others else "is this a state dict?"
+        kin = [name for name, other in NETWORKS.items() if other.torch and _networks(other.torch, set(), tensors)]
+        hint = f"they are named as a {kin[0]}'s" if kin else "is this a state dict?"
         holds = f"it holds {_grouped(list(tensors))}; {hint}" if tensors else "it holds no tensors at all"
         raise CheckpointError(f"these are not the weights of a {model}: {holds}")
     asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
     if not asked:
         raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
-    troubles = [_troubles(network, wanted, anew, stem, channels, tensors) for network in asked]
+    troubles = [_troubles(network, wanted, anew, own, stem, channels, tensors) for network in asked]
     fitting = [network for network, told in zip(asked, troubles, strict=True) if not any(told.values())]
     if not fitting:
         nearest = min(troubles, key=lambda told: sum(map(len, told.values())))
         only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
-        hint = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
-        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *hint]))
+        advice = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
+        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *advice]))
     chosen = next((network for network in fitting if network.averaged), fitting[0])
     if others := [network.key for network in fitting if network is not chosen]:
         kind = " (averaged weights)" if chosen.averaged else ""
@@ -406,10 +426,10 @@ def _choose(
 
 
 def _troubles(
-    network: _Network, wanted: dict[str, tuple[int, ...]], anew: set[str], stem: str, channels: int, tensors: Tensors
+    network: _Network, wanted: dict[str, tuple[int, ...]], anew: set[str], own: set[str], stem: str, channels: int,
+    tensors: Tensors,
 ) -> dict[str, list[str]]:  # fmt: skip
-    """What of the trunk is not as wanted, by kind. What lies outside the trunk's own modules is no trouble."""
-    own = OWN[network.family]
+    """What of the trunk is not as wanted, by kind. What lies outside the trunk's `own` modules is no trouble."""
     shapes = {name: tuple(tensors[key].shape) for name, key in network.names.items() if name in wanted}
     wanted = dict(wanted)
     if stem in shapes and len(shapes[stem]) == 4:
@@ -418,7 +438,9 @@ def _troubles(
     return {
         "missing": [name for name in wanted if name not in network.names],
         "unexpected": [
-            key for name, key in network.names.items() if own.match(name) and name not in wanted and name not in anew
+            key
+            for name, key in network.names.items()
+            if name.split(".")[0] in own and name not in wanted and name not in anew
         ],
         "misshaped": [f"{network.names[n]} {shapes[n]} for {wanted[n]}" for n in shapes if shapes[n] != wanted[n]],
     }
@@ -490,12 +512,13 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
     if kernel is not None and (seen, channels) == (1, 3):
         flat[stem_path(model)] = unfold_stem(kernel, offset, mean, std)
     head = flat.get(("params", "head", "bias"), np.zeros(0))
-    names = torch_names(model, len(head) or len(FINDINGS))
-    arrays = {names[path].name if path in names else "/".join(path): _to_torch(value) for path, value in flat.items()}
-    family = _family(model)
+    names = torch_names(model, len(head) or 14)
+    arrays = {
+        names[path].name if path in names else "/".join(path): _to_torch(path, value) for path, value in flat.items()
+    }
     wanted, stem = {slot.name: slot.shape for slot in names.values()}, names[stem_path(model)].name
-    whole_network = _Network(family, "", {name: name for name in arrays})
-    troubles = _troubles(whole_network, wanted, set(), stem, channels, arrays)
+    whole_network = _Network("", {name: name for name in arrays})
+    troubles = _troubles(whole_network, wanted, set(), set(), stem, channels, arrays)
     troubles["unexpected"] = [name for name in arrays if name not in wanted]
     if any(troubles.values()):
         raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(troubles)]))
@@ -529,7 +552,8 @@ class About:
     """Whose the weights of a folder are, and how they want their films.
 
     `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side;
-    `fresh` are torchvision's names of the arrays that are left out, for a run to draw anew.
+    `findings` are the outputs of the head, where there is one; `fresh` are torchvision's names of the arrays that are
+    left out, for a run to draw anew.
     """
 
     model: str
@@ -537,6 +561,7 @@ class About:
     std: float
     source: str
     size: int = 224
+    findings: tuple[str, ...] = FINDINGS
     fresh: tuple[str, ...] = ()
 
 
@@ -557,7 +582,8 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
       CheckpointError: the folder holds none, or broken ones.
     """
     try:
-        about = About(**json.loads((folder / ABOUT).read_text()))
+        fields = json.loads((folder / ABOUT).read_text())
+        about = About(**{**fields, "findings": read_findings(fields.get("findings"))})
         if not (isinstance(about.model, str) and abs(about.mean) < 1e6 and 0 < about.std < 1e6):
             raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
         if not (isinstance(about.fresh, list | tuple) and all(isinstance(name, str) for name in about.fresh)):
@@ -576,10 +602,10 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
 def main() -> None:
     """The command line: imports a file into a folder that `--checkpoint` and `--config.init_from` take."""
     values = flags.FlagValues()
-    flags.DEFINE_string("model", None, "resnet18, resnet34, resnet50, densenet121, densenet169.", flag_values=values)
+    flags.DEFINE_enum("model", None, [n for n, a in NETWORKS.items() if a.torch], "The network.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
-    flags.DEFINE_boolean("head", True, "Keep a head of the 14 findings; --nohead leaves any out.", flag_values=values)
+    flags.DEFINE_boolean("head", True, "Keep a head with an output a finding; --nohead: none.", flag_values=values)
     flags.DEFINE_string(
         "findings", None, "A file that names the head's outputs in their order, one a line (an empty line: an output "
         "without a name), or the names with commas; by default ChestX-ray14's 14.", flag_values=values,
@@ -603,14 +629,14 @@ def main() -> None:
         mean, std = (tuple(map(float, numbers)) for numbers in (values.source_mean, values.source_std))
     except ValueError as error:
         raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
-    named = {} if values.findings is None else {"findings": read_findings(values.findings)}
+    named = {} if values.findings is None else {"findings": names_in(values.findings)}
     import_file(
         values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, source_mean=mean, source_std=std,
         fresh=values.fresh, key=values.key, **named,
     )  # fmt: skip
 
 
-def read_findings(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
     """What `--findings` says: the names in a file, one a line or with commas between them, or the names themselves.
 
     Raises:
@@ -626,7 +652,7 @@ def read_findings(text: str) -> tuple[str, ...]:
             raise ConfigError(f"--findings={text}: no such file; it holds the names of the head's outputs, one a line")
         return tuple(name.strip() for name in text.split(","))
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip("\r\n").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"--findings={text} cannot be read as text: {reason_of(error)}") from None
     if len(lines) == 1:
@@ -635,33 +661,36 @@ def read_findings(text: str) -> tuple[str, ...]:
 
 
 def import_file(
-    model: str, path: Path, out: Path, size: int = 224, fresh: Sequence[str] = (), **options: Any
+    model: str, path: Path, out: Path, size: int = 224, findings: Sequence[str] = FINDINGS,
+    fresh: Sequence[str] = (), **options: Any,
 ) -> About:  # fmt: skip
     """Reads `path`, folds its stem into a grey one, and writes the folder `out`; says what was taken, and what was not.
 
-    `size` is the side of the films to predict from; `fresh` and `options` are those of `convert_state_dict`.
+    `size` is the side of the films to predict from; the others are those of `convert_state_dict`.
 
     Raises:
       ChexjaxError: as for `read_state_dict`, `convert_state_dict` and `save_weights`; the file is named.
     """
+    _, kept_findings = outputs_of(findings)
     state_dict = read_state_dict(path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            variables = convert_state_dict(model, state_dict, input_channels=1, fresh=fresh, **options)
+            variables = convert_state_dict(
+                model, state_dict, input_channels=1, findings=findings, fresh=fresh, **options
+            )  # fmt: skip
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
     names = [slot.name for key, slot in torch_names(model).items() if key[1] != "head"]
     anew = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in fresh))
-    about = About(model, MEAN, STD, path.name, size, anew)
+    about = About(model, MEAN, STD, path.name, size, kept_findings, anew)
     save_weights(out, variables, about)
     for warning in caught:
         print(warning.message)
     if anew:
         print(f"left out, for a run to draw anew: {_grouped(anew)}")
     kept = "head" in variables["params"]
-    ordered = "ChestX-ray14's order" + (", as it was taken to be" if "findings" not in options else "")
-    head = f"its head, whose outputs are in {ordered}" if kept else "no head"
+    head = f"its head, whose outputs are taken to be {', '.join(kept_findings)}" if kept else "no head"
     print(f"{out}: a {model} of {path.name} for grey films, with {head}")
     return about
 

@@ -1,5 +1,6 @@
 """Where a new run's weights come from: `config.init_from`, imported weights or the workdir of an earlier run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,16 @@ PyTree = Any
 
 
 def start_from(
-    config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...]
+    config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...],
+    findings: Sequence[str],
 ) -> TrainState:  # fmt: skip
     """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
 
     Every array must be there and have its shape. A head, or other arrays, that were left out when the weights were
-    imported (`--nohead`, `--fresh`) stay the new ones, and that is said. The stem is brought to this run's `data.mean`
-    and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the same branches.
+    imported (`--nohead`, `--fresh`), and a head of other findings than `findings`, this run's, stay the new ones, and
+    that is said. The stem is brought to this run's
+    `data.mean` and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the
+    same branches.
 
     Raises:
       CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
@@ -37,12 +41,18 @@ def start_from(
     if not source:
         return state
     try:
-        variables, mean, std, missing = read(Path(source).expanduser(), name)
+        variables, mean, std, theirs, missing = read(Path(source).expanduser(), name)
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
-    fresh = {"params": state.params, "batch_stats": state.batch_stats}
-    told = "head included" if has_head(variables) else "new head"
-    variables = renormalize(variables, mean, std, config)
+    fresh = {"params": state.params, **state.collections}
+    told = "new head" if not has_head(variables) else "head included"
+    variables = renormalize(variables, mean, std, config, config.networks[name].model)
+    if has_head(variables) and tuple(theirs) != tuple(findings):
+        if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
+            variables = in_order(variables, [theirs.index(finding) for finding in findings])
+        else:
+            told = f"new head, for its own is of {first_ten(list(theirs))}"
+            variables = without_head(variables, state)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
         variables, anew = fill({**variables, "params": params}, missing, fresh)
@@ -60,11 +70,12 @@ def start_from(
     say(f"{name}: starts from {source}, {told}")
     variables = jax.tree.map(jnp.array, variables)
     average = state.average and jax.tree.map(jnp.copy, variables)
-    return state.replace(params=variables["params"], batch_stats=variables["batch_stats"], average=average)
+    collections = {key: variables[key] for key in state.collections}
+    return state.replace(params=variables["params"], collections=collections, average=average)
 
 
-def read(path: Path, name: str) -> tuple[PyTree, float, float, set[Key]]:
-    """Variables, the mean and spread of the films that they expect, and the paths of arrays left out on import.
+def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], set[Key]]:
+    """Variables, the mean and spread of their films, the findings of their head, the paths of arrays left out.
 
     Of several networks in a workdir the namesake.
 
@@ -75,13 +86,13 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, set[Key]]:
         variables, about = load_weights(path)
         arrays = torch_names(about.model) if about.fresh else {}
         missing = {path for path, slot in arrays.items() if slot.name in about.fresh}
-        return variables, about.mean, about.std, missing
+        return variables, about.mean, about.std, about.findings, missing
     best = restore_best(path)
     names = list(best.variables)
     if name not in names and len(names) > 1:
         raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
     data = best.config.data
-    return best.variables[name if name in names else names[0]], data.mean, data.std, set()
+    return best.variables[name if name in names else names[0]], data.mean, data.std, best.findings, set()
 
 
 def fill(variables: PyTree, missing: set[Key], other: PyTree) -> tuple[PyTree, list[Key]]:
@@ -104,10 +115,24 @@ def has_head(variables: PyTree) -> bool:
     return "head" in variables["params"] or "branch" in variables["params"]
 
 
-def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict) -> PyTree:
+def in_order(variables: PyTree, outputs: Sequence[int]) -> PyTree:
+    """The same with the outputs of its head in another order."""
+    head = {key: np.asarray(leaf)[..., np.array(outputs)] for key, leaf in variables["params"]["head"].items()}
+    return {**variables, "params": {**variables["params"], "head": head}}
+
+
+def without_head(variables: PyTree, state: TrainState) -> PyTree:
+    """The same with no head; of a network with branches, with the heads of `state`, if that has branches, too."""
+    params = {part: tree for part, tree in variables["params"].items() if part != "head"}
+    if "branch" in params and "branch" in state.params:
+        params["branch"] = {**params["branch"], "head": state.params["branch"]["head"]}
+    return {**variables, "params": params}
+
+
+def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, model: str) -> PyTree:
     """The same network for films normalised as this run's are; its stem then has an offset in any case."""
     variables = jax.tree.map(np.asarray, variables)
-    stem = stem_of(variables["params"])
+    stem = stem_of(model, variables["params"])
     offset = stem.get("offset", np.zeros_like(stem["kernel"]))
     if (mean, std) != (config.data.mean, config.data.std):
         kernels, offsets = (x.reshape(-1, *x.shape[-4:]) for x in (stem["kernel"], offset))

@@ -1,7 +1,7 @@
-"""One step a regime: pure functions of (states, batch), compiled with `jax.pmap` over the local devices.
+"""One step a regime: pure functions of (states, batch), compiled for every local device (see `devices.each_device`).
 
 A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
-returns the new states and what it measured. The axis of devices is called "data"; every device holds the whole state
+returns the new states and what it measured. Every device holds the whole state
 and a share of the batch, and gradients, batch statistics and measurements are averaged over it.
 """
 
@@ -14,21 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
-from chexjax.devices import meet
+from chexjax.devices import AXIS as AXIS
+from chexjax.devices import at_precision, each_device, mean_over_devices, meet
 from chexjax.models.network import Groups
-from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
+from chexjax.training.objectives import (
+    DIVERGENCES,
+    LOSSES,
+    SOFT_TARGETS,
+    binary_cross_entropy,
+    is_known,
+    mean_of_known,
+    means_of_known,
+    smooth,
+)
 from chexjax.training.state import TrainState, part_of
 
-AXIS: Final = "data"
+NO_STEP: Final = np.uint32(2**32 - 1)  # in the step's place in a key: what is folded from it no augmentation draws from
 
 PyTree = Any
 States = tuple[TrainState, ...]
-# For each network: "loss", "divergence", "gradient_norm" (networks,), and "cross_entropy" (networks, findings).
+# For each network: "loss", "divergence", "gradient_norm", "update_norm", "parameter_norm" (networks,), and (networks,
+# findings) each "cross_entropy", the mean over the films of which the finding is known (0 where there is none), and
+# "known", their share of the batch.
 Measured = dict[str, jax.Array]
 # A term that guides a network beside the labels: its logits -> a scalar.
 Guide = Callable[[jax.Array], jax.Array]
@@ -47,9 +58,9 @@ class Teacher:
 class Context:
     """What the steps of a run know beside its config.
 
-    `prevalence` is the share of training films with each finding, float (findings,); `groups` are those of the
-    branched networks; `teacher` is there in distillation alone. While `frozen`, heads learn alone, and the trunks
-    predict as in evaluation, by running statistics that stay as they are.
+    `prevalence` is the share of training films with each finding, among those of which it is known, float (findings,);
+    `groups` are those of the branched networks; `teacher` is there in distillation from networks alone. While `frozen`,
+    heads learn alone, and the trunks predict as in evaluation, by running statistics that stay as they are.
     """
 
     config: ConfigDict
@@ -62,11 +73,25 @@ class Context:
 class Fixed(NamedTuple):
     """What a step reads and never changes; arguments, so that one compiled step serves every seed and every teacher.
 
-    `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation.
+    `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation;
+    `targets` the soft targets of the training films where a table teaches: logits, float32 (films, findings), in the
+    order of their records, NaN where there is no target.
     """
 
     seed: Any
     teacher: dict[str, PyTree] = {}  # noqa: RUF012
+    targets: Any = None
+
+
+class Supervision(NamedTuple):
+    """This device's share of a batch's labels, float32 (films, findings), NaN where not known.
+
+    `known` is of how many films each finding is known, float32 (findings,): the mean over the devices, so that what
+    each divides by it averages to the mean over what is known in the whole batch.
+    """
+
+    labels: jax.Array
+    known: jax.Array
 
 
 Step = Callable[[States, Batch, Fixed], tuple[States, Measured]]
@@ -83,8 +108,15 @@ def supervised_step(
     move as they would in runs of their own.
     """
     images = prepare(batch, states[0].step, fixed.seed, context.config)
+    supervision = supervision_of(batch)
     learned = [
-        learn(state, linearize(state, images, context), batch["label"], turn, context)
+        learn(
+            state,
+            linearize(state, images, context, dropout_key(fixed.seed, state.step, turn)),
+            supervision,
+            turn,
+            context,
+        )
         for turn, state in enumerate(states)
     ]
     return gathered(learned)
@@ -94,7 +126,8 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     """The networks learn in turn, each from the labels and from what the others now predict.
 
     Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1; of more than two networks each learns from the mean
-    divergence to its peers (section 3.3). With "alternating" updates a network that has just
+    divergence to its peers (section 3.3). The labels' part is a mean over what is known; the divergence counts
+    everywhere, labelled or not. With "alternating" updates a network that has just
     moved predicts again, and the next one learns from that; with "simultaneous" all learn from the predictions with
     which the step began. A network that has not moved yet needs no second run: one linearisation gives the
     predictions that its peers learn from and, later, its own backward pass. So K networks cost K forward and K
@@ -103,37 +136,50 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
     images = prepare(batch, states[0].step, fixed.seed, context.config)
-    runs = [linearize(state, images, context) for state in states]
+    supervision = supervision_of(batch)
+    keys = [dropout_key(fixed.seed, state.step, turn) for turn, state in enumerate(states)]
+    runs = [linearize(state, images, context, key) for state, key in zip(states, keys, strict=True)]
     logits = [run.logits for run in runs]
     learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
         guide = towards(logits[:turn] + logits[turn + 1 :], divergence)
-        learned.append(learn(state, run, batch["label"], turn, context, guide, mutual.weight))
+        learned.append(learn(state, run, supervision, turn, context, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
             moved = learned[-1][0]
-            logits[turn], _ = predict(state, moved.params, images, context)
+            logits[turn], _ = predict(state, moved.params, images, context, keys[turn])
     return gathered(learned)
 
 
 def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -> tuple[States, Measured]:
     """The students learn from the labels and from a teacher that does not move (Hinton et al. 2015, section 2).
 
-    Student and teacher see the same augmented films. A teacher of several networks teaches by the mean of their
-    softened probabilities.
+    The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
+    mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
+    by the mean of their softened probabilities. A table of targets (`Fixed.targets`) says the same of a film however it
+    is augmented. A film and finding without a target learns from its label alone, which then has the weight 1 that the
+    two have together elsewhere: with no target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
-    assert teacher is not None
     images = augmented(batch, states[0].step, fixed.seed, context.config)
-    seen = normalize(images, teacher.mean, teacher.std)
-    targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
-    guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
+    supervision = supervision_of(batch)
+    soft_targets = partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature)
+    labels_weight: float | jax.Array = 1.0 - distill.weight
+    if teacher is None:
+        targets = fixed.targets[batch["film"]]
+        has_target = is_known(targets)
+        if distill.targets == "softmax":  # which takes all of a film's findings
+            has_target = jnp.broadcast_to(has_target.all(axis=-1, keepdims=True), targets.shape)
+        guide = towards([targets], partial(soft_targets, has_target=has_target))
+        labels_weight = jnp.where(has_target, labels_weight, 1.0)
+    else:
+        seen = normalize(images, teacher.mean, teacher.std)
+        outputs = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
+        guide = towards(outputs, soft_targets)
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
     for turn, state in enumerate(states):
-        run = linearize(state, own, context)
-        learned.append(
-            learn(state, run, batch["label"], turn, context, guide, distill.weight, labels_weight=1.0 - distill.weight)
-        )
+        run = linearize(state, own, context, dropout_key(fixed.seed, state.step, turn))
+        learned.append(learn(state, run, supervision, turn, context, guide, distill.weight, labels_weight))
     return gathered(learned)
 
 
@@ -150,8 +196,8 @@ def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -
 
     States, batch and what is fixed have a leading axis of local devices; the states given are consumed (donated).
     """
-    step = partial(STEPS[context.config.regime], context=context)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
+    step = at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context))
+    return each_device(step, out_axes=(0, None), donate_argnums=0, devices=devices)
 
 
 def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.Device] | None = None) -> Steps:
@@ -161,7 +207,7 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
     is an argument: one program serves every count, and so N steps in a call give bit for bit what N calls of one do.
     """
     # Compiled apart, so that it is traced once for its shapes and its use.
-    step = jax.jit(partial(STEPS[context.config.regime], context=context))
+    step = jax.jit(at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context)))
 
     def many(
         states: States, source: PyTree, fixed: Fixed, begin: jax.Array, count: jax.Array
@@ -177,8 +223,8 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
         empty = jax.tree.map(lambda one: jnp.zeros((most, *one.shape), one.dtype), measured)
         return jax.lax.fori_loop(0, count, body, (states, empty))
 
-    return jax.pmap(
-        many, AXIS, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
+    return each_device(
+        many, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
     )  # fmt: skip
 
 
@@ -208,7 +254,7 @@ class Run(NamedTuple):
 
     logits: jax.Array
     pull_back: Callable[[jax.Array], tuple[PyTree]]  # gradient of the logits -> gradient of the parameters
-    batch_stats: PyTree
+    collections: dict[str, PyTree]
 
 
 def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
@@ -221,13 +267,30 @@ def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: 
     return normalize(augmented(batch, step, seed, config), config.data.mean, config.data.std)
 
 
-def predict(state: TrainState, params: PyTree, images: jax.Array, context: Context) -> tuple[jax.Array, PyTree]:
-    """Logits in training mode, by the batch's own statistics; and the running statistics that follow."""
-    variables = {"params": params, "batch_stats": state.batch_stats}
+def dropout_key(seed: jax.Array | int, step: jax.Array | int, network: int) -> jax.Array:
+    """The key from which the `network`-th network draws in a step, on each device another.
+
+    It depends on the seed, the step, the network's index and the device's: a run that is resumed on as many devices
+    draws the same.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), NO_STEP), step)
+    return jax.random.fold_in(jax.random.fold_in(key, network), jax.lax.axis_index(AXIS))
+
+
+def predict(
+    state: TrainState, params: PyTree, images: jax.Array, context: Context, key: jax.Array
+) -> tuple[jax.Array, dict[str, PyTree]]:
+    """Logits in training mode, by the batch's own statistics; and the collections that follow.
+
+    Two calls with one `key` drop out the same units.
+    """
     if context.frozen:
-        return state.apply_fn(variables | {"params": only_heads(params)}, images, train=False), state.batch_stats
-    logits, mutated = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
-    return logits, mutated["batch_stats"]
+        variables = {"params": only_heads(params), **state.collections}
+        return state.apply_fn(variables, images, train=False), state.collections
+    variables = {"params": params, **state.collections}
+    kept = list(state.collections)
+    logits, mutated = state.apply_fn(variables, images, train=True, mutable=kept, rngs={"dropout": key})
+    return logits, state.collections | mutated
 
 
 def only_heads(params: PyTree) -> PyTree:
@@ -239,12 +302,12 @@ def only_heads(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(held, params)
 
 
-def linearize(state: TrainState, images: jax.Array, context: Context) -> Run:
+def linearize(state: TrainState, images: jax.Array, context: Context, key: jax.Array) -> Run:
     """One forward pass that keeps what the backward pass needs."""
-    logits, pull_back, batch_stats = jax.vjp(
-        lambda params: predict(state, params, images, context), state.params, has_aux=True
+    logits, pull_back, collections = jax.vjp(
+        lambda params: predict(state, params, images, context, key), state.params, has_aux=True
     )
-    return Run(logits, pull_back, batch_stats)
+    return Run(logits, pull_back, collections)
 
 
 def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Guide:
@@ -252,40 +315,67 @@ def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Arra
     return lambda logits: jnp.stack([distance(jax.lax.stop_gradient(other), logits) for other in others]).mean()
 
 
-def supervised_loss(logits: jax.Array, labels: jax.Array, turn: int, context: Context) -> jax.Array:
+def supervision_of(batch: Batch) -> Supervision:
+    """The batch's labels, and how many are known: a message of its own, of a number a finding, before the gradients'.
+
+    The backward pass needs to know by how much each film's gradient is divided, which depends on the other devices'
+    films; unlike the gradients', the message hides behind the forward pass.
+    """
+    labels = batch["label"].astype(jnp.float32)
+    return Supervision(labels, mean_over_devices(is_known(labels).sum(axis=0, dtype=jnp.float32)))
+
+
+def supervised_loss(
+    logits: jax.Array, supervision: Supervision, turn: int, context: Context, weights: jax.Array | None = None
+) -> jax.Array:
     """The labels' part of the `turn`-th network's objective, by `config.loss`: a scalar.
 
-    The mean over films and findings; of a branched network the sum over its branches of such means.
+    The mean over the films and findings that are known; of a branched network the sum over its branches of such means.
+    `weights` (films, findings) multiply each label's loss; the mean stays divided by the number that is known.
     """
     loss, network = context.config.loss, list(context.config.networks.values())[turn]
     positives = jnp.asarray(context.prevalence, jnp.float32)
     ratio = jnp.minimum((1.0 - positives) / jnp.maximum(positives, 1e-6), loss.positive_weight_limit)
-    each = LOSSES[loss.name](logits, smooth(labels.astype(jnp.float32), loss.label_smoothing), loss, ratio)
+    each = LOSSES[loss.name](logits, smooth(supervision.labels, loss.label_smoothing), loss, ratio)
+    if weights is not None:
+        each = each * weights
     if network.shared_stages is None:
-        return each.mean()
+        return mean_of_known(each, supervision.known)
     assert context.groups is not None
-    return sum((each[:, jnp.array(group)].mean() for group in context.groups), jnp.zeros(()))
+    groups = [jnp.array(group) for group in context.groups]
+    return sum((mean_of_known(each[:, group], supervision.known[group]) for group in groups), jnp.zeros(()))
 
 
 def learn(
     state: TrainState,
     run: Run,
-    labels: jax.Array,
+    supervision: Supervision,
     turn: int,
     context: Context,
     guide: Guide | None = None,
     guide_weight: float = 0.0,
-    labels_weight: float = 1.0,
+    labels_weight: float | jax.Array = 1.0,
 ) -> tuple[TrainState, Measured]:
-    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide."""
+    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide.
+
+    `labels_weight` is a number, or one for each film and finding.
+    """
 
     def objective(logits: jax.Array) -> tuple[jax.Array, Measured]:
-        loss, divergence = labels_weight * supervised_loss(logits, labels, turn, context), jnp.zeros(())
+        if isinstance(labels_weight, jax.Array):
+            loss = supervised_loss(logits, supervision, turn, context, labels_weight)
+        else:
+            loss = labels_weight * supervised_loss(logits, supervision, turn, context)
+        divergence = jnp.zeros(())
         if guide is not None:
             divergence = guide(logits)
             loss += guide_weight * divergence
-        cross_entropy = binary_cross_entropy(logits, labels).mean(axis=0)
-        return loss, {"loss": loss, "cross_entropy": cross_entropy, "divergence": divergence}
+        return loss, {
+            "loss": loss,
+            "cross_entropy": means_of_known(binary_cross_entropy(logits, supervision.labels), supervision.known),
+            "known": supervision.known / len(supervision.labels),
+            "divergence": divergence,
+        }
 
     upstream, measured = jax.grad(objective, has_aux=True)(run.logits)
     (gradients,) = run.pull_back(upstream)
@@ -294,20 +384,24 @@ def learn(
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
     """Averages over the devices, then moves the network (and the moving average of its weights)."""
-    gradients, batch_stats, measured = averaged((gradients, run.batch_stats, measured))
-    state = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
-    if state.average is not None:
-        now = {"params": state.params, "batch_stats": batch_stats}
-        state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
-    return state, measured | {"gradient_norm": optax.tree.norm(gradients)}
+    gradients, collections, measured = mean_over_devices((gradients, run.collections, measured))
+    updates, memory = state.tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average and follow({"params": params, **collections}, state.average, 1.0 - state.average_decay)
+    norms = {"gradient_norm": gradients, "update_norm": updates, "parameter_norm": params}
+    state = state.replace(
+        step=state.step + 1, params=params, collections=collections, opt_state=memory, average=average
+    )
+    return state, measured | {name: optax.tree.norm(tree) for name, tree in norms.items()}
 
 
-def averaged(tree: PyTree) -> PyTree:
-    """The mean over the devices, as one message: of hundreds of small ones each would wait for the network."""
-    if jax.lax.axis_size(AXIS) == 1:
-        return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, AXIS))
+def follow(new: PyTree, average: PyTree, share: float) -> PyTree:
+    """The moving average, `share` of the way towards `new`; of what is no real number, as a counter, the new value."""
+
+    def moved(value: jax.Array, mean: jax.Array) -> jax.Array:
+        return optax.incremental_update(value, mean, share) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+
+    return jax.tree.map(moved, new, average)
 
 
 def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:

@@ -20,27 +20,31 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from chexjax.errors import CheckpointError, ConfigError
+from chexjax.export import to_torch
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 from chexjax.models.layers import Conv
 from chexjax.models.torch_weights import (
+    ABOUT,
     IMAGENET_MEAN,
     IMAGENET_STD,
     convert_state_dict,
     import_file,
     load_weights,
-    read_findings,
+    names_in,
     read_state_dict,
     to_state_dict,
     torch_names,
 )
 from chexjax.models.weight_files import find_tensors
+from chexjax.workdir.restore import restore_best
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
 from tests.torch_networks import create_torch_network, shake  # noqa: E402  # it imports torch
 
 FIVE = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
+LATER = ("resnet101", "resnet152", "densenet201", "mobilenet_v2", "convnext_tiny", "convnext_small")
 SOAK = bool(os.environ.get("CHEXJAX_SOAK"))
 MEAN, STD = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 
@@ -64,6 +68,9 @@ BOUNDED = {
     "densenet169": [(224, 1)],
 }
 FORMS = [(name, *form) for name in FIVE for form in BOUNDED["resnet18" if SOAK else name]]
+FORMS += [(name, 224, 3) for name in ("mobilenet_v2", "convnext_tiny")]
+FORMS += [("mobilenet_v2", 96, 1), ("convnext_tiny", 95, 1), ("convnext_small", 64, 3)]
+FORMS += [("resnet101", 64, 3), ("resnet152", 64, 1), ("densenet201", 64, 1)]
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), FORMS)
@@ -128,7 +135,7 @@ def assert_same(found, expected) -> None:
         np.testing.assert_array_equal(found[path], value)
 
 
-@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("name", FIVE + LATER)
 def test_names_and_shapes_are_those_of_torch(name: str) -> None:
     network = create_torch_network(name)
     theirs = {key: tuple(x.shape) for key, x in network.state_dict().items() if "num_batches" not in key}
@@ -197,7 +204,7 @@ def test_everything_that_does_not_fit_is_listed(resnet) -> None:
 def test_weights_of_another_network_are_refused(resnet, densenet) -> None:
     with pytest.raises(CheckpointError, match=r"not the weights of a resnet34\nmissing \d+: .*layer4\.2\.bn2"):
         convert_state_dict("resnet34", resnet)
-    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18: .* they are a densenet's"):
+    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18: .* they are named as a densenet121's"):
         convert_state_dict("resnet18", densenet)
     with pytest.raises(CheckpointError, match=r"features.conv0.weight \(64, 4, 7, 7\) for \(64, 1, 7, 7\)"):
         convert_state_dict("densenet121", densenet | {"features.conv0.weight": np.zeros((64, 4, 7, 7))}, 1)
@@ -231,27 +238,48 @@ def test_a_head_of_another_size_is_dropped_by_name(resnet) -> None:
     assert kept["params"]["head"]["kernel"].shape == (512, 1000)
 
 
-def test_a_head_in_another_order_or_of_more_outputs_is_brought_into_ours(resnet, tmp_path: Path) -> None:
-    """Each output's weights are its own number: those of the findings come out in their order."""
+def test_of_a_head_with_more_outputs_ours_are_kept_in_our_order(resnet, tmp_path: Path) -> None:
+    """Each output's weights are its own number, so the numbers say which were taken."""
     names = ["Lung Opacity", "", *(name.replace("_", " ").lower() for name in FINDINGS[::-1]), ""]
     weights = resnet | {"fc.weight": np.repeat(np.arange(17.0)[:, None], 512, 1), "fc.bias": np.arange(17.0)}
     found = convert_state_dict("resnet18", weights, findings=names)["params"]["head"]
     np.testing.assert_array_equal(found["bias"], np.arange(15.0, 1.0, -1))
     np.testing.assert_array_equal(found["kernel"][3], found["bias"])
-    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
-    assert list(read_findings(str(tmp_path / "names.txt"))) == names[:-1]  # the last line's end is no line of its own
     (tmp_path / "names.txt").write_text("\n".join(names[:-1]) + "\n\n")
+    assert list(names_in(str(tmp_path / "names.txt"))) == names
+    torch.save({key: torch.from_numpy(np.asarray(x)) for key, x in weights.items()}, tmp_path / "a.pth")
+    about = import_file("resnet18", tmp_path / "a.pth", tmp_path / "out", 32, findings=names)
+    assert about.findings == FINDINGS
     with pytest.raises(ConfigError, match="16 findings are named, for the 17 outputs"):
         convert_state_dict("resnet18", weights, findings=names[:-1])
-    with pytest.raises(ConfigError, match="hernia stand twice"):
+    with pytest.raises(ConfigError, match="'Hernia' is there twice"):
         convert_state_dict("resnet18", weights, findings=["hernia", *names[1:]])
-    with pytest.warns(UserWarning, match="none of its outputs is Hernia"):
-        assert (
-            "head"
-            not in convert_state_dict("resnet18", weights, findings=["" if n == "hernia" else n for n in names])[
-                "params"
-            ]
-        )
+    few = convert_state_dict("resnet18", weights, findings=["Rust", *[""] * 15, "Moss"])["params"]["head"]
+    assert few["bias"].tolist() == [0, 16]
+
+
+def test_a_head_of_other_findings_is_kept_with_their_names(resnet, tmp_path: Path) -> None:
+    few = {key: x[:3] if key.startswith("fc.") else x for key, x in resnet.items()}
+    torch.save({key: torch.from_numpy(x) for key, x in few.items()}, tmp_path / "few.pth")
+    for name, path, findings in (("few", "few.pth", ("Rust", "Moss", "Hernia")), ("back", "all.pth", FINDINGS[::-1])):
+        if name == "back":
+            torch.save({key: torch.from_numpy(x) for key, x in resnet.items()}, tmp_path / path)
+        import_file("resnet18", tmp_path / path, tmp_path / name, 32, findings=findings)
+        variables, about = load_weights(tmp_path / name)
+        assert about.findings == findings
+        assert variables["params"]["head"]["bias"].tolist() == resnet["fc.bias"][: len(findings)].tolist()
+        restored = restore_best(tmp_path / name)
+        assert restored.findings == findings
+        assert restored.models["net1"].num_outputs == len(findings)
+        arrays, told = to_torch(restored, "net1", 3)
+        assert json.loads(told["findings"]) == list(findings)
+        assert len(arrays["fc.bias"]) == len(findings)
+    with pytest.raises(ConfigError, match="'Rust' is there twice"):
+        import_file("resnet18", tmp_path / "few.pth", tmp_path / "c", 32, findings=("Rust", "Rust", "Moss"))
+    about = json.loads((tmp_path / "back" / ABOUT).read_text())
+    del about["findings"]  # as a folder of before they were kept has it
+    (tmp_path / "back" / ABOUT).write_text(json.dumps(about))
+    assert load_weights(tmp_path / "back")[1].findings == FINDINGS
 
 
 def test_a_backbone_without_a_head_is_taken_as_it_is(resnet) -> None:
@@ -372,13 +400,34 @@ def test_the_offset_learns_too(resnet) -> None:
     assert gradient[0, 0, 0, 0] == 2 * 2 * 2
 
 
+@pytest.mark.parametrize(("name", "stem"), [("mobilenet_v2", "features.0.0"), ("convnext_tiny", "features.0.0")])
+def test_other_stems_fold_and_unfold_too(name: str, stem: str) -> None:
+    network = shake(create_torch_network(name))
+    weights = numpy_dict(network)
+    films = (np.random.default_rng(0).uniform(size=(2, 64, 64, 1)).astype(np.float32) - MEAN) / STD
+    expected = logits_of(network, films)
+    back = to_state_dict(name, convert_state_dict(name, weights, 1), channels=3)
+    assert np.abs(back[f"{stem}.weight"] - weights[f"{stem}.weight"]).max() > 1e-3
+    network.load_state_dict({key: torch.from_numpy(x) for key, x in back.items()})
+    np.testing.assert_allclose(logits_of(network, films), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_head_behind_a_norm_is_dropped_alone() -> None:
+    weights = numpy_dict(create_torch_network("convnext_tiny", num_outputs=1000))
+    with pytest.warns(UserWarning, match=r"dropped \(classifier\.2\.weight, classifier\.2\.bias\)"):
+        variables = convert_state_dict("convnext_tiny", weights)
+    assert set(variables["params"]) == {"trunk", "norm"}
+
+
 # There and back
 
 
-def test_a_state_dict_survives_the_way_there_and_back(densenet) -> None:
-    back = to_state_dict("densenet121", convert_state_dict("densenet121", densenet), channels=3)
-    assert back.keys() == densenet.keys()
-    for key, value in densenet.items():
+@pytest.mark.parametrize("name", ["densenet121", *LATER])
+def test_a_state_dict_survives_the_way_there_and_back(name: str) -> None:
+    weights = numpy_dict(shake(create_torch_network(name)))
+    back = to_state_dict(name, convert_state_dict(name, weights), channels=3)
+    assert back.keys() == weights.keys()
+    for key, value in weights.items():
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(back[key], value)
 

@@ -31,7 +31,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 
 def started(config: ConfigDict, name: str, groups=None):
     model = create_network(config, name, groups)
-    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE)
+    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE, FINDINGS)
 
 
 def logits_of(workdir: Path, name: str) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_each_network_of_a_pair_starts_from_its_own(
 def test_without_a_source_the_weights_are_new(small_baseline: ConfigDict) -> None:
     model = create_network(small_baseline, "net1")
     state = create_state(small_baseline, "net1", model, SHAPE, 10)
-    assert start_from(small_baseline, "net1", model, state, SHAPE) is state
+    assert start_from(small_baseline, "net1", model, state, SHAPE, FINDINGS) is state
     assert "offset" not in state.params["trunk"]["conv1"]
 
 
@@ -103,7 +103,7 @@ def test_arrays_left_out_on_import_are_drawn_anew(small_baseline: ConfigDict, tm
     small_baseline.init_from = str(tmp_path / "part")
     _, state = started(small_baseline, "net1", groups)
     assert "new head, drawn anew: 25: trunk/layer4_" in capsys.readouterr().out
-    now, was = (flatten_dict({"p": s.params, "s": s.batch_stats}, sep="/") for s in (state, fresh))
+    now, was = (flatten_dict({"p": s.params, "s": s.collections["batch_stats"]}, sep="/") for s in (state, fresh))
     imported = flatten_dict({"p": whole["params"], "s": whole["batch_stats"]}, sep="/")
     for path in now:
         if "layer4" in path or "/head/" in path:
@@ -124,6 +124,25 @@ def test_a_file_of_weights_is_told_to_be_imported_first(small_baseline: ConfigDi
         small_baseline.init_from = str(path)
         with pytest.raises(CheckpointError, match=r"init_from of net1: .*\nimport weights first"):
             started(small_baseline, "net1")
+
+
+def test_a_head_of_other_findings_is_new_and_one_in_another_order_is_put_in_order(
+    small_baseline: ConfigDict, earlier: Path, tmp_path: Path, capsys
+) -> None:
+    variables = restore_best(earlier).variables["net1"]
+    small_baseline.init_from = str(tmp_path / "others")
+    save_weights(tmp_path / "others", variables, About("tiny", 0.4, 0.3, "file.pth", findings=("x", *FINDINGS[1:])))
+    _, state = started(small_baseline, "net1")
+    assert "new head, for its own is of 14: x, Cardiomegaly, " in capsys.readouterr().out
+    block = "layer1_0"
+    jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+    fresh = create_state(small_baseline, "net1", create_network(small_baseline, "net1"), SHAPE, 10)
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
+    small_baseline.init_from = str(tmp_path / "back")
+    save_weights(tmp_path / "back", variables, About("tiny", 0.4, 0.3, "file.pth", findings=FINDINGS[::-1]))
+    _, state = started(small_baseline, "net1")
+    for key, leaf in variables["params"]["head"].items():
+        np.testing.assert_array_equal(state.params["head"][key], np.asarray(leaf)[..., ::-1])
 
 
 def test_what_does_not_fit_is_listed(small_baseline: ConfigDict, earlier: Path, tmp_path: Path) -> None:
@@ -232,7 +251,7 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
 
     def remember(self, step, states, *rest):
         stopping = step == 3 and step not in kept
-        kept[step] = jax.device_get({"params": states["net1"].params, "batch_stats": states["net1"].batch_stats})
+        kept[step] = jax.device_get({"params": states["net1"].params, **states["net1"].collections})
         save(self, step, states, *rest)
         if stopping:
             raise KeyboardInterrupt
@@ -248,7 +267,7 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
         ends.append(checkpoints._load(4, ("networks", "training")))
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
-    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS)
+    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS, FINDINGS)
     model = create_network(config, "net1", groups)
     start = create_variables(model, config.seed, config.networks.net1.seed, SHAPE)
     was = {key: flatten_dict(dict(start[key]), sep="/") for key in ("params", "batch_stats")}

@@ -2,6 +2,8 @@
 
 The layout is that of the public download (Wang et al., CVPR 2017): `images/` or `images_001/images/` and so on,
 `Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`.
+Kaggle's copies are read, too: the resized sets (all films in one folder; `train_val_list_NIH.txt`) and the sample
+(`sample_labels.csv`, `sample/images/`), which has no lists.
 """
 
 import csv
@@ -14,32 +16,27 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from chexjax.errors import ConfigError, DataError, first_ten, printable
+from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders
+from chexjax.errors import DataError, first_ten, printable
+from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
 
-SPLITS: Final = ("train", "val", "test")
+SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
-ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
+# Of the NIH's download and, after the first two, of Kaggle's copies: the resized ones and the sample.
+FILM_FOLDERS: Final = ("images*/images*", "images*", "sample/images", "sample/sample/images", "")
 BOX_FILE: Final = "BBox_List_2017.csv"
 _BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
 
 
 @dataclass(frozen=True)
-class Box:
-    """Where a finding lies, in shares of the film's width and height."""
-
-    finding: str
-    left: float
-    top: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
 class Entry:
-    """A row of the entry file. `labels` is uint8 (14,) in the order of FINDINGS; an unknown age is -1."""
+    """A row of the entry file; an unknown age is -1.
+
+    `labels` is float32 (14,) in the order of FINDINGS: 0 absent, 1 present, between them soft, NaN not known.
+    """
 
     name: str
     labels: np.ndarray = field(repr=False, compare=False)
@@ -48,16 +45,17 @@ class Entry:
     sex: str
     view: str
     boxes: tuple[Box, ...] = ()
+    source: str = ""  # where films of several sources are put together
 
 
 def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file as (line number, column -> text).
+    """The rows of a CSV file, gzip or not, as (line number, column -> text).
 
     Raises:
       DataError: the file is absent, is no UTF-8 text, or lacks a column of `needed`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             missing = [column for column in needed if column not in columns]
@@ -68,19 +66,8 @@ def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str
                 yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
-
-
-def open_folder(config: ConfigDict) -> Path:
-    """The NIH folder that `config.data` names.
-
-    Raises:
-      ConfigError: none is named.
-    """
-    if not config.dir:
-        raise ConfigError(f"data.source is {config.source} but no folder is given; add --config.data.dir=NIH_FOLDER")
-    return Path(config.dir).expanduser()
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
@@ -93,7 +80,7 @@ def read_entries(folder: Path) -> dict[str, Entry]:
         raise DataError(f"{folder} is no folder; data.dir (--dir) must name the unpacked ChestX-ray14 download")
     paths = [folder / name for name in ENTRY_FILES if (folder / name).is_file()]
     if not paths:
-        raise DataError(f"{folder} holds neither {' nor '.join(ENTRY_FILES)}; is it an unpacked download?")
+        raise DataError(f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download?")
     return read_entry_file(paths[0], read_boxes(folder / BOX_FILE))
 
 
@@ -116,7 +103,7 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
             twice.append(name)
         entries[name] = Entry(
             name=name,
-            labels=np.array([finding in named for finding in FINDINGS], np.uint8),
+            labels=np.array([finding in named for finding in FINDINGS], np.float32),
             patient=printable(row["Patient ID"].strip()),
             age=parse_age(row.get("Patient Age", "")),
             sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
@@ -200,7 +187,7 @@ def read_splits(
     """
     lists = lists or folder
     if split == "official":
-        parts = {part: _read_list(lists / f"{part}_list.txt") for part in ("train_val", "test")}
+        parts = {part: _read_list(_list_path(lists, part)) for part in ("train_val", "test")}
         _check_names(parts, entries, lists)
         train_val = parts.pop("train_val")
         patients = np.array(sorted({entries[name].patient for name in train_val}))
@@ -209,7 +196,7 @@ def read_splits(
         parts["train"] = [name for name in train_val if entries[name].patient not in held_out]
         parts["val"] = [name for name in train_val if entries[name].patient in held_out]
     elif split == "arnoweng":
-        parts = {part: _read_list(lists / f"{part}_list.txt") for part in SPLITS}
+        parts = {part: _read_list(_list_path(lists, part)) for part in SPLITS}
     elif split == "folds":
         parts = {part: [] for part in SPLITS}
         for line, row in read_rows(lists / "folds.csv", ("Image Index", "fold")):
@@ -225,6 +212,12 @@ def read_splits(
         if not names:
             raise DataError(f"the {part} part of the {split!r} split of {lists} is empty")
     return parts
+
+
+def _list_path(lists: Path, part: str) -> Path:
+    """The list of a part, under the NIH's name or the one that a copy on Kaggle gives it."""
+    other = lists / f"{part}_list_NIH.txt"
+    return other if other.is_file() else lists / f"{part}_list.txt"
 
 
 def _read_list(path: Path) -> list[str]:
@@ -266,8 +259,48 @@ def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
     The names are only ever compared with what lies there, so none leads out of the folder; a link does, if it is there.
     """
     wanted = set(names)
-    found: dict[str, Path] = {}
-    for place in sorted([*folder.glob("images*/images"), *folder.glob("images*")]):
-        if place.is_dir():
-            found |= {path.name: path for path in place.iterdir() if path.name in wanted and path.exists()}
+    found = find_in_folders(folder, wanted, FILM_FOLDERS)
     return found, sorted(wanted - found.keys())
+
+
+def read(request: Request) -> Entries:
+    """The films of the folder as one source among others.
+
+    The parts are those of the NIH's or arnoweng's lists. Where the folder has no lists, as Kaggle's sample has none,
+    or `split` is neither, the films are still to be divided.
+
+    Raises:
+      DataError: see `read_entries` and `read_splits`.
+    """
+    folder = request.folder
+    entries = read_entries(folder)
+    lists = request.lists or folder
+    parts = {}
+    if request.split == "arnoweng":
+        parts = read_splits(folder, entries, "arnoweng", lists)
+    elif request.split == "official" and _list_path(lists, "test").is_file():
+        parts = {part: _read_list(_list_path(lists, part)) for part in (TRAIN_VAL, "test")}
+        _check_names(parts, entries, lists)
+        _check_patients(parts, entries)
+    split_of = {name: part for part, names in parts.items() for name in names}
+    films = [entries[name] for name in (split_of or entries)]
+    return Entries(
+        source="nih",
+        folder=folder,
+        findings=FINDINGS,
+        names=tuple(film.name for film in films),
+        files=tuple(film.name for film in films),
+        labels=np.stack([film.labels for film in films]).astype(np.float32),
+        patients=tuple(patient_number(film.patient) for film in films),
+        sexes=tuple(film.sex for film in films),
+        ages=np.array([film.age for film in films], np.int16),
+        views=tuple(film.view for film in films),
+        splits=tuple(split_of.get(film.name, "") for film in films),
+        boxes={film.name: film.boxes for film in films if film.boxes},
+        film_folders=FILM_FOLDERS,
+    )
+
+
+def patient_number(text: str) -> str:
+    """`00000061` as `61`: the entry file writes the one, the films' names the other."""
+    return text.lstrip("0") or "0"

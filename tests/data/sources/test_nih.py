@@ -68,7 +68,7 @@ def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str
 def test_a_folder_that_is_none_or_empty_or_binary(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no folder"):
         nih.read_entries(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds neither Data_Entry_2017_v2020\.csv nor"):
+    with pytest.raises(DataError, match=r"holds none of Data_Entry_2017_v2020\.csv, "):
         nih.read_entries(tmp_path)
     (tmp_path / "Data_Entry_2017.csv").write_bytes(b"\xff\xfe\x00\x80" * 9)
     with pytest.raises(DataError, match=r"Data_Entry_2017\.csv"):

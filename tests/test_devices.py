@@ -1,0 +1,80 @@
+"""What is lowered for a GPU or a TPU: the precision of its products. The programs are read, not run."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from chexjax.devices import at_precision, each_device, mean_over_devices, replicate, unreplicate
+from chexjax.evaluation.evaluator import create_predictor
+from chexjax.export import create_program
+from chexjax.models.configured import create_network
+from chexjax.predict import Classifier
+from chexjax.training.state import create_state
+from chexjax.training.steps import Context, Fixed, create_step
+from chexjax.workdir.restore import restore_best
+from tests.untrained import save_untrained
+
+FILMS = 4
+
+
+def precisions(compiled: Any, *arguments: Any) -> set[str]:
+    """Of every convolution and product in the program that a GPU would get."""
+    text = jax.jit(compiled).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+    assert products
+    found = set()
+    for product in products:
+        told = re.findall(r"precision (\w+)>|precision = \[(\w+), (\w+)\]", product)
+        found |= {word for row in told for word in row if word} or {"DEFAULT"}
+    return found
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_a_steps_products_have_the_precision_of_the_config(small_baseline: ConfigDict, precision: str) -> None:
+    """Forward, backward, and in the head."""
+    small_baseline.precision = precision
+    model = create_network(small_baseline, "net1")
+    states = (create_state(small_baseline, "net1", model, (32, 32, 1), 10),)
+    batch = {
+        "image": np.zeros((1, FILMS, 32, 32, 1), np.uint8),
+        "label": np.zeros((1, FILMS, 14), np.uint8),
+        "film": np.zeros((1, FILMS), np.int32),
+    }
+    devices = jax.devices()[:1]
+    step = create_step(Context(small_baseline, np.full(14, 0.1)), devices)
+    found = precisions(step, replicate(states, devices), batch, replicate(Fixed(np.int32(0)), devices))
+    assert found == {precision.upper()}
+
+
+def test_evaluation_prediction_and_export_compute_in_float32(small_baseline: ConfigDict, tmp_path: Path) -> None:
+    workdir = save_untrained(small_baseline, tmp_path / "run")
+    restored = restore_best(workdir)
+    films = np.zeros((1, FILMS, 32, 32, 1), np.uint8)
+    applied = {name: model.apply for name, model in restored.models.items()}
+    variables = jax.tree.map(lambda x: x[None], restored.variables)
+    assert precisions(create_predictor(applied, 0.5, 0.25), variables, films) == {"HIGHEST"}
+    classifier = Classifier.from_checkpoint(workdir)
+    assert precisions(classifier._apply, classifier._variables, films[0]) == {"HIGHEST"}
+    program = jax.jit(create_program(restored))
+    assert precisions(program, jax.ShapeDtypeStruct((FILMS, 40, 40), jnp.uint8)) == {"HIGHEST"}
+
+
+def test_a_gradient_taken_outside_has_the_precision_of_its_product() -> None:
+    gradient = jax.jit(jax.grad(at_precision("highest", lambda x, y: jnp.sum(x @ y))))
+    assert precisions(gradient, jnp.ones((4, 4)), jnp.ones((4, 4))) == {"HIGHEST"}
+
+
+def test_the_mean_over_devices_is_that_of_numpy() -> None:
+    count = jax.local_device_count()
+    tree = {"a": np.arange(count * 6, dtype=np.float32).reshape(count, 2, 3), "b": np.ones(count, np.float32)}
+    found = each_device(mean_over_devices)(tree)
+    for name, values in tree.items():
+        for one in np.asarray(found[name]):
+            np.testing.assert_allclose(one, values.mean(axis=0), rtol=1e-6)
+    assert jax.tree.map(np.asarray, unreplicate(replicate({"a": np.arange(3)})))["a"].tolist() == [0, 1, 2]
