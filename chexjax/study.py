@@ -16,10 +16,11 @@ import jax
 from absl import app, logging
 from ml_collections import ConfigDict
 
+from chexjax.devices import find_devices
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
 from chexjax.evaluation.tables import Table, as_markdown
-from chexjax.files import write_whole
+from chexjax.files import local_path, write_whole
 from chexjax.findings import FINDINGS
 from chexjax.formats import format_figure
 from chexjax.main import CONFIG, WORKDIR, parse
@@ -32,9 +33,10 @@ def main(argv: list[str]) -> None:
     from chexjax.training.logging import say
 
     with told_plainly():
+        find_devices()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
-        study, out = CONFIG.value, Path(WORKDIR.value or "").expanduser()
+        study, out = CONFIG.value, local_path(WORKDIR.value or "", "--workdir")
         found: dict[str, list[Results]] = {name: [] for name in chosen(study)}
         for seed in range(1, study.seeds + 1):
             for name in found:

@@ -6,14 +6,14 @@ from typing import Final
 from ml_collections import ConfigDict
 
 from chexjax.configs import fields
-from chexjax.configs.fields import Fields, choice, number, switch, text
+from chexjax.configs.fields import Fields, choice, number, path, switch, text
 from chexjax.errors import ConfigError
 
 FIELDS: Final[Fields] = {
     "regime": choice("supervised", keys_of="STEPS"),  # of training.steps
     # Of the data's order, the augmentation and, with each network's own, the first weights.
     "seed": number(0, 0, 2**31 - 1),
-    "init_from": text(),  # imported weights, or an earlier run's workdir, that new networks start from
+    "init_from": path(),  # imported weights, or an earlier run's workdir, that new networks start from
     "freeze_trunk_epochs": number(0.0, 0),  # for so many epochs the heads learn alone
     "mutual": {
         "updates": choice("alternating", "simultaneous"),  # a field "update" would hide a method of ConfigDict
@@ -21,7 +21,7 @@ FIELDS: Final[Fields] = {
         "weight": number(1.0, 0),
         "temperature": number(1.0, above=0),
     },
-    "teacher": text(),  # the workdir of the run that a student learns from
+    "teacher": path(),  # the workdir of the run that a student learns from
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
@@ -40,7 +40,7 @@ FIELDS: Final[Fields] = {
     "groups": {
         "by": choice("report", "cooccurrence", "embeddings"),  # groups of findings for branches, see training.groups
         "count": number(4, 1),  # of the groups that are clustered; at most the findings
-        "network": text(),  # embeddings: the workdir of the network that embeds the films
+        "network": path(),  # embeddings: the workdir of the network that embeds the films
     },
     "batch_size": number(16, above=0),  # over all devices
     "epochs": number(3.0, above=0),
@@ -54,8 +54,8 @@ FIELDS: Final[Fields] = {
     "log_every": number(20, above=0),  # steps between TensorBoard points
     "data": {
         "source": choice("phantom", keys_of="SOURCES"),  # simulated films; "chestxray14": an NIH folder
-        "dir": text(),  # the NIH folder
-        "cache": text(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
+        "dir": path(),  # the NIH folder
+        "cache": path(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
         "threshold": number(50, 1, 255, since="0.2"),  # grey levels
@@ -64,7 +64,7 @@ FIELDS: Final[Fields] = {
         "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
         "spare_wide": switch(False, since="0.2"),
         "split": choice("official", "arnoweng", "folds"),  # see data.sources.nih.read_splits
-        "lists": text(),  # the folder of the split's lists; "": data.dir
+        "lists": path(),  # the folder of the split's lists; "": data.dir
         "val_fraction": number(0.1, 0, 1),
         "split_seed": number(0, 0),
         "skip_unreadable": switch(False),
@@ -97,7 +97,7 @@ NETWORK: Final[Fields] = {
     "shared_stages": number(None, 0),  # None: one head; 0: specialists; 1 to 3: branches after it
     "seed": number(0, 0, 2**31 - 1),
     "optimizer": choice("adamw", "adam", "sgd"),
-    "init_from": text(),  # this network's own start; "": config.init_from
+    "init_from": path(),  # this network's own start; "": config.init_from
     "learning_rate": number(5e-4, 0),
     "head_learning_rate": number(0.0, 0),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
@@ -107,6 +107,9 @@ NETWORK: Final[Fields] = {
     "clip_norm": number(0.0, 0),  # of the gradient over all parameters; 0: none
     "average_decay": number(0.0, 0, 0.999999),  # of the moving average that evaluation then uses; 0: none
 }
+
+# The fields that may be None.
+OPTIONAL: Final = tuple(name for name, field in NETWORK.items() if field.default is None)
 
 
 def base() -> ConfigDict:
@@ -147,6 +150,16 @@ def complete(config: ConfigDict, later_only: bool = False) -> ConfigDict:
             if isinstance(networks[name], ConfigDict):
                 fields.complete(networks[name], NETWORK, later_only)
     return whole
+
+
+def retype(config: ConfigDict) -> ConfigDict:
+    """The config, whose values went through JSON, with the fields' own types."""
+    fields.retype(config, FIELDS)
+    networks = config.get("networks")
+    for name in networks if isinstance(networks, ConfigDict) else ():
+        if isinstance(networks[name], ConfigDict):
+            fields.retype(networks[name], NETWORK)
+    return config
 
 
 def check(config: ConfigDict, tables: Mapping[str, Collection[str]]) -> None:

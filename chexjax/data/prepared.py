@@ -29,8 +29,9 @@ from chexjax.data.images import MAX_SIDE, read_grey
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
 from chexjax.data.sources import SOURCES
 from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
+from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
-from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
+from chexjax.files import cell, local_path, manifest_troubles, own_folder, text_of, write_manifest
 from chexjax.findings import FINDINGS
 from chexjax.runtime import parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
@@ -107,7 +108,7 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
       DataError: whatever is wrong with the folder (see `nih`), a film that is missing or does not decode (all are
         counted, the first ten named), or a disk that cannot take the records.
     """
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = local_path(folder, "the folder of films"), local_path(out, "the folder of prepared films")
     entries = read_entries(folder)
     lists = Path(recipe.lists).expanduser() if recipe.lists else folder
     splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed)
@@ -415,6 +416,7 @@ def main() -> None:
         recipe.check()
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
+    find_devices()
     prepared = prepare(values.dir, values.out, recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from chexjax.data.sources.nih import Entry, read_entry_file
+from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.evaluation.predictions import Matched, PredictionFile, match, read_predictions
 from chexjax.evaluation.summary import (
@@ -74,6 +75,7 @@ def main() -> None:
     if unknown := [kind for kind in values.by if kind not in GROUPINGS]:
         raise ConfigError(f"--by knows {', '.join(GROUPINGS)}, not {', '.join(map(repr, unknown))}")
 
+    find_devices()
     entries = read_entry_file(Path(values.labels))
     read = [read_predictions(Path(path)) for path in (values.predictions, values.against) if path]
     films, notes = match(entries, read)

@@ -39,6 +39,7 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS
@@ -451,6 +452,7 @@ def main() -> None:
         mean, std = (tuple(map(float, numbers)) for numbers in (values.source_mean, values.source_std))
     except ValueError as error:
         raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
+    find_devices()
     import_file(
         values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, findings=values.findings,
         source_mean=mean, source_std=std,
