@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 
 import jax
 
-from chexjax.errors import STOPPED_STATUS, ConfigError, fail, reason_of, warn
+from chexjax.errors import INTERRUPTED_STATUS, STOPPED_STATUS, ConfigError, fail, reason_of, warn
 
 PROCESSES: Final = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -120,7 +120,7 @@ def ended_together() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if _alone() or end.code in (0, STOPPED_STATUS):
+        if _alone() or end.code in (0, STOPPED_STATUS, INTERRUPTED_STATUS):
             raise
         leave(end.code if isinstance(end.code, int) else 1)
     except Exception as error:

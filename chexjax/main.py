@@ -69,4 +69,5 @@ def parse(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
-    app.run(main, flags_parser=parse)
+    with told_plainly():  # Ctrl-C before the work begins
+        app.run(main, flags_parser=parse)

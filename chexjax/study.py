@@ -199,4 +199,5 @@ def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
-    app.run(main, flags_parser=parse)
+    with told_plainly():  # Ctrl-C before the work begins
+        app.run(main, flags_parser=parse)

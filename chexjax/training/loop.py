@@ -18,7 +18,7 @@ from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
-from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
+from chexjax.errors import CheckpointError, ConfigError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.metrics import mean_over_findings
@@ -37,7 +37,7 @@ from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
 from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
-from chexjax.training.stopping import stop_on_sigterm
+from chexjax.training.stopping import stop_on_signals
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir
 from chexjax.workdir.lock import hold
@@ -51,7 +51,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
 
     Raises:
-      Stopped: SIGTERM came; the step it found is saved.
+      Stopped: SIGTERM or Ctrl-C came; the step it found is saved.
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
     config = common.complete(config)
@@ -76,7 +76,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
     checkpoints = Checkpoints(workdir, writing=True)
-    with stop_on_sigterm() as stop:
+    with stop_on_signals() as stop:
         latest = checkpoints.latest
         saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
@@ -149,7 +149,10 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         scalars.close()
         say(f"most memory that was in use: {peak_memory() / 2**20:,.0f} MiB")
     if step < last_step:
-        raise Stopped(f"stopped by SIGTERM after step {step} of {last_step}, which is saved; the same command goes on")
+        kind, by = (Interrupted, "Ctrl-C") if stop.interrupted else (Stopped, "SIGTERM")
+        raise kind(f"stopped by {by} after step {step} of {last_step}, which is saved; the same command goes on")
+    if stop.interrupted:
+        raise Interrupted(f"stopped by Ctrl-C after step {step}, the last; the same command evaluates the run")
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:
