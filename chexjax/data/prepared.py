@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -26,19 +26,30 @@ from absl import flags
 from PIL import Image
 
 from chexjax.data.images import MAX_SIDE, read_grey
-from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
+from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import SOURCES
-from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
+from chexjax.data.sources.nih import (
+    BOX_FILE,
+    ENTRY_FILES,
+    SPLITS,
+    Entry,
+    film_folders,
+    find_films,
+    find_table,
+    read_entries,
+    read_splits,
+)
 from chexjax.devices import find_devices
-from chexjax.errors import ConfigError, DataError, command, first_ten, printable
+from chexjax.errors import ConfigError, DataError, command, first_ten, printable, warn
 from chexjax.files import cell, local_path, manifest_troubles, own_folder, text_of, write_manifest
 from chexjax.findings import FINDINGS
-from chexjax.runtime import parse, progress_bar
+from chexjax.runtime import cache_folder, parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+NO_ROW: Final = "the entry file has no row of them"
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 
 
@@ -111,14 +122,19 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     folder, out = local_path(folder, "the folder of films"), local_path(out, "the folder of prepared films")
     entries = read_entries(folder)
     lists = Path(recipe.lists).expanduser() if recipe.lists else folder
-    splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed)
+    unknown: list[str] | None = [] if recipe.skip_unreadable else None
+    splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed, unknown)
     found, missing = find_films(folder, (name for names in splits.values() for name in names))
     if missing and not recipe.skip_unreadable:
+        places = [str(place.relative_to(folder)) for place in film_folders(folder)]
         raise DataError(
-            f"films are listed but missing in {folder}, {first_ten(missing)}\n"
+            f"films are listed but missing in {folder}, {first_ten(missing)}; looked in images*/ and images*/images*/, "
+            f"{first_ten(places) if places else 'and there is no such folder'}\n"
             "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
         )
-    skipped = dict.fromkeys(missing, "missing")
+    skipped = dict.fromkeys(unknown or [], NO_ROW) | dict.fromkeys(missing, "missing")
+    for reason, count in Counter(skipped.values()).items():
+        warn(f"{count:,} films of the lists are left out: {reason}")
     digest = _digest(folder, recipe, lists, splits, found)
     final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
@@ -209,6 +225,10 @@ def _digest(
     digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
     for name in (*ENTRY_FILES, BOX_FILE):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
+    for names in (ENTRY_FILES, (BOX_FILE,)):
+        table = find_table(folder, *names, report=False)
+        if table is not None and table.name not in names:  # see `nih`
+            digest.update(table.read_bytes())
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     digest.update(json.dumps([splits, sizes], sort_keys=True).encode())
     return digest.hexdigest()
@@ -389,7 +409,7 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
     flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
-    flags.DEFINE_string("out", None, "Where prepared sets are kept.", flag_values=values)
+    flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
     flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
@@ -405,9 +425,9 @@ def main() -> None:
     flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
     if rest := parse(sys.argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not values.dir or not values.out:
+    if not values.dir:
         raise ConfigError(
-            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER --out=DIR; --help says more"
+            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER [--out=DIR]; --help says more"
         )
     names = {field.name: "seed" if field.name == "split_seed" else field.name for field in fields(Recipe)}
     given: dict[str, Any] = {name: values[flag].value for name, flag in names.items()}
@@ -417,9 +437,12 @@ def main() -> None:
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
     find_devices()
-    prepared = prepare(values.dir, values.out, recipe)
+    out = local_path(values.out, "--out") if values.out else cache_folder()
+    prepared = prepare(values.dir, prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
+    cache = f"--config.data.cache={values.out} and " if values.out else ""
+    print(f"a run finds them by {cache}--config.data.dir={values.dir}, with the same options")
 
 
 if __name__ == "__main__":

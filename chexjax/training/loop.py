@@ -63,7 +63,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     began = time.monotonic()
-    films = open_films(config.data)
+    checkpoints = Checkpoints(workdir, writing=True)
+    latest = checkpoints.latest
+    saved = None if latest is None else checkpoints.metadata(latest)
+    films = open_films(config.data, saved["data"] if saved else "")
     say(films.summary())
 
     train_films = films.parts["train"].names
@@ -75,10 +78,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
-    checkpoints = Checkpoints(workdir, writing=True)
     with stop_on_signals() as stop:
-        latest = checkpoints.latest
-        saved = None if latest is None else checkpoints.metadata(latest)
         groups = choose_groups(config, films, saved)
         teacher = restore_others(config.teacher, "teacher", config) if config.regime == "distill" else None
         models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
@@ -164,10 +164,11 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     config = common.complete(config)
     check(config)
     check_config(workdir, config)
-    films = open_films(config.data)
     checkpoints = Checkpoints(workdir)
     best = restore_best(workdir, checkpoints)
-    history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
+    saved = checkpoints.metadata(checkpoints.latest or best.step)
+    films = open_films(config.data, saved["data"])
+    history = check_metadata(saved, films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )

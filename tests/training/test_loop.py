@@ -250,6 +250,30 @@ def test_films_that_changed_are_refused(
     assert {path: path.read_bytes() for path in run_through.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_goes_on_and_evaluates_without_the_raw_films(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, phantom_folder: Path, monkeypatch
+) -> None:
+    dml.data.dir = str(shutil.copytree(phantom_folder, tmp_path / "nih"))
+    add = loop.Window.add
+
+    def stop(self, step, *args):
+        if step == 2:
+            raise KeyboardInterrupt
+        add(self, step, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Window, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(dml, tmp_path / "run")
+    shutil.rmtree(tmp_path / "nih")
+    loop.train(dml, tmp_path / "run")
+    for found, expected in zip(weights(tmp_path / "run", 6, dml), weights(run_through, 6, dml), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    loop.evaluate(dml, tmp_path / "run")
+    both = [json.loads((path / "metrics.json").read_text())["networks"] for path in (tmp_path / "run", run_through)]
+    assert both[0] == both[1]
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
     dml: ConfigDict, tmp_path: Path, monkeypatch
 ) -> None:
