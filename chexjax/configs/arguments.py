@@ -128,11 +128,12 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
 def unknown_field(config: ConfigDict, path: str) -> str:
     """Says that there is no such field, and names those that may be meant."""
     paths = [each for each, _ in _walk(config)]
-    name = path.rpartition(".")[2]
+    above, _, name = path.rpartition(".")
     name = _ALIASES.get(name, name)
     names = [each.rpartition(".")[2] for each in paths]
     close = [name] if name in names else get_close_matches(name, names, n=3)
     meant = [each for each, last in zip(paths, names, strict=True) if last in close]
+    meant = [each for each in meant if each.rpartition(".")[0] == above] or meant
     meant.sort(key=lambda each: -SequenceMatcher(None, each, path).ratio())
     shown = f"; do you mean {' or '.join(f'config.{each}' for each in meant[:3])}?" if meant else ""
     return f"config has no field {printable(path)}{shown}"

@@ -45,9 +45,7 @@ class Field:
         if self.kind in (bool, str) or self._holds(value):
             return ""
         if self.above is not None:
-            return f"it must be above {self.above}"
-        if self.most is None:
-            return f"it must be at least {self.least}"
+            return f"it must be above {self.above} and at most {self.most}"
         return f"it must lie between {self.least} and {self.most}"
 
     def _holds(self, value: float) -> bool:
@@ -64,7 +62,7 @@ def number(
     default: float | None, least: float | None = None, most: float | None = None, *, above: float | None = None,
     since: str = "",
 ) -> Field:  # fmt: skip
-    """A number from `least` to `most`, or above `above`; a whole one where the default is, or where that is None."""
+    """A number from `least` to `most`, or above `above` and up to `most`; whole where the default is, or is None."""
     return Field(default, float if isinstance(default, float) else int, least, most, above, since=since)
 
 

@@ -158,6 +158,8 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
 def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:
     """Restores the best checkpoint of `workdir`, evaluates it on a split, and writes and prints the results.
 
+    The results are those of the run, in `workdir` itself, for the test films; for others they are in `workdir/SPLIT`.
+
     Raises:
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
@@ -179,7 +181,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         results = summarize_run(predictions, validation, history, config, best.step, split)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions)
         page = run_page(results, config, films.parts, predictions, history, examples)
-        write_run(workdir, results, predictions, history, page)
+        out = workdir if split == "test" else workdir / split
+        out.mkdir(exist_ok=True)
+        write_run(out, results, predictions, history, page)
         print(auroc_text(results))
     return predictions
 
@@ -349,7 +353,8 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir"
+            "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
+            "give their predictions (chexjax.predict) to chexjax.evaluation.score"
         )
     return list(metadata["history"])
 
