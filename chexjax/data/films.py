@@ -42,5 +42,6 @@ def _by_digest(config: ConfigDict, digest: str, error: DataError) -> Prepared:
         raise DataError(f"{error}{kept}") from error
     films = load(found[0])
     if jax.process_index() == 0:
-        warn(f"{error}; going on with the films as they were prepared for the checkpoint, in {films.path}")
+        reason = str(error).splitlines()[0]
+        warn(f"{reason}; going on with the films as they were prepared for the checkpoint, in {films.path}")
     return films

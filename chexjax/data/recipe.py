@@ -111,8 +111,8 @@ def cache_of(config: ConfigDict) -> Path:
 
 
 def prepared_below(cache: Path) -> Path:
-    """Where in a cache prepared films lie, whoever prepared them."""
-    return cache / "prepared"
+    """Where in a cache prepared films lie, whoever prepared them; a cache may be named by that very folder."""
+    return cache if cache.name == "prepared" else cache / "prepared"
 
 
 def find_prepared(config: ConfigDict, digest: str) -> list[Path]:

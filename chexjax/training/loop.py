@@ -39,7 +39,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
-from chexjax.workdir.config import check_config, claim_workdir
+from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
 from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
 
@@ -66,7 +66,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     checkpoints = Checkpoints(workdir, writing=True)
     latest = checkpoints.latest
     saved = None if latest is None else checkpoints.metadata(latest)
-    films = open_films(config.data, saved["data"] if saved else "")
+    films = open_films(config.data, digest_of(saved, config, workdir))
     say(films.summary())
 
     train_films = films.parts["train"].names
@@ -169,7 +169,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     checkpoints = Checkpoints(workdir)
     best = restore_best(workdir, checkpoints)
     saved = checkpoints.metadata(checkpoints.latest or best.step)
-    films = open_films(config.data, saved["data"])
+    films = open_films(config.data, digest_of(saved, config, workdir))
     history = check_metadata(saved, films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
@@ -341,6 +341,15 @@ def check_teacher(metadata: Metadata, teacher: Restored | None, config: ConfigDi
             f"{config.teacher} does not hold the weights that this run learned from until now\n"
             "bring the old teacher back, or train anew in another --workdir"
         )
+
+
+def digest_of(metadata: Metadata | None, config: ConfigDict, workdir: Path) -> str:
+    """The digest of a checkpoint's films, by which prepared ones are found when the raw ones are gone.
+
+    "" without a checkpoint, or where `data.dir` is not the run's own: a folder that is newly named must be there.
+    """
+    ours = read_config(workdir).data.dir == config.data.dir
+    return metadata["data"] if metadata is not None and ours else ""
 
 
 def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:

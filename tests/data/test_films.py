@@ -43,6 +43,9 @@ def test_what_the_command_prepared_is_what_a_run_opens(
 
     monkeypatch.setattr(prepared_module, "_write", refuse)
     assert f"prepared films: {open_films(data).path}\n" in told
+    if named:
+        data.cache = f"{data.cache}/prepared"  # as one may read it in what the command printed
+        assert f"prepared films: {open_films(data).path}\n" in told
 
 
 @pytest.mark.parametrize("gone", ["folder", "images", "tables"])

@@ -320,6 +320,9 @@ def test_a_run_goes_on_and_evaluates_without_the_raw_films(
     both = [json.loads((path / "metrics.json").read_text())["networks"] for path in (tmp_path / "run", run_through)]
     for name, network in both[1].items():
         assert both[0][name]["auroc"] == pytest.approx(network["auroc"], nan_ok=True)
+    dml.data.dir = str(tmp_path / "another")
+    with pytest.raises(DataError, match="another is no folder"):
+        loop.evaluate(dml, tmp_path / "run")
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
