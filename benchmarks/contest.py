@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from chexjax.devices import AXIS, each_device, replicate
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models.configured import AnyNetwork
 from chexjax.models.network import by_names
 from chexjax.runtime import keep_freed_memory
 from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, create_step
+from chexjax.training.steps import Context, Fixed, create_step
 
 Results = dict[str, Any]
 
@@ -76,9 +76,9 @@ def compile_step(
     states = tuple(
         create_state(config, name, model, shape, 10_000) for name, model in zip(config.networks, models, strict=True)
     )
-    placed, fixed = jax.pmap(lambda x: x)(batch), flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+    placed, fixed = each_device(lambda x: x)(batch), replicate(Fixed(np.int32(config.seed)))
     step: Any = create_step(Context(config, np.full(batch["label"].shape[-1], 0.1), groups))
-    arguments = [flax.jax_utils.replicate(states), placed, fixed]
+    arguments = [replicate(states), placed, fixed]
     return step.lower(*arguments).compile(), arguments
 
 

@@ -18,6 +18,10 @@ FREE: Final = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id",
     "opt-barrier", "add-dependency", "domain",
 }  # fmt: skip
+ELEMENTWISE: Final = {
+    "abs", "add", "and", "compare", "convert", "copy", "divide", "exponential", "log", "maximum", "minimum", "multiply",
+    "negate", "not", "or", "power", "rsqrt", "select", "sqrt", "subtract", "tanh",
+}  # fmt: skip
 COLLECTIVES: Final = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
 )  # fmt: skip
@@ -258,19 +262,38 @@ def _number(parameter: Instruction) -> int:
 
 
 def _read(value: Instruction, computation: Computation) -> int:
-    """Bytes of `value` that its users in `computation` read."""
-    total = 0
-    for user in computation.values():
-        if value.name not in user.operands:
-            continue
+    """Bytes of `value` that its users in `computation` read.
+
+    A kernel computes an element when it needs it: of what it slices after it has worked on each element by itself, it
+    reads no more than the slices.
+    """
+    elements = max(value.arrays[0].elements, 1)
+    needed = sum(_needed(value, computation, {}).values())
+    return min(math.ceil(value.bytes * needed / elements), value.bytes)
+
+
+def _needed(value: Instruction, computation: Computation, known: dict[str, dict[str, int]]) -> dict[str, int]:
+    """The last slices on the ways from `value` to the result, with their elements; so none counts twice.
+
+    Where a way has no slice, or the slices are more than the whole, it is `value` itself.
+    """
+    if value.name in known:
+        return known[value.name]
+    whole = {value.name: value.arrays[0].elements}
+    parts: dict[str, int] = {}
+    users = [user for user in computation.values() if value.name in user.operands]
+    for user in users:
         first_alone = user.operands[0] == value.name and user.operands.count(value.name) == 1
-        if user.opcode in ("slice", "dynamic-slice", "gather") and first_alone:
-            total += user.bytes
-        elif user.opcode == "bitcast":
-            total += _read(user, computation)
-        elif not (user.opcode in ("dynamic-update-slice", "scatter") and first_alone):
-            return value.bytes
-    return min(total, value.bytes)
+        sliced = first_alone and user.opcode in ("slice", "dynamic-slice", "gather")
+        replaced = first_alone and user.opcode in ("dynamic-update-slice", "scatter")
+        if sliced or user.opcode == "bitcast" or (user.opcode in ELEMENTWISE and not user.is_root):
+            parts |= _needed(user, computation, known)
+        elif not replaced:
+            parts = whole
+            break
+    is_result = value.is_root or (value.opcode != "parameter" and not users)
+    known[value.name] = whole if is_result or sum(parts.values()) > sum(whole.values()) else parts
+    return known[value.name]
 
 
 def _written(output: Instruction, computation: Computation) -> int:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import flax.jax_utils
 import jax
 import numpy as np
 from PIL import Image
@@ -32,8 +31,9 @@ from chexjax.data.pipeline import training_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.recipe import Recipe, clean_films, shrink
 from chexjax.data.sources.phantom import write_films
+from chexjax.devices import AXIS, each_device, replicate
 from chexjax.training.state import create_network, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, create_steps
+from chexjax.training.steps import Context, Fixed, create_steps
 
 CHUNK = 16  # films that are cleaned in one call
 
@@ -77,12 +77,12 @@ def trainers(config: Any, films: Prepared, steps: int) -> dict[str, Callable[[],
     """Functions that do `steps` steps each, and differ in where their films come from."""
     context = Context(config, np.full(14, 0.1))
     network = create_network(config, "net1", axis_name=AXIS)
-    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)))
+    fixed = replicate(Fixed(np.int32(config.seed)))
 
     def trainer(read: Any, sources: Any, most: int) -> Callable[[], None]:
         step = create_steps(context, read, most)
         state = create_state(config, "net1", network, (films.size, films.size, 1), 10_000)
-        place = {"states": flax.jax_utils.replicate((state,)), "step": 0}
+        place = {"states": replicate((state,)), "step": 0}
 
         def run() -> None:
             done = 0
@@ -98,9 +98,9 @@ def trainers(config: Any, films: Prepared, steps: int) -> dict[str, Callable[[],
     found = {}
     for name, residence in (("films on the device", "device"), ("films streamed", "host")):
         config.data.residence = residence
-        feed = open_feed(config, films, 0, AXIS)
+        feed = open_feed(config, films, 0)
         found[name] = trainer(feed.read, feed.sources, feed.most)
-    batch = jax.pmap(lambda x: x)(next(training_batches(films.source("train"), config.batch_size, 0)))
+    batch = each_device(lambda x: x)(next(training_batches(films.source("train"), config.batch_size, 0)))
     found["one batch again and again"] = trainer(
         lambda batch, seed, begin: lambda step: batch, itertools.repeat(batch), config.steps_per_call
     )

@@ -17,14 +17,16 @@ from ml_collections import ConfigDict
 from benchmarks.plain import create_plain
 from chexjax.data.augment import normalize
 from chexjax.data.feed import Resident, shuffled
+from chexjax.devices import AXIS, each_device
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
-from chexjax.models import TRUNKS
-from chexjax.models.network import by_names
+from chexjax.models import NETWORKS as ARCHITECTURES
+from chexjax.models import Architecture, create_model
+from chexjax.models.network import by_names, stages_of
 from chexjax.models.resnet import BasicBlock, ResNet
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, create_steps
+from chexjax.training.steps import Context, Fixed, Teacher, create_step, create_steps
 from chexjax.workdir.restore import Restored
 from configs import baseline, distill, dml, specialists
 
@@ -50,7 +52,7 @@ FILM: Final = 1024  # side of the films that `clean` takes
 RESIDENT_FILMS: Final = 78_468  # the training films of ChestX-ray14's random split
 TRIAL: Final = "trial"  # a network for tests: two blocks, one with stride and shortcut; can be cut into branches
 
-TRUNKS.setdefault(TRIAL, partial(ResNet, stages=(1, 1), block=BasicBlock))
+ARCHITECTURES.setdefault(TRIAL, Architecture(partial(ResNet, stages=(1, 1), block=BasicBlock), "conv1"))
 
 
 class Form(NamedTuple):
@@ -122,7 +124,7 @@ def evaluate(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
         return model.apply(variables, normalize(images, config.data.mean, config.data.std), train=False)
 
     arguments = shapes((variables_of(model, form), films(form)), len(devices))
-    return jax.pmap(predict, devices=devices).lower(*arguments)
+    return each_device(predict, devices=devices).lower(*arguments)
 
 
 def predict(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
@@ -215,7 +217,7 @@ def distilled(models: list[str]) -> ConfigDict:
 def branched(models: list[str], shared_stages: int | None = None) -> ConfigDict:
     """A network with a branch for each of the report's groups, after its last stage but one unless said otherwise."""
     config = specialists.get_config(models[0])
-    stages = len(TRUNKS[models[0]].keywords["stages"])
+    stages = stages_of(create_model(models[0]).trunk)
     config.networks.net1.shared_stages = stages - 1 if shared_stages is None else shared_stages
     return config
 
@@ -230,7 +232,7 @@ def resident(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
         jax.ShapeDtypeStruct((share, form.size, form.size, 1), jnp.uint8),
         jax.ShapeDtypeStruct((share, len(FINDINGS)), jnp.uint8),
     )
-    read = partial(shuffled, films=count, batch_size=form.batch * len(devices), axis_name=AXIS)
+    read = partial(shuffled, films=count, batch_size=form.batch * len(devices))
     steps: Any = create_steps(context, read, config.steps_per_call, devices)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     states = states_of(config, form, context.groups)

@@ -13,10 +13,10 @@ import jax
 
 from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, step_of, take_turns, waiting
 from chexjax.configs import baseline, specialists
+from chexjax.devices import AXIS
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
-from chexjax.training.steps import AXIS
 
 JOINT, FOUR = "one joint step", "four single steps"
 

@@ -1,4 +1,8 @@
-"""The devices that JAX finds; and several processes of one run: how they find each other and end together."""
+"""The devices that JAX finds, those of one process, and the processes of one run: how all meet and end.
+
+This module alone knows `jax.pmap`. It runs a function on each local device, on that device's part of a leading axis;
+inside the function the devices are the axis `AXIS`.
+"""
 
 import logging
 import os
@@ -6,15 +10,22 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
+
+import flax.jax_utils
 import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from chexjax.errors import INTERRUPTED_STATUS, STOPPED_STATUS, ConfigError, fail, reason_of, warn
+
+# What the axis of devices is called.
+AXIS: Final = "data"
 
 PROCESSES: Final = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -81,6 +92,65 @@ def _unused_gpu() -> str:
             gpus = [line.partition(" (")[0] for line in listed.splitlines() if line.startswith("GPU ")]
             return f"there is {', '.join(gpus)}" if gpus else ""
     return "there is an NVIDIA GPU" if any(Path(path).exists() for path in NVIDIA) else ""
+
+
+def each_device(
+    function: Callable[..., Any],
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    donate_argnums: int | tuple[int, ...] = (),
+    devices: Sequence[jax.Device] | None = None,
+) -> Callable[..., Any]:
+    """`function` compiled for each of `devices`, by default all local ones.
+
+    The result takes and returns arrays with a leading axis of devices, but for those whose axis is None: they are the
+    same on every device. Arguments named in `donate_argnums` are consumed.
+    """
+    return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
+    """A copy of every array on each of `devices`, by default all local ones: a leading axis of devices."""
+    return flax.jax_utils.replicate(tree, devices)
+
+
+def unreplicate(tree: Any) -> Any:
+    """The first device's copy of what `replicate` made."""
+    return flax.jax_utils.unreplicate(tree)
+
+
+def prefetch(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """`batches`, of arrays with a leading axis of devices, put on the devices `count` ahead."""
+    return flax.jax_utils.prefetch_to_device(iter(batches), count)
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """Inside `each_device`: the mean over all devices, as one message; hundreds of small ones would wait each.
+
+    What is no real number, as a counter, is the same on all devices, and stays as it is.
+    """
+    if jax.lax.axis_size(AXIS) == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    numbers = {k: leaf for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+    flat, restore = ravel_pytree(numbers)
+    means = restore(jax.lax.pmean(flat, AXIS))
+    return jax.tree.unflatten(structure, [means.get(k, leaf) for k, leaf in enumerate(leaves)])
+
+
+def at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, whose products of float32 numbers have a `precision`: "default", "high" or "highest".
+
+    By default GPUs and TPUs round the operands, to TF32 or bfloat16; "highest" computes in float32 throughout. A CPU
+    always does. See `jax.default_matmul_precision`.
+    """
+
+    @wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments, **named)
+
+    return run
 
 
 def join_processes() -> None:

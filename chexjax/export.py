@@ -30,7 +30,7 @@ from jax import export
 
 from chexjax.data.augment import normalize
 from chexjax.data.recipe import recipe_of
-from chexjax.devices import find_devices
+from chexjax.devices import at_precision, find_devices
 from chexjax.errors import CheckpointError, ConfigError, command
 from chexjax.files import whole
 from chexjax.findings import FINDINGS
@@ -75,7 +75,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
         logits: list[Any] = [restored.models[name].apply(variables[name], x) for name in names]
         return jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(axis=0)
 
-    return program
+    return at_precision("highest", program)
 
 
 def chosen(restored: Restored, network: str) -> list[str]:

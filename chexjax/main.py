@@ -19,6 +19,7 @@ from chexjax.runtime import keep_compilations, keep_freed_memory
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/dml.py, configs/dml.py:VARIANT, RUN/config.json ...")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run (SLURM, TPU pod, ...).")
+PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps for TensorBoard's Profile tab; 0: none.", 0)
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, then evaluate; or evaluate alone.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The films that are evaluated.")
 
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> None:
         from chexjax.training import loop
 
         if MODE.value == "train":
-            loop.train(CONFIG.value, workdir)
+            loop.train(CONFIG.value, workdir, PROFILE.value)
         loop.evaluate(CONFIG.value, workdir, SPLIT.value)
 
 

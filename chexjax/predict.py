@@ -33,7 +33,7 @@ from chexjax.data import dicom
 from chexjax.data.augment import normalize
 from chexjax.data.images import SUFFIXES, check_size, read_grey
 from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
-from chexjax.devices import find_devices
+from chexjax.devices import at_precision, find_devices
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
@@ -124,7 +124,6 @@ class Classifier:
         pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
         self.maps, method = cam.choose_maps(pairs, data.size, maps)
 
-        @jax.jit
         def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
@@ -132,7 +131,7 @@ class Classifier:
             probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
             return probabilities, average_maps([method(model, own, x) for model, own in networks])
 
-        self._apply = apply
+        self._apply = jax.jit(at_precision("highest", apply))
 
     @classmethod
     def from_checkpoint(cls, workdir: str | Path, maps: str = "cam", batch_size: int = BATCH) -> "Classifier":

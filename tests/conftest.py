@@ -18,12 +18,14 @@ from ml_collections import ConfigDict
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 from chexjax.configs import common, dml
-from chexjax.models import TRUNKS
+from chexjax.models import NETWORKS, Architecture
 from chexjax.models.resnet import BasicBlock, ResNet
 
 # A trunk that compiles in a second: the real five are met once, in tests/models.
-TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
-TRUNKS["tiny2"] = partial(ResNet, stages=(1, 1), block=BasicBlock)  # one that can be cut in two
+NETWORKS["tiny"] = Architecture(partial(ResNet, stages=(1,), block=BasicBlock), "conv1")
+NETWORKS["tiny2"] = Architecture(
+    partial(ResNet, stages=(1, 1), block=BasicBlock), "conv1"
+)  # one that can be cut in two
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -96,3 +96,10 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
 def test_scoring_loads_neither_tfds_nor_what_draws() -> None:
     loaded = loaded_by("chexjax.evaluation.score")
     assert not loaded & {"tensorflow_datasets", "grain", "orbax.checkpoint", "matplotlib", "tkinter", "torch"}
+
+
+def test_one_module_knows_pmap() -> None:
+    """All else asks `chexjax.devices`: a move to `jit` with shardings would then be made in one place."""
+    told = ("pmap(", "import pmap", "flax.jax_utils", "import jax_utils", "pmean(", "device_put_replicated")
+    who = {path.name for path in PACKAGE.rglob("*.py") if any(word in path.read_text() for word in told)}
+    assert who <= {"devices.py", "layers.py"}  # a layer's mean over the batch takes the axis as an argument

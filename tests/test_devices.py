@@ -1,103 +1,80 @@
-"""A platform that is not here, and a GPU that is but stays unused, are named; nothing else gets the blame."""
+"""What is lowered for a GPU or a TPU: the precision of its products. The programs are read, not run."""
 
-import os
-import subprocess
-import sys
+import re
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from chexjax.cli import COMMANDS
+from chexjax.devices import at_precision, each_device, mean_over_devices, replicate, unreplicate
+from chexjax.evaluation.evaluator import create_predictor
+from chexjax.export import create_program
+from chexjax.models.configured import create_network
+from chexjax.predict import Classifier
+from chexjax.training.state import create_state
+from chexjax.training.steps import Context, Fixed, create_step
+from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
-UNSET = {"JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"}
-ASK = """
-from chexjax.devices import find_devices
-from chexjax.errors import told_plainly
-with told_plainly():
-    find_devices()
-    find_devices()
-"""
+FILMS = 4
 
 
-def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in UNSET} | settings
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def precisions(compiled: Any, *arguments: Any) -> set[str]:
+    """Of every convolution and product in the program that a GPU would get."""
+    text = jax.jit(compiled).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    products = re.findall(r"stablehlo\.(?:convolution|dot_general).*", text)
+    assert products
+    found = set()
+    for product in products:
+        told = re.findall(r"precision (\w+)>|precision = \[(\w+), (\w+)\]", product)
+        found |= {word for row in told for word in row if word} or {"DEFAULT"}
+    return found
 
 
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"JAX_PLATFORMS": "cuda"}, ["no cuda here", "install 'chexjax[cuda]', or unset JAX_PLATFORMS"]),
-        ({"JAX_PLATFORMS": "gpu"}, ["no gpu here", "install 'chexjax[cuda]', or unset JAX_PLATFORMS"]),
-        ({"JAX_PLATFORMS": "tpu"}, ["no tpu here", "install 'chexjax[tpu]', or unset JAX_PLATFORMS"]),
-        ({"JAX_PLATFORMS": "cpu,tpu"}, ["no cpu,tpu here", "install 'chexjax[tpu]'"]),
-        ({"JAX_PLATFORMS": "gpus"}, ["no gpus here", "; unset JAX_PLATFORMS"]),
-        ({"JAX_PLATFORM_NAME": "gpu"}, ["no gpu here", "or unset JAX_PLATFORM_NAME"]),
-    ],
-)
-def test_a_platform_that_is_not_here(settings: dict[str, str], told: list[str]) -> None:
-    done = run("-c", ASK, **settings)
-    if not done.returncode:
-        pytest.skip("this machine has it")
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: JAX finds ")
-    assert done.stderr.count("\n") == 1
-    for part in told:
-        assert part in done.stderr
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from chexjax.configs import common
-    from tests.conftest import shrink
-
-    return save_untrained(shrink(common.base()), tmp_path_factory.mktemp("run") / "run")
-
-
-def test_every_command_asks_for_devices_first(workdir: Path, phantom_folder: Path, tmp_path: Path) -> None:
-    """The checkpoint is whole, and no film is broken: neither is blamed."""
-    film, out = str(next((phantom_folder / "images").iterdir())), f"--out={tmp_path / 'out'}"
-    (tmp_path / "w.pth").touch()
-    arguments = {
-        "train": ["--config=configs/baseline.py", f"--workdir={tmp_path / 'new'}"],
-        "evaluate": [f"--workdir={workdir}"],
-        "predict": [f"--checkpoint={workdir}", film, out],
-        "score": [f"--predictions={film}", f"--labels={film}"],
-        "view": [f"--checkpoint={workdir}"],
-        "prepare": [f"--dir={phantom_folder}", out],
-        "clean": [film, out],
-        "export": [f"--checkpoint={workdir}", out],
-        "import-weights": ["--model=resnet18", str(tmp_path / "w.pth"), out],
-        "study": ["--config=configs/study.py", f"--workdir={tmp_path / 'study'}"],
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_a_steps_products_have_the_precision_of_the_config(small_baseline: ConfigDict, precision: str) -> None:
+    """Forward, backward, and in the head."""
+    small_baseline.precision = precision
+    model = create_network(small_baseline, "net1")
+    states = (create_state(small_baseline, "net1", model, (32, 32, 1), 10),)
+    batch = {
+        "image": np.zeros((1, FILMS, 32, 32, 1), np.uint8),
+        "label": np.zeros((1, FILMS, 14), np.uint8),
+        "film": np.zeros((1, FILMS), np.int32),
     }
-    assert COMMANDS.keys() - arguments.keys() == {"simulate", "verify"}  # they compute nothing
-    for name, given in arguments.items():
-        done = run("-m", "chexjax.cli", name, *given, JAX_PLATFORMS="nonsense")
-        assert done.returncode == 1, name
-        assert done.stderr.startswith("error: JAX finds no nonsense here"), (name, done.stderr)
-        assert done.stderr.count("\n") == 1, (name, done.stderr)
-    assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
+    devices = jax.devices()[:1]
+    step = create_step(Context(small_baseline, np.full(14, 0.1)), devices)
+    found = precisions(step, replicate(states, devices), batch, replicate(Fixed(np.int32(0)), devices))
+    assert found == {precision.upper()}
 
 
-@pytest.mark.parametrize(
-    ("settings", "times"),
-    [({}, 1), ({"JAX_PLATFORMS": "cpu"}, 0), ({"CUDA_VISIBLE_DEVICES": ""}, 0), ({"CUDA_VISIBLE_DEVICES": "-1"}, 0)],
-)
-def test_a_gpu_that_stays_unused_is_told_once_unless_that_is_wanted(
-    settings: dict[str, str], times: int, tmp_path: Path
-) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA Imaginary (UUID: GPU-1)'\n")
-    tool.chmod(0o755)
-    done = run("-c", ASK, PATH=f"{tmp_path}:{os.environ['PATH']}", **settings)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("\n") == times
-    assert done.stderr.count("warning: there is GPU 0: NVIDIA Imaginary, but JAX computes on the CPU") == times
+def test_evaluation_prediction_and_export_compute_in_float32(small_baseline: ConfigDict, tmp_path: Path) -> None:
+    workdir = save_untrained(small_baseline, tmp_path / "run")
+    restored = restore_best(workdir)
+    films = np.zeros((1, FILMS, 32, 32, 1), np.uint8)
+    applied = {name: model.apply for name, model in restored.models.items()}
+    variables = jax.tree.map(lambda x: x[None], restored.variables)
+    assert precisions(create_predictor(applied, 0.5, 0.25), variables, films) == {"HIGHEST"}
+    classifier = Classifier.from_checkpoint(workdir)
+    assert precisions(classifier._apply, classifier._variables, films[0]) == {"HIGHEST"}
+    program = jax.jit(create_program(restored))
+    assert precisions(program, jax.ShapeDtypeStruct((FILMS, 40, 40), jnp.uint8)) == {"HIGHEST"}
 
 
-def test_a_restore_in_python_blames_no_checkpoint(workdir: Path) -> None:
-    program = f"from chexjax import Classifier\nClassifier.from_checkpoint({str(workdir)!r})"
-    done = run("-c", program, JAX_PLATFORMS="nonsense")
-    assert done.stderr.splitlines()[-1].startswith("chexjax.errors.ConfigError: JAX finds no nonsense here")
+def test_a_gradient_taken_outside_has_the_precision_of_its_product() -> None:
+    gradient = jax.jit(jax.grad(at_precision("highest", lambda x, y: jnp.sum(x @ y))))
+    assert precisions(gradient, jnp.ones((4, 4)), jnp.ones((4, 4))) == {"HIGHEST"}
+
+
+def test_the_mean_over_devices_is_that_of_numpy() -> None:
+    count = jax.local_device_count()
+    tree = {"a": np.arange(count * 6, dtype=np.float32).reshape(count, 2, 3), "b": np.ones(count, np.float32)}
+    found = each_device(mean_over_devices)(tree)
+    for name, values in tree.items():
+        for one in np.asarray(found[name]):
+            np.testing.assert_allclose(one, values.mean(axis=0), rtol=1e-6)
+    assert jax.tree.map(np.asarray, unreplicate(replicate({"a": np.arange(3)})))["a"].tolist() == [0, 1, 2]

@@ -1,9 +1,10 @@
-"""The five networks in torch: torchvision's where it imports, else twins written from the papers with its names.
+"""The networks in torch: torchvision's where it imports, else twins written from the papers with its names.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (Table 1; stride on the 3x3 convolution), and Huang
 et al., "Densely Connected Convolutional Networks", CVPR 2017 (Table 1, "BC").
 """
 
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +25,8 @@ def create_torch_network(name: str, num_outputs: int = 14, channels: int = 3) ->
     """A network as torchvision makes it, with its random weights; its stem for `channels`."""
     if torchvision is not None and name in torchvision.models.list_models():
         network = torchvision.models.get_model(name, num_classes=num_outputs)
+    elif name not in RESNETS and name not in DENSENETS:
+        pytest.skip(f"torchvision does not import, and there is no twin of {name}")
     else:
         network = ResNet(name, num_outputs) if name in RESNETS else DenseNet(DENSENETS[name], num_outputs)
     if channels != 3:
@@ -34,7 +37,7 @@ def create_torch_network(name: str, num_outputs: int = 14, channels: int = 3) ->
 
 
 def shake(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives every norm a gamma, beta, mean and variance that are not those of a new network."""
+    """Gives every norm a gamma, beta, mean and variance, every layer's scale a value, that no new network has."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
@@ -43,6 +46,11 @@ def shake(network: nn.Module, seed: int = 0) -> nn.Module:
                 module.bias.uniform_(-0.3, 0.3, generator=random)
                 module.running_mean.uniform_(-0.3, 0.3, generator=random)
                 module.running_var.uniform_(0.5, 2.0, generator=random)
+            elif isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5, generator=random)
+                module.bias.uniform_(-0.3, 0.3, generator=random)
+            elif hasattr(module, "layer_scale"):
+                module.layer_scale.uniform_(0.1, 0.5, generator=random)
     return network
 
 

@@ -8,6 +8,7 @@ process of its own, in which jax has float64, and what the package calls float32
 import copy
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -23,7 +24,7 @@ import optax
 import torch
 from flax.traverse_util import flatten_dict
 
-from chexjax.models import TRUNKS, create_model
+from chexjax.models import NETWORKS, create_model
 from chexjax.models.densenet import DenseNet
 from chexjax.models.torch_weights import convert_state_dict, torch_names
 from tests.torch_networks import DENSENETS, create_torch_network, shake
@@ -34,7 +35,7 @@ SIDE, FILMS, STEPS = 64, 6, 10
 RATE = 0.0002 if NAME == "resnet50" or DTYPE == "float32" else 0.002
 
 
-TRUNKS["densenet-tiny"] = partial(DenseNet, stages=DENSENETS["densenet-tiny"])
+NETWORKS["densenet-tiny"] = replace(NETWORKS["densenet121"], trunk=partial(DenseNet, stages=DENSENETS["densenet-tiny"]))
 
 
 def torch_step(network, optimizer, x: np.ndarray, y: np.ndarray) -> float:

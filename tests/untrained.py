@@ -21,7 +21,7 @@ def save_untrained(config: ConfigDict, workdir: Path) -> Path:
     states = {n: create_state(config, n, create_network(config, n, groups), shape, 1) for n in config.networks}
     random = np.random.default_rng(0)
     shaken = {
-        name: state.replace(batch_stats=jax.tree.map(lambda x: x + random.uniform(0, 0.5, x.shape), state.batch_stats))
+        name: state.replace(collections=jax.tree.map(lambda x: x + random.uniform(0, 0.5, x.shape), state.collections))
         for name, state in states.items()
     }
     checkpoints = Checkpoints(workdir, writing=True)

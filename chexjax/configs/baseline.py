@@ -1,7 +1,7 @@
 """One network alone.
 
 configs/baseline.py                          ResNet-18 on simulated films
-configs/baseline.py:densenet121              any of the five
+configs/baseline.py:densenet121              any key of chexjax.models.NETWORKS
 configs/baseline.py:densenet121-chestxray14  on the real set
 """
 

@@ -50,6 +50,8 @@ FIELDS: Final[Fields] = {
     "eval_epochs": number(1.0, above=0, most=1e6),  # validate and save every so many epochs
     "convergence_tolerance": number(0.001, 0, 1000),  # nats of validation loss, for the epoch of convergence
     "dtype": choice("float32", "bfloat16"),  # of the computation; parameters and statistics stay float32
+    # Of products of float32 in training, see `devices.at_precision`; evaluation and prediction have the highest.
+    "precision": choice("default", "high", "highest", since="0.2"),
     "sync_batch_norm": switch(True),  # statistics over all devices: the result does not depend on their number
     "views": choice("one", keys_of="VIEWS"),  # of a film in evaluation, averaged: "flip" takes 2 passes, "ten-crop" 10
     "steps_per_call": number(4, 1, 2**16),  # at most, without a word from the host; where the films are on the device
@@ -94,7 +96,7 @@ FIELDS: Final[Fields] = {
 }
 
 NETWORK: Final[Fields] = {
-    "model": text(),  # a key of models.TRUNKS
+    "model": text(),  # a key of models.NETWORKS
     "width": number(1.0, 0.01, 16),  # multiplies every channel count
     "shared_stages": number(None, 0, 16),  # None: one head; 0: specialists; 1 to 3: branches after it
     "seed": number(0, 0, 2**31 - 1),

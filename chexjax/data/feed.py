@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.jax_utils
 import grain
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 
 from chexjax.data.pipeline import Records, check_batch, epoch_order, training_batches
 from chexjax.data.prepared import Prepared
+from chexjax.devices import AXIS, each_device, prefetch
 from chexjax.runtime import progress_bar
 
 Batch = dict[str, jax.Array]
@@ -52,7 +52,7 @@ class Resident(NamedTuple):
     label: Any
 
 
-def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -> Feed:
+def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
     """The training films for steps from `begin` on, where `config.data.residence` wants them.
 
     "auto" takes the devices' memory where the films fill at most half of what is free there.
@@ -72,10 +72,10 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int, axis_name: str) -
         batches = training_batches(films.source("train"), size, config.seed, config.data.threads)
         # The n-th batch belongs to the n-th step.
         batches.set_state({"next_index": begin})
-        prefetched = flax.jax_utils.prefetch_to_device(batches, 2)
+        prefetched = prefetch(batches, 2)
         return Feed(lambda batch, seed, begin: lambda step: batch, prefetched, 1, f"{sums}: they are streamed")
-    resident = load_films(films, "train", axis_name, config.data.threads)
-    read = partial(shuffled, films=count, batch_size=size, axis_name=axis_name)
+    resident = load_films(films, "train", config.data.threads)
+    read = partial(shuffled, films=count, batch_size=size)
     # A call looks into two epochs, so it must not reach into a third.
     most = max(min(config.steps_per_call, count // size), 1)
     return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
@@ -100,11 +100,11 @@ def peak_memory() -> int:
     return memory.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Resident:
+def load_films(films: Prepared, split: str, threads: int) -> Resident:
     """Reads a split into the devices' memory; each process reads what its own devices keep."""
     records = Records(films.source(split))
     share = -(-len(records) // jax.device_count())
-    places = jax.pmap(lambda x: jax.lax.axis_index(axis_name), axis_name=axis_name)(np.zeros(jax.local_device_count()))
+    places = each_device(lambda x: jax.lax.axis_index(AXIS))(np.zeros(jax.local_device_count()))
     kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
     images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
     labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.uint8)
@@ -117,11 +117,11 @@ def load_films(films: Prepared, split: str, axis_name: str, threads: int) -> Res
             bar.update(1)
     devices = jax.local_device_count()
     shaped = (x.reshape(devices, share, *x.shape[1:]) for x in (images, labels))
-    return Resident(*jax.pmap(lambda image, label: (image, label))(*shaped))
+    return Resident(*each_device(lambda image, label: (image, label))(*shaped))
 
 
 def shuffled(
-    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int, axis_name: str
+    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int
 ) -> Callable[[jax.Array], Batch]:  # fmt: skip
     """Traced, on each device: the batches of the steps from `begin` on, as `pipeline.training_batches` gives them.
 
@@ -132,16 +132,16 @@ def shuffled(
 
     def batch(step: jax.Array) -> Batch:
         film = order[step * batch_size + jnp.arange(batch_size) - epoch * films]
-        place = film - jax.lax.axis_index(axis_name) * len(resident.label)
+        place = film - jax.lax.axis_index(AXIS) * len(resident.label)
         here = (place >= 0) & (place < len(resident.label))
 
         def give(kept: jax.Array) -> jax.Array:
             picked = kept[jnp.clip(place, 0, len(kept) - 1)]
             mine = jnp.where(here.reshape(-1, *[1] * (picked.ndim - 1)), picked, 0)
-            return jax.lax.psum_scatter(mine, axis_name, tiled=True)
+            return jax.lax.psum_scatter(mine, AXIS, tiled=True)
 
-        share = batch_size // jax.lax.axis_size(axis_name)
-        mine = jax.lax.dynamic_slice_in_dim(film, jax.lax.axis_index(axis_name) * share, share)
+        share = batch_size // jax.lax.axis_size(AXIS)
+        mine = jax.lax.dynamic_slice_in_dim(film, jax.lax.axis_index(AXIS) * share, share)
         return {"image": give(resident.image), "label": give(resident.label), "film": mine}
 
     return batch

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from chexjax.data.augment import normalize
 from chexjax.data.prepared import Part
-from chexjax.devices import meet
+from chexjax.devices import at_precision, each_device, meet
 from chexjax.evaluation import metrics
 from chexjax.evaluation.views import mean_logits
 from chexjax.models.network import ENSEMBLE
@@ -54,7 +54,7 @@ def create_predictor(networks: Mapping[str, Apply], mean: float, std: float, vie
             for name, apply in networks.items()
         }
 
-    return jax.pmap(predict)
+    return each_device(at_precision("highest", predict))
 
 
 def predict_split(

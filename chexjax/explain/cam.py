@@ -1,7 +1,7 @@
 """Where a network looks: maps of every finding over a batch of films.
 
 All maps are float32 (batch, height, width, findings), higher where the film speaks for the finding. They come out of
-one compiled call for all films and findings, and need nothing of a network but `features` and `classify`: so they serve
+one compiled call for all films and findings, and need nothing of a network but `features` and `localize`: so they serve
 one trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and takes boxes from them.
 
 - `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
@@ -30,12 +30,11 @@ Path = tuple[str, ...]
 def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
     """The logits at each place of the last feature map; their mean over the map is the logit.
 
-    Because nothing but an average stands between the map and the dense layer, `classify` may be applied to each place
-    alone: no parameter is looked at. Source: Zhou et al., "Learning Deep Features for Discriminative Localization",
-    CVPR 2016, equation 2, with the bias kept, so that the mean is exact.
+    Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation 2, with the bias
+    kept, so that the mean is exact. For a norm in front of the dense layer see `Network.localize`.
 
     Args:
-      model: a network with `features` and `classify`, `classify` affine in the spatial mean.
+      model: a network with `features` and `localize`.
       variables: its parameters and batch statistics.
       x: float (batch, height, width, channels), normalised.
 
@@ -43,9 +42,7 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
       float32 (batch, height / 32, width / 32, findings).
     """
     features = _apply(model, variables, x, method="features")
-    places = features.reshape(-1, 1, 1, features.shape[-1])
-    logits = _apply(model, variables, places, method="classify")
-    return logits.reshape(*features.shape[:3], -1).astype(jnp.float32)
+    return _apply(model, variables, features, method="localize").astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))

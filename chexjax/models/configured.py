@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from chexjax.findings import FINDINGS
-from chexjax.models import BranchedNetwork, Groups, Network, create_branched_model, create_model
+from chexjax.models import NETWORKS, BranchedNetwork, Groups, Network, create_branched_model, create_model
 
 PyTree = Any
 AnyNetwork = Network | BranchedNetwork
@@ -38,7 +38,7 @@ def first_variables(config: ConfigDict, name: str, model: AnyNetwork, film_shape
     variables = create_variables(model, config.seed, config.networks[name].seed, film_shape)
     if source_of(config, name):
         # Whatever the run starts from, its structure follows from the config alone: a resume need not find the source.
-        stem = stem_of(variables["params"])
+        stem = stem_of(config.networks[name].model, variables["params"])
         stem["offset"] = jnp.zeros_like(stem["kernel"])
     return variables
 
@@ -48,10 +48,10 @@ def source_of(config: ConfigDict, name: str) -> str:
     return config.networks[name].init_from or config.init_from
 
 
-def stem_of(params: PyTree) -> dict[str, Any]:
+def stem_of(model: str, params: PyTree) -> dict[str, Any]:
     """The first convolution's parameters, in place; of a network with branches the shared or the stacked ones."""
     trunk = params.get("trunk") or params.get("shared") or params["branch"]["trunk"]
-    return trunk["conv0"] if "conv0" in trunk else trunk["conv1"]
+    return trunk[NETWORKS[model].stem]
 
 
 def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:

@@ -100,10 +100,10 @@ def _widened(form: Form, *arrays: Array) -> list[Array]:
     return [array.astype(jnp.promote_types(array.dtype, jnp.float32)) for array in arrays]
 
 
-def xla_convolve(x: Array, kernel: Array, stride: int) -> Array:
+def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = None) -> Array:
     """`convolve` as XLA itself has it: what every other backend runs."""
     pad = (kernel.shape[0] - 1) // 2
-    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)))
+    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)), precision=precision)
 
 
 # Films, kernels and maps lie in one order. XLA's CPU backend brings other axes into it by itself, but not inside a

@@ -1,15 +1,17 @@
-"""DenseNet-121 and 169 as torchvision defines them.
+"""DenseNet-121, 169 and 201 as torchvision defines them.
 
 Source: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017, Table 1 (the "BC" form: bottlenecks of
 four times the growth rate, and transitions that halve the channels).
 """
 
 from functools import partial
+from typing import Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from chexjax.models.architecture import Architecture, TorchNames
 from chexjax.models.convolution import max_pool
 from chexjax.models.layers import BatchNorm, Conv, Dtype, batch_moments, scaled
 
@@ -79,3 +81,12 @@ class DenseNet(nn.Module):
             x = conv(x.shape[-1] // 2, 1, name=f"transition{block}_conv")(x)
             x = nn.avg_pool(x, (2, 2), strides=(2, 2))
         return x
+
+
+_TORCH: Final = TorchNames("classifier", anchor="features.denseblock1.denselayer1.conv1.weight", trunk="features.")
+
+NETWORKS: Final = {
+    "densenet121": Architecture(partial(DenseNet, stages=(6, 12, 24, 16)), "conv0", _TORCH),
+    "densenet169": Architecture(partial(DenseNet, stages=(6, 12, 32, 32)), "conv0", _TORCH),
+    "densenet201": Architecture(partial(DenseNet, stages=(6, 12, 48, 32)), "conv0", _TORCH),
+}

@@ -1,9 +1,10 @@
-"""The three layers both families are built from, with torchvision's conventions so that its weights fit exactly.
+"""The layers that the families are built from, with torchvision's conventions so that its weights fit exactly.
 
 Everything is NHWC. Parameters and batch statistics are float32; `dtype` is that of the computation.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -32,14 +33,51 @@ class Conv(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
+    def weights(self, channels: int) -> jax.Array:
+        """The kernel for inputs of so many channels: float32 (size, size, channels, features)."""
+        return self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features), jnp.float32)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        y = convolve(x.astype(self.dtype), kernel, self.stride)
+        y = convolve(x.astype(self.dtype), self.weights(x.shape[-1]).astype(self.dtype), self.stride)
         if self.has_variable("params", "offset"):
             inside = jnp.ones((1, *x.shape[1:3], 1), self.dtype)
             y += convolve(inside, self.get_variable("params", "offset").astype(self.dtype), self.stride)
         return y
+
+
+def depthwise(channels: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
+    """A convolution of each channel by itself, padded by `(size - 1) // 2` on every side as torch does.
+
+    `options` are those of `flax.linen.Conv`. The kernel is (size, size, 1, channels).
+    """
+    padding = (size - 1) // 2
+    return nn.Conv(channels, (size, size), stride, padding, feature_group_count=channels, **options)
+
+
+class Patches(nn.Module):
+    """Cuts a map into squares of `size` pixels and gives each square `features` numbers: a convolution without overlap.
+
+    Rows and columns that fill no square are left out, as torch does. As a stem it may have an `offset` (size, size, 1,
+    features) as a `Conv` has; no square reaches beyond the film, so it adds a constant.
+    """
+
+    features: int
+    size: int
+    kernel_init: Initializer = nn.initializers.he_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        if self.has_variable("params", "offset"):
+            bias += self.get_variable("params", "offset").sum((0, 1, 2))
+        batch, height, width = x.shape[0], x.shape[1] // self.size, x.shape[2] // self.size
+        squares = x[:, : height * self.size, : width * self.size].astype(self.dtype)
+        squares = squares.reshape(batch, height, self.size, width, self.size, -1)
+        y = jnp.einsum("nhawbi,abio->nhwo", squares, kernel.astype(self.dtype))
+        return y + bias.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -59,32 +97,104 @@ class BatchNorm(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
+    def parameters(self, channels: int) -> tuple[jax.Array, jax.Array, nn.Variable, nn.Variable]:
+        """Scale, bias, running mean and running variance: float32 (channels,)."""
+        return (
+            self.param("scale", nn.initializers.ones, (channels,), jnp.float32),
+            self.param("bias", nn.initializers.zeros, (channels,), jnp.float32),
+            self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32),
+            self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32),
+        )
+
     def __call__(self, x: jax.Array, train: bool, moments: jax.Array | None = None) -> jax.Array:
         """`moments`: `batch_moments` of `x`, where they are known already."""
-        channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-
-        if not train:
-            mean, var = running_mean.value, running_var.value
-        else:
-            axis_name = None if self.is_initializing() else self.axis_name
+        scale, bias, mean, var = self.parameters(x.shape[-1])
+        if train:
             if moments is None:
-                moments = batch_moments(x, axis_name)
-            count = math.prod(x.shape[:-1]) * _devices(axis_name)
-            mean = moments[0]
-            var = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-
-        # One multiply and one add per element: the four per-channel vectors fold into two.
-        factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
+                moments = batch_moments(x, self.axis)
+            self.remember(moments, math.prod(x.shape[:-1]))
+            factor, offset = fold(moments[0], variance(moments), scale, bias, self.epsilon)
+        else:
+            factor, offset = fold(mean.value, var.value, scale, bias, self.epsilon)
         return x.astype(self.dtype) * factor.astype(self.dtype) + offset.astype(self.dtype)
+
+    def remember(self, moments: jax.Array, count: int) -> None:
+        """Moves the running values towards `moments`, those of `count` places on each device."""
+        if self.is_initializing():
+            return
+        *_, mean, var = self.parameters(moments.shape[-1])
+        count *= _devices(self.axis)
+        unbiased = variance(moments) * (count / max(count - 1, 1))
+        mean.value += self.momentum * (moments[0] - mean.value)
+        var.value += self.momentum * (unbiased - var.value)
+
+    @property
+    def axis(self) -> str | None:
+        """`axis_name`, but while variables are made, when there is no such axis."""
+        return None if self.is_initializing() else self.axis_name
+
+
+def variance(moments: jax.Array) -> jax.Array:
+    """The biased variance out of mean and mean square."""
+    return jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+
+
+def fold(
+    mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Normalisation as one multiply and one add for each element: the four vectors of channels become two."""
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return factor, bias - mean * factor
+
+
+def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
+    """`norm(conv(x), train)`, of a 1x1 convolution to as many channels or more.
+
+    In training, elsewhere than on a CPU, the mean and the mean square of the convolution's output are computed from
+    the mean and the Gram matrix of its input, and the norm is folded into the kernel. So no pass reads the output to
+    normalise it, and none is kept for the backward pass: in a bottleneck it is four times as large as the input.
+    """
+    if not train or norm.is_initializing():
+        return norm(conv(x), train)
+    kernel = conv.weights(x.shape[-1])
+    scale, bias, *_ = norm.parameters(conv.features)
+    on_cpu, elsewhere = (
+        partial(form, stride=conv.stride, epsilon=norm.epsilon, axis_name=norm.axis_name)
+        for form in (normed_by_output, normed_by_input)
+    )
+    inputs = (x.astype(conv.dtype), kernel, scale, bias)
+    y, moments = jax.lax.platform_dependent(*inputs, cpu=on_cpu, default=elsewhere)
+    norm.remember(moments, math.prod(y.shape[:-1]))
+    return y
+
+
+def normed_by_output(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array,
+    stride: int, epsilon: float, axis_name: str | None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The normalised convolution and its `batch_moments`, in the order of the formulas."""
+    y = convolve(x, kernel.astype(x.dtype), stride)
+    moments = batch_moments(y, axis_name)
+    factor, offset = fold(moments[0], variance(moments), scale, bias, epsilon)
+    return y * factor.astype(y.dtype) + offset.astype(y.dtype), moments
+
+
+def normed_by_input(
+    x: jax.Array, kernel: jax.Array, scale: jax.Array, bias: jax.Array,
+    stride: int, epsilon: float, axis_name: str | None,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """The same, from the input's moments: E[w.x] = w.E[x] and E[(w.x)^2] = w.E[x x^T].w for each kernel w."""
+    x = x[:, ::stride, ::stride]
+    places = math.prod(x.shape[:-1])
+    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    gram = product("nhwi,nhwj->ij", x, x) / places
+    mean = x.astype(jnp.float32).mean((0, 1, 2))
+    seen = kernel[0, 0].astype(x.dtype).astype(jnp.float32)
+    moments = _shared(
+        jnp.stack([product("i,io->o", mean, seen), (seen * product("ij,jo->io", gram, seen)).sum(0)]), axis_name
+    )
+    factor, offset = fold(moments[0], variance(moments), scale, bias, epsilon)
+    return convolve(x, (kernel * factor).astype(x.dtype)) + offset.astype(x.dtype), moments
 
 
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -94,7 +204,10 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
     """
     axes = tuple(range(x.ndim - 1))
     x32 = x.astype(jnp.float32)
-    moments = jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)])
+    return _shared(jnp.stack([x32.mean(axes), jnp.square(x32).mean(axes)]), axis_name)
+
+
+def _shared(moments: jax.Array, axis_name: str | None) -> jax.Array:
     # Even a mean over one device would keep XLA from fusing through it.
     return jax.lax.pmean(moments, axis_name) if _devices(axis_name) > 1 else moments
 

@@ -1,7 +1,8 @@
 """What stands on a trunk: one dense layer for all findings, or a branch for each group of them.
 
 Both kinds of network split in two, and whatever explains or exports them needs no more than these two halves:
-`features` makes a map, and `classify` is linear in that map's spatial mean.
+`features` makes a map, `classify` turns its spatial mean into logits, and `localize` tells how much of each logit comes
+from each place of the map.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.findings import FINDINGS
 
@@ -22,14 +24,18 @@ Groups = tuple[tuple[int, ...], ...]  # the outputs of each branch, by their pla
 class Network(nn.Module):
     """A classifier: `trunk` makes a feature map, its average over the film goes through one dense layer.
 
-    The parameters are `{"trunk": ..., "head": {"kernel", "bias"}}`. Because nothing stands between the average and
-    the logits, a logit is the mean of a class activation map (Zhou et al. 2016), which `explain` relies on.
+    The parameters are `{"trunk": ..., "head": {"kernel", "bias"}}`. With `norm_epsilon` a layer norm stands between the
+    average and the dense layer, and has parameters `"norm"`. As nothing else does, a logit is the mean of a class
+    activation map (Zhou et al. 2016), which `explain` relies on.
     """
 
     trunk: nn.Module
     num_outputs: int = 14
+    norm_epsilon: float | None = None
 
     def setup(self) -> None:
+        if self.norm_epsilon is not None:
+            self.norm = PooledNorm(self.norm_epsilon)
         # torch's default for a linear layer, U(-1/sqrt(n), 1/sqrt(n)); and logits in float32 whatever came before.
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         self.head = nn.Dense(self.num_outputs, kernel_init=uniform, dtype=jnp.float32)
@@ -44,7 +50,36 @@ class Network(nn.Module):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """A feature map (batch, height, width, channels) -> float32 logits: the average, then the dense layer."""
-        return self.head(features.astype(jnp.float32).mean(axis=(1, 2)))
+        mean = features.astype(jnp.float32).mean(axis=(1, 2))
+        return self.head(mean if self.norm_epsilon is None else self.norm(mean, mean))
+
+    def localize(self, features: jax.Array) -> jax.Array:
+        """A feature map -> float32 (batch, height, width, num_outputs), whose mean over the places is the logit.
+
+        A norm's scale is that of the film's average, which makes what follows affine in each place.
+        """
+        places = features.astype(jnp.float32)
+        if self.norm_epsilon is not None:
+            places = self.norm(places, places.mean(axis=(1, 2), keepdims=True))
+        return self.head(places)
+
+
+class PooledNorm(nn.Module):
+    """Layer normalisation of a film's average features (Ba et al. 2016), and of the places that the average is of.
+
+    A place is centred by its own mean over channels and scaled by the standard deviation of the average. So the mean of
+    the normalised places is the normalised average.
+    """
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, average: jax.Array) -> jax.Array:
+        """float32 (..., channels) twice, of shapes that broadcast."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
+        deviation = jax.lax.rsqrt(average.var(axis=-1, keepdims=True) + self.epsilon)
+        return (x - x.mean(axis=-1, keepdims=True)) * deviation * scale + bias
 
 
 class BranchedNetwork(nn.Module):
@@ -73,23 +108,31 @@ class BranchedNetwork(nn.Module):
 
     def classify(self, features: jax.Array) -> jax.Array:
         """Feature maps as `features` gives them -> float32 logits: each branch of its own channels, in usual order."""
+        return self._of_each(lambda branch, x: branch.classify(x), features)
+
+    def localize(self, features: jax.Array) -> jax.Array:
+        """Feature maps as `features` gives them -> float32 (batch, height, width, outputs), as `Network.localize`."""
+        return self._of_each(lambda branch, x: branch.localize(x), features)
+
+    def _of_each(self, function: Any, features: jax.Array) -> jax.Array:
+        """`function` of each branch and its own channels, the outputs in their usual order."""
         maps = jnp.stack(jnp.split(features, len(self.groups), axis=-1))
-        logits = self._over_branches(lambda branch, x: branch.classify(x), 0)(self.branch, maps)
-        columns = {output: logits[k, :, place] for k, place, output in places(self.groups)}
+        found = self._over_branches(function, 0)(self.branch, maps)
+        columns = {output: found[k, ..., place] for k, place, output in places(self.groups)}
         return jnp.stack([columns[output] for output in sorted(columns)], axis=-1)
 
     def _over_branches(self, function: Any, in_axes: int | None) -> Any:
         return nn.vmap(
             function,
             in_axes=(in_axes,),
-            variable_axes={"params": 0, "batch_stats": 0},
-            split_rngs={"params": True},
+            variable_axes={True: 0},  # of every collection
+            split_rngs={True: True},
             axis_size=len(self.groups),
         )
 
     def whole(self, branch: int) -> Network:
         """The network that a branch would be on its own, with the trunk in one piece."""
-        trunk = self.branch.trunk.clone(begin=0)
+        trunk = self.branch.trunk if self.shared is None else self.branch.trunk.clone(begin=0)
         return self.branch.clone(trunk=trunk, num_outputs=len(self.groups[branch]))
 
     def assemble(self, wholes: Sequence[PyTree], film_shape: tuple[int, ...]) -> PyTree:
@@ -99,24 +142,29 @@ class BranchedNetwork(nn.Module):
         its own. `film_shape` is (height, width, channels).
         """
         films = jax.ShapeDtypeStruct((1, *film_shape), jnp.float32)
-        shared = jax.eval_shape(self.init, jax.random.key(0), films)["params"].get("shared", {})
+        shapes = jax.eval_shape(self.init, jax.random.key(0), films)
+        shared = {module for collection in shapes.values() for module in collection.get("shared", {})}
+        first, branches = flatten_dict(dict(wholes[0])), []
         outputs = sum(map(len, self.groups))
-        branches = []
         for group, whole in zip(self.groups, wholes, strict=True):
-            params, batch_stats = whole["params"], whole["batch_stats"]
-            head = jax.tree.map(jnp.asarray, params["head"])
-            if head["bias"].shape[-1] == outputs:
-                head = jax.tree.map(lambda leaf, group=group: leaf[..., jnp.array(group)], head)
+            own = {path: leaf for path, leaf in flatten_dict(dict(whole)).items() if path[2] not in shared}
             unused = self.branch.num_outputs - len(group)
-            head = jax.tree.map(lambda leaf, n=unused: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, n)]), head)
-            trunks = [{k: v for k, v in tree["trunk"].items() if k not in shared} for tree in (params, batch_stats)]
-            branches.append({"params": {"trunk": trunks[0], "head": head}, "batch_stats": {"trunk": trunks[1]}})
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *branches)
-        variables = {collection: {"branch": stacked[collection]} for collection in ("params", "batch_stats")}
-        for collection in variables if shared else ():
-            first = wholes[0][collection]["trunk"]
-            variables[collection]["shared"] = {k: jax.tree.map(jnp.asarray, first[k]) for k in first if k in shared}
-        return variables
+            for path in [path for path in own if path[1] == "head"]:
+                leaf = jnp.asarray(own[path])
+                kept = leaf[..., jnp.array(group)] if leaf.shape[-1] == outputs else leaf
+                own[path] = jnp.pad(kept, [(0, 0)] * (leaf.ndim - 1) + [(0, unused)])
+            branches.append(own)
+        variables = {(path[0], "branch", *path[1:]): jnp.stack([own[path] for own in branches]) for path in branches[0]}
+        variables |= {
+            (path[0], "shared", *path[2:]): jnp.asarray(leaf) for path, leaf in first.items() if path[2] in shared
+        }
+        return unflatten_dict(variables)
+
+
+def stages_of(trunk: nn.Module) -> int:
+    """Into how many stages a trunk can be cut; 1 for one that cannot (see `Architecture`)."""
+    cuttable = all(hasattr(trunk, field) for field in ("stages", "begin", "end"))
+    return len(trunk.stages) if cuttable else 1
 
 
 def places(groups: Groups) -> list[tuple[int, int, int]]:

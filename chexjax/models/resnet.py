@@ -1,17 +1,19 @@
-"""ResNet-18, 34 and 50 as torchvision defines them.
+"""ResNet-18, 34, 50, 101 and 152 as torchvision defines them.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, Table 1 and section 3.3; with the
 stride of a bottleneck on its 3x3 convolution, not on the first 1x1 ("v1.5", torchvision and NVIDIA).
 """
 
 from functools import partial
+from typing import Final
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.convolution import max_pool
-from chexjax.models.layers import BatchNorm, Conv, Dtype, scaled
+from chexjax.models.architecture import Architecture, TorchNames
+from chexjax.models.convolution import max_pool, relu
+from chexjax.models.layers import BatchNorm, Conv, Dtype, conv_norm, scaled
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -35,9 +37,8 @@ class BasicBlock(nn.Module):
         y = conv(self.channels, 3, name="conv2")(y)
         y = norm(name="bn2")(y, train)
         if x.shape != y.shape:
-            x = conv(self.channels, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+            x = conv_norm(conv(self.channels, 1, self.stride, name="downsample_0"), norm(name="downsample_1"), x, train)
+        return relu(x + y)
 
 
 class Bottleneck(nn.Module):
@@ -57,12 +58,11 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm(name="bn1")(y, train))
         y = conv(self.channels, 3, self.stride, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y, train))
-        y = conv(self.channels * self.expansion, 1, name="conv3")(y)
-        y = norm(name="bn3")(y, train)
+        y = conv_norm(conv(self.channels * self.expansion, 1, name="conv3"), norm(name="bn3"), y, train)
         if x.shape != y.shape:
-            x = conv(self.channels * self.expansion, 1, self.stride, name="downsample_0")(x)
-            x = norm(name="downsample_1")(x, train)
-        return nn.relu(x + y)
+            shortcut = conv(self.channels * self.expansion, 1, self.stride, name="downsample_0")
+            x = conv_norm(shortcut, norm(name="downsample_1"), x, train)
+        return relu(x + y)
 
 
 class ResNet(nn.Module):
@@ -97,3 +97,14 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{index}",
                 )(x, train)
         return x
+
+
+_TORCH: Final = TorchNames(head="fc", anchor="layer1.0.conv1.weight")
+
+NETWORKS: Final = {
+    "resnet18": Architecture(partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock), "conv1", _TORCH),
+    "resnet34": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=BasicBlock), "conv1", _TORCH),
+    "resnet50": Architecture(partial(ResNet, stages=(3, 4, 6, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet101": Architecture(partial(ResNet, stages=(3, 4, 23, 3), block=Bottleneck), "conv1", _TORCH),
+    "resnet152": Architecture(partial(ResNet, stages=(3, 8, 36, 3), block=Bottleneck), "conv1", _TORCH),
+}

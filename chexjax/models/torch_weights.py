@@ -43,7 +43,8 @@ from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS
-from chexjax.models import create_model
+from chexjax.models import NETWORKS, architecture_of, create_model
+from chexjax.models.architecture import TorchNames
 from chexjax.runtime import parse
 
 # What torchvision's ImageNet weights were trained with, of values in 0 ... 1.
@@ -60,11 +61,15 @@ PyTree = Any
 Key = tuple[str, ...]  # the path of an array in a tree of variables
 Arrays = dict[str, np.ndarray]
 
-LEAVES: Final = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# A key that every network of the family has: what stands before it is a wrapper's prefix.
-ANCHORS: Final = {"resnet": "layer1.0.conv1.weight", "densenet": "features.denseblock1.denselayer1.conv1.weight"}
-HEADS: Final = {"resnet": "fc", "densenet": "classifier"}
-STEMS: Final = {"resnet": "conv1", "densenet": "conv0"}
+LAYER_SCALE: Final = "layer_scale"
+LEAVES: Final = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    LAYER_SCALE: LAYER_SCALE,
+}
 
 
 def convert_state_dict(
@@ -90,7 +95,7 @@ def convert_state_dict(
     a warning that names its keys, and the result has no `params/head`.
 
     Args:
-      model: resnet18, resnet34, resnet50, densenet121 or densenet169.
+      model: a key of `models.NETWORKS` that torch has too: resnet18, densenet121, ...
       state_dict: names to arrays, NumPy's or torch's; convolutions (out, in, height, width).
       input_channels: 3 keeps a colour stem. 1 folds it into one grey stem that sees films normalised by `mean` and
         `std`, as the colour stem sees them replicated and normalised by `source_mean` and `source_std`: exactly, also
@@ -109,15 +114,15 @@ def convert_state_dict(
       ConfigError: `model` or `input_channels` is not one of those.
       CheckpointError: keys are missing, unexpected, of another shape, or not finite; all are listed.
     """
-    family = _family(model)
+    torch = _torch_of(model)
     if input_channels not in (1, 3):
         raise ConfigError(f"input_channels is {input_channels}; a film has 1 channel or 3")
-    arrays, originals = _torchvision_names(family, state_dict)
+    arrays, originals = _torchvision_names(torch, state_dict)
     names = torch_names(model, num_outputs)
-    kept = head and _head_fits(arrays, family, num_outputs, findings)
+    kept = head and _head_fits(arrays, torch.head, num_outputs, findings)
     if not kept:
         names = {path: slot for path, slot in names.items() if path[1] != "head"}
-        dropped = [name for name in arrays if name.startswith(f"{HEADS[family]}.")]
+        dropped = [name for name in arrays if name.startswith(f"{torch.head}.")]
         if head:
             warnings.warn(
                 f"the head is dropped ({', '.join(originals[name] for name in dropped)}): it does not have "
@@ -136,9 +141,9 @@ def convert_state_dict(
     return unflatten_dict(variables)
 
 
-def _head_fits(arrays: Arrays, family: str, num_outputs: int, findings: Sequence[str]) -> bool:
+def _head_fits(arrays: Arrays, head: str, num_outputs: int, findings: Sequence[str]) -> bool:
     """Whether the head is to be kept; one that is absent is, too, so that it is told as missing."""
-    weight = arrays.get(f"{HEADS[family]}.weight")
+    weight = arrays.get(f"{head}.weight")
     return weight is None or (len(weight) == num_outputs and tuple(findings) == FINDINGS)
 
 
@@ -159,21 +164,19 @@ def torch_names(model: str, num_outputs: int = len(FINDINGS)) -> dict[Key, Slot]
     Raises:
       ConfigError: no network of torchvision's has that name.
     """
-    family = _family(model)
+    torch = _torch_of(model)
     network = create_model(model, num_outputs)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    names = {}
+    outside, names = {"head": torch.head, "norm": torch.norm}, {}
     for path, leaf in flatten_dict(shapes).items():
-        module = HEADS[family] if path[1] == "head" else ".".join(path[2:-1]).replace("_", ".")
-        if family == "densenet" and path[1] == "trunk":
-            module = f"features.{module}"
-        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(leaf.shape))
+        module = outside.get(path[1]) or torch.trunk + ".".join(path[2:-1]).replace("_", ".")
+        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(path, leaf.shape))
     return names
 
 
 def stem_path(model: str) -> Key:
     """The path of the first convolution's kernel."""
-    return ("params", "trunk", STEMS[_family(model)], "kernel")
+    return ("params", "trunk", architecture_of(model).stem, "kernel")
 
 
 def offset_path(model: str) -> Key:
@@ -210,39 +213,49 @@ def fold_stem(
     return (std * gain).astype(np.float32), constant.astype(np.float32)
 
 
-def _family(model: str) -> str:
-    for family in HEADS:
-        if model.startswith(family):
-            create_model(model)  # tells of a name that there is not
-            return family
-    create_model(model)
-    raise ConfigError(f"torchvision has no network called {model!r}; weights come from {', '.join(HEADS)} files")
+def _torch_of(model: str) -> TorchNames:
+    """How torch names the network's arrays.
+
+    Raises:
+      ConfigError: there is no such network, here or in torchvision.
+    """
+    torch = architecture_of(model).torch
+    if torch is None:
+        known = ", ".join(name for name, architecture in NETWORKS.items() if architecture.torch)
+        raise ConfigError(f"torchvision has no network called {model!r}; torch weights are read and written of {known}")
+    return torch
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in)."""
+def _torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in); of a layer's scale (out, 1, 1)."""
+    if path[-1] == LAYER_SCALE:
+        return (*shape, 1, 1)
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def _to_jax(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out)."""
+    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out); (out, 1, 1) -> (out,)."""
+    if array.ndim == 3:
+        return array.reshape(-1)
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
 
 
-def _to_torch(array: np.ndarray) -> np.ndarray:
+def _to_torch(path: Key, array: np.ndarray) -> np.ndarray:
     """The way back."""
+    if path[-1] == LAYER_SCALE:
+        return array[:, None, None]
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
-def _torchvision_names(family: str, state_dict: Mapping[str, Any]) -> tuple[Arrays, dict[str, str]]:
+def _torchvision_names(torch: TorchNames, state_dict: Mapping[str, Any]) -> tuple[Arrays, dict[str, str]]:
     """The arrays under torchvision's present names, and for each the key under which it came."""
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state_dict.get(key), Mapping):
             state_dict = state_dict[key]
     renamed = {str(key): _modern(str(key)) for key in state_dict}
-    anchors = [name for name in renamed.values() if f".{name}".endswith(f".{ANCHORS[family]}")]
-    prefix = min(anchors, key=len).removesuffix(ANCHORS[family]) if anchors else ""
-    head = re.compile(rf"{HEADS[family]}\.(\d+)\.(weight|bias)")
+    anchors = [name for name in renamed.values() if f".{name}".endswith(f".{torch.anchor}")]
+    prefix = min(anchors, key=len).removesuffix(torch.anchor) if anchors else ""
+    head = re.compile(rf"{re.escape(torch.head)}\.(\d+)\.(weight|bias)")
     places = {match[1] for name in renamed.values() if (match := head.fullmatch(name.removeprefix(prefix)))}
     arrays: Arrays = {}
     originals: dict[str, str] = {}
@@ -251,7 +264,7 @@ def _torchvision_names(family: str, state_dict: Mapping[str, Any]) -> tuple[Arra
             continue
         name = name.removeprefix(prefix)
         if len(places) == 1 and (match := head.fullmatch(name)):
-            name = f"{HEADS[family]}.{match[2]}"
+            name = f"{torch.head}.{match[2]}"
         if name in arrays:
             raise CheckpointError(f"the keys {originals[name]} and {key} both stand for {name}")
         arrays[name], originals[name] = _array(key, state_dict[key]), key
@@ -324,7 +337,9 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
         flat[stem_path(model)] = unfold_stem(kernel, offset, mean, std)
     head = flat.get(("params", "head", "bias"), np.zeros(0))
     names = torch_names(model, len(head) or len(FINDINGS))
-    arrays = {names[path].name if path in names else "/".join(path): _to_torch(value) for path, value in flat.items()}
+    arrays = {
+        names[path].name if path in names else "/".join(path): _to_torch(path, value) for path, value in flat.items()
+    }
     _check(arrays, names, names[stem_path(model)].name, channels, {name: name for name in arrays}, model)
     counts = {
         name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
@@ -432,7 +447,7 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
 def main() -> None:
     """The command line: imports a file into a folder that `--checkpoint` and `--config.init_from` take."""
     values = flags.FlagValues()
-    flags.DEFINE_string("model", None, "resnet18, resnet34, resnet50, densenet121, densenet169.", flag_values=values)
+    flags.DEFINE_enum("model", None, [n for n, a in NETWORKS.items() if a.torch], "The network.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
     flags.DEFINE_boolean("head", True, "Keep a head of 14 outputs; --nohead leaves any out.", flag_values=values)

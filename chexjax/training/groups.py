@@ -6,7 +6,6 @@ same groups. They are listed by their first finding, and findings in the usual o
 
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.cluster import AgglomerativeClustering
 from chexjax.data.augment import normalize
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared
+from chexjax.devices import at_precision, each_device, replicate
 from chexjax.errors import ConfigError
 from chexjax.evaluation.evaluator import gather
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
@@ -86,7 +86,7 @@ def embed(restored: Restored, films: Prepared, config: ConfigDict) -> np.ndarray
         maps = [model.apply(variables[n], x, method="features") for n, model in restored.models.items()]
         return [jnp.asarray(features, jnp.float32).mean(axis=(1, 2)) for features in maps]
 
-    run, variables = jax.pmap(pooled), flax.jax_utils.replicate(restored.variables)
+    run, variables = each_device(at_precision("highest", pooled)), replicate(restored.variables)
     rows, order = [], []
     for batch in evaluation_batches(films.source("train"), config.batch_size, config.data.threads):
         features = {str(k): channels for k, channels in enumerate(run(variables, batch["image"]))}

@@ -1,6 +1,8 @@
-"""What a run tells while it runs: lines on the terminal, and scalars for TensorBoard."""
+"""What a run tells while it runs: lines on the terminal; scalars and a profile for TensorBoard."""
 
+import time
 from pathlib import Path
+from typing import Any, Final
 
 import jax
 from tensorboardX import SummaryWriter
@@ -13,6 +15,9 @@ def say(line: str) -> None:
         tqdm.write(line)
 
 
+TENSORBOARD: Final = "tensorboard"  # the folder in a workdir
+
+
 class Scalars:
     """TensorBoard scalars under `workdir/tensorboard`, written by the first process alone.
 
@@ -22,7 +27,7 @@ class Scalars:
     def __init__(self, workdir: Path, step: int):
         self._writer = None
         if jax.process_index() == 0:
-            self._writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step)
+            self._writer = SummaryWriter(str(workdir / TENSORBOARD), purge_step=step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds a point to each named curve."""
@@ -34,3 +39,62 @@ class Scalars:
         """Writes out what is waiting."""
         if self._writer is not None:
             self._writer.close()
+
+
+class Pace:
+    """Films a second between points; validating and saving, after which it is restarted, do not count."""
+
+    def __init__(self, step: int, batch_size: int):
+        self._batch_size = batch_size
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins to count anew, with `step` steps done."""
+        self._step, self._since = step, time.monotonic()
+
+    def point(self, step: int) -> dict[str, float]:
+        """The films a second since the last point, now that `step` steps are done; empty if there were none."""
+        films, seconds = (step - self._step) * self._batch_size, time.monotonic() - self._since
+        self.restart(step)
+        return {"train/films_per_second": films / seconds} if films > 0 else {}
+
+
+class Profile:
+    """JAX's profiler over so many steps, for TensorBoard's Profile tab, by the first process alone.
+
+    The trace goes to `workdir/tensorboard/plugins/profile`, and ends with the call of the step that reaches the number.
+    A context manager: a trace that is running when it is left is written.
+    """
+
+    def __init__(self, workdir: Path, steps: int):
+        self._left = steps if jax.process_index() == 0 else 0
+        self._folder = workdir / TENSORBOARD
+        self._running, self._result = False, None
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._left > 0 and not self._running:
+            say("no profile is written: the run ended with its first call, which compiles")
+        self._stop()
+
+    def begin(self) -> None:
+        """Starts the trace, where one is asked for and has not been made yet."""
+        if self._left > 0 and not self._running:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def add(self, count: int, result: Any) -> None:
+        """Counts `count` steps that end with the arrays `result`."""
+        if self._running:
+            self._left, self._result = self._left - count, result
+            if self._left <= 0:
+                self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.block_until_ready(self._result)
+            jax.profiler.stop_trace()
+            self._running, self._result, self._left = False, None, 0
+            say(f"the profile is written: tensorboard --logdir={self._folder}")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import flax.jax_utils
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,6 +17,7 @@ from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
+from chexjax.devices import AXIS, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -32,11 +32,11 @@ from chexjax.models import Groups
 from chexjax.models.network import by_names, names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
-from chexjax.training.logging import Scalars, say
+from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
 from chexjax.training.start import start_from
-from chexjax.training.state import TrainState, create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
+from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
+from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
@@ -44,8 +44,10 @@ from chexjax.workdir.lock import hold
 from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """Trains the networks of `config`, from where `workdir` stands, to the last step.
+
+    Of so many steps as `profile` says, after the first call, JAX's profiler writes a trace that TensorBoard shows.
 
     The order in which a state is found: the workdir's latest checkpoint, else `init_from`, else new weights. The same
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
@@ -58,10 +60,10 @@ def train(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with hold(workdir) as held:
         claim_workdir(workdir, config)
-        _train(config, workdir, held)
+        _train(config, workdir, profile, held)
 
 
-def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
     began = time.monotonic()
     checkpoints = Checkpoints(workdir, writing=True)
     latest = checkpoints.latest
@@ -78,7 +80,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, Profile(workdir, profile) as trace:
         groups = choose_groups(config, films, saved)
         teacher = restore_others(config.teacher, "teacher", config) if config.regime == "distill" else None
         models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
@@ -100,16 +102,23 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
         if step >= last_step:
             return
 
+        def rates(step: int) -> dict[str, float]:
+            return {
+                f"train/{name}/{key}": rate
+                for name, network in config.networks.items()
+                for key, rate in learning_rates(network, step, last_step, frozen_steps).items()
+            }
+
         known = context(config, films, groups, teacher)
-        feed = open_feed(config, films, step, AXIS)
+        feed = open_feed(config, films, step)
         say(feed.told)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
-        fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
+        fixed = replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
-        replicated = flax.jax_utils.replicate(tuple(states.values()))
-        scalars = Scalars(workdir, step)
+        replicated = replicate(tuple(states.values()))
         size = config.batch_size
+        scalars, pace = Scalars(workdir, step), Pace(step, size)
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
         first = step
         while step < last_step:
@@ -117,19 +126,26 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
             pause = min(step - step % eval_steps + eval_steps, frozen_steps if frozen else last_step, last_step)
             count = min(feed.most, pause - step)
             move = heads_trainer if frozen else trainer
-            replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
+            if step > first:  # the first call compiles
+                trace.begin()
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
             window.add(step, count, measured)
-            if step == first:
+            trace.add(count, measured)
+            step += count
+            if step == first + count:
                 jax.block_until_ready(measured)
                 say(f"the first {count} steps ended {time.monotonic() - began:.1f} s after the start")
-            step += count
+                pace.restart(step)
             bar.update(count * size)
-            if step % config.log_every < count:
-                scalars.write(step, window.means("train"))
             stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
             if validating or stopping:
                 window.close()
-                states = dict(zip(states, flax.jax_utils.unreplicate(replicated), strict=True))
+                states = dict(zip(states, unreplicate(replicated), strict=True))
+            if step % config.log_every < count and window.latest is not None:
+                done = window.latest + 1
+                measurements = window.means("train") | window.norms("train") | rates(window.latest)
+                scalars.write(done, measurements | pace.point(done))
             if validating:
                 variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
@@ -143,6 +159,7 @@ def _train(config: ConfigDict, workdir: Path, held: Callable[[], None]) -> None:
                 best_by = selection_figure(figures, tuple(states)) if validating else None
                 saved = bookmark(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
+                pace.restart(step)
             if stopping:
                 break
         bar.close()
@@ -174,7 +191,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
-    variables = flax.jax_utils.replicate(best.variables)
+    variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
@@ -218,7 +235,7 @@ def selection_figure(figures: dict[str, float], networks: tuple[str, ...]) -> fl
 
 
 class Window:
-    """The measurements since the last validation, read one step behind so that the device is never waited for.
+    """The measurements since the last validation, read one call behind so that the device is never waited for.
 
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
@@ -228,6 +245,8 @@ class Window:
         self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
+        self._norms: dict[str, np.ndarray] = {}
+        self.latest: int | None = None  # the last step whose measurements have been read; the first is 0
 
     def add(self, step: int, count: int, measured: Measured) -> None:
         """Takes what the `count` steps from `step` on measured, and reads what the call before them did."""
@@ -244,12 +263,15 @@ class Window:
             return
         (step, count, measured), self._pending = self._pending, None
         steps = {key: np.asarray(value, np.float64)[:count] for key, value in jax.device_get(measured).items()}
+        # Of the last step alone: they are for TensorBoard, and may overflow long before the network does.
+        sizes = {key: steps.pop(key)[-1] for key in ("update_norm", "parameter_norm")}
         for k in range(count):
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise TrainingError(self._trouble(step + k, values))
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
+        self.latest, self._norms = step + count - 1, sizes | {"gradient_norm": values["gradient_norm"]}
 
     def state(self) -> Metadata:
         """What has been read so far, to go on from in another process; exact."""
@@ -265,6 +287,14 @@ class Window:
         return {
             f"{prefix}/{name}/{key}": float(np.mean(total[k]) / self._count)
             for key, total in self._sums.items()
+            for k, name in enumerate(self._networks)
+        }
+
+    def norms(self, prefix: str) -> dict[str, float]:
+        """`prefix/network/norm` -> what it was at the step `latest`; empty before the first was read."""
+        return {
+            f"{prefix}/{name}/{key}": float(norm[k])
+            for key, norm in self._norms.items()
             for k, name in enumerate(self._networks)
         }
 
@@ -384,7 +414,8 @@ def describe(
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind}, validated every {eval_steps}"
+        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"validated every {eval_steps}"
     )
 
 

@@ -39,9 +39,9 @@ def start_from(
         variables, mean, std = read(Path(source).expanduser(), name)
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
-    fresh = {"params": state.params, "batch_stats": state.batch_stats}
+    fresh = {"params": state.params, **state.collections}
     told = "new head" if not has_head(variables) else "head included"
-    variables = renormalize(variables, mean, std, config)
+    variables = renormalize(variables, mean, std, config, config.networks[name].model)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
         variables = {**variables, "params": params}
@@ -51,7 +51,8 @@ def start_from(
     say(f"{name}: starts from {source}, {told}")
     variables = jax.tree.map(jnp.array, variables)
     average = state.average and jax.tree.map(jnp.copy, variables)
-    return state.replace(params=variables["params"], batch_stats=variables["batch_stats"], average=average)
+    collections = {key: variables[key] for key in state.collections}
+    return state.replace(params=variables["params"], collections=collections, average=average)
 
 
 def read(path: Path, name: str) -> tuple[PyTree, float, float]:
@@ -76,10 +77,10 @@ def has_head(variables: PyTree) -> bool:
     return "head" in variables["params"] or "branch" in variables["params"]
 
 
-def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict) -> PyTree:
+def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, model: str) -> PyTree:
     """The same network for films normalised as this run's are; its stem then has an offset in any case."""
     variables = jax.tree.map(np.asarray, variables)
-    stem = stem_of(variables["params"])
+    stem = stem_of(model, variables["params"])
     offset = stem.get("offset", np.zeros_like(stem["kernel"]))
     if (mean, std) != (config.data.mean, config.data.std):
         kernels, offsets = (x.reshape(-1, *x.shape[-4:]) for x in (stem["kernel"], offset))

@@ -1,4 +1,4 @@
-"""What a network is while it trains: parameters, batch statistics, the optimiser's memory, a step count."""
+"""What a network is while it trains: parameters, its other collections, the optimiser's memory, a step count."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,16 +21,20 @@ PyTree = Any
 
 
 class TrainState(train_state.TrainState):
-    """flax's TrainState, with batch statistics and, where the config asks for it, a moving average of the weights."""
+    """flax's TrainState, with the network's other collections and, where the config asks for it, a moving average.
 
-    batch_stats: PyTree
+    `collections` is all that the network has beside `params`: `{"batch_stats": ...}`, or other things, or nothing. The
+    moving average is of both.
+    """
+
+    collections: dict[str, PyTree]
     average: PyTree | None = None
     average_decay: float = flax.struct.field(pytree_node=False, default=0.0)
 
     @property
     def variables(self) -> dict[str, PyTree]:
         """What evaluation applies: the moving average where one is kept, the last weights otherwise."""
-        return self.average or {"params": self.params, "batch_stats": self.batch_stats}
+        return self.average or {"params": self.params, **self.collections}
 
 
 def create_state(
@@ -55,7 +59,7 @@ def create_state(
     return TrainState.create(
         apply_fn=model.apply,
         params=variables["params"],
-        batch_stats=variables["batch_stats"],
+        collections={name: tree for name, tree in variables.items() if name != "params"},
         tx=rule,
         average=average,
         average_decay=network.average_decay,
@@ -102,6 +106,20 @@ def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
     ramp = optax.linear_schedule(0.0, peak, warmup)
     # The ramp starts one update above zero: a first step at rate 0 would only move the batch statistics.
     return optax.join_schedules([lambda step: ramp(step + 1), decays[network.schedule]()], [warmup])
+
+
+def learning_rates(network: ConfigDict, step: int, steps: int, frozen_steps: int = 0) -> dict[str, float]:
+    """The rates of the update that `step` makes (the first is 0): "learning_rate" of the trunk, "head_learning_rate".
+
+    The trunk's is 0 for the first `frozen_steps` of the `steps`, and its schedule then begins.
+    """
+    peak, head = network.learning_rate, network.head_learning_rate
+    rate = float(create_schedule(network, steps)(step))
+    trunk = rate
+    if frozen_steps:
+        late = create_schedule(network, max(steps - frozen_steps, 1))
+        trunk = float(late(step - frozen_steps)) if step >= frozen_steps else 0.0
+    return {"learning_rate": trunk, "head_learning_rate": rate * head / peak if head and peak else rate}
 
 
 def one_cycle(peak: float, steps: int) -> optax.Schedule:

@@ -1,7 +1,7 @@
-"""One step a regime: pure functions of (states, batch), compiled with `jax.pmap` over the local devices.
+"""One step a regime: pure functions of (states, batch), compiled for every local device (see `devices.each_device`).
 
 A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
-returns the new states and what it measured. The axis of devices is called "data"; every device holds the whole state
+returns the new states and what it measured. Every device holds the whole state
 and a share of the batch, and gradients, batch statistics and measurements are averaged over it.
 """
 
@@ -14,21 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
-from chexjax.devices import meet
+from chexjax.devices import AXIS as AXIS
+from chexjax.devices import at_precision, each_device, mean_over_devices, meet
 from chexjax.models.network import Groups
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
 from chexjax.training.state import TrainState, part_of
 
-AXIS: Final = "data"
+NO_STEP: Final = np.uint32(2**32 - 1)  # in the step's place in a key: what is folded from it no augmentation draws from
 
 PyTree = Any
 States = tuple[TrainState, ...]
-# For each network: "loss", "divergence", "gradient_norm" (networks,), and "cross_entropy" (networks, findings).
+# For each network: "loss", "divergence", "gradient_norm", "update_norm", "parameter_norm" (networks,), and
+# "cross_entropy" (networks, findings).
 Measured = dict[str, jax.Array]
 # A term that guides a network beside the labels: its logits -> a scalar.
 Guide = Callable[[jax.Array], jax.Array]
@@ -84,7 +85,13 @@ def supervised_step(
     """
     images = prepare(batch, states[0].step, fixed.seed, context.config)
     learned = [
-        learn(state, linearize(state, images, context), batch["label"], turn, context)
+        learn(
+            state,
+            linearize(state, images, context, dropout_key(fixed.seed, state.step, turn)),
+            batch["label"],
+            turn,
+            context,
+        )
         for turn, state in enumerate(states)
     ]
     return gathered(learned)
@@ -103,7 +110,8 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
     images = prepare(batch, states[0].step, fixed.seed, context.config)
-    runs = [linearize(state, images, context) for state in states]
+    keys = [dropout_key(fixed.seed, state.step, turn) for turn, state in enumerate(states)]
+    runs = [linearize(state, images, context, key) for state, key in zip(states, keys, strict=True)]
     logits = [run.logits for run in runs]
     learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
@@ -111,7 +119,7 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
         learned.append(learn(state, run, batch["label"], turn, context, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
             moved = learned[-1][0]
-            logits[turn], _ = predict(state, moved.params, images, context)
+            logits[turn], _ = predict(state, moved.params, images, context, keys[turn])
     return gathered(learned)
 
 
@@ -130,7 +138,7 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
     for turn, state in enumerate(states):
-        run = linearize(state, own, context)
+        run = linearize(state, own, context, dropout_key(fixed.seed, state.step, turn))
         learned.append(
             learn(state, run, batch["label"], turn, context, guide, distill.weight, labels_weight=1.0 - distill.weight)
         )
@@ -150,8 +158,8 @@ def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -
 
     States, batch and what is fixed have a leading axis of local devices; the states given are consumed (donated).
     """
-    step = partial(STEPS[context.config.regime], context=context)
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, out_axes=(0, None), devices=devices)
+    step = at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context))
+    return each_device(step, out_axes=(0, None), donate_argnums=0, devices=devices)
 
 
 def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.Device] | None = None) -> Steps:
@@ -161,7 +169,7 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
     is an argument: one program serves every count, and so N steps in a call give bit for bit what N calls of one do.
     """
     # Compiled apart, so that it is traced once for its shapes and its use.
-    step = jax.jit(partial(STEPS[context.config.regime], context=context))
+    step = jax.jit(at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context)))
 
     def many(
         states: States, source: PyTree, fixed: Fixed, begin: jax.Array, count: jax.Array
@@ -177,8 +185,8 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
         empty = jax.tree.map(lambda one: jnp.zeros((most, *one.shape), one.dtype), measured)
         return jax.lax.fori_loop(0, count, body, (states, empty))
 
-    return jax.pmap(
-        many, AXIS, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
+    return each_device(
+        many, in_axes=(0, 0, 0, None, None), out_axes=(0, None), donate_argnums=0, devices=devices
     )  # fmt: skip
 
 
@@ -208,7 +216,7 @@ class Run(NamedTuple):
 
     logits: jax.Array
     pull_back: Callable[[jax.Array], tuple[PyTree]]  # gradient of the logits -> gradient of the parameters
-    batch_stats: PyTree
+    collections: dict[str, PyTree]
 
 
 def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
@@ -221,13 +229,30 @@ def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: 
     return normalize(augmented(batch, step, seed, config), config.data.mean, config.data.std)
 
 
-def predict(state: TrainState, params: PyTree, images: jax.Array, context: Context) -> tuple[jax.Array, PyTree]:
-    """Logits in training mode, by the batch's own statistics; and the running statistics that follow."""
-    variables = {"params": params, "batch_stats": state.batch_stats}
+def dropout_key(seed: jax.Array | int, step: jax.Array | int, network: int) -> jax.Array:
+    """The key from which the `network`-th network draws in a step, on each device another.
+
+    It depends on the seed, the step, the network's index and the device's: a run that is resumed on as many devices
+    draws the same.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), NO_STEP), step)
+    return jax.random.fold_in(jax.random.fold_in(key, network), jax.lax.axis_index(AXIS))
+
+
+def predict(
+    state: TrainState, params: PyTree, images: jax.Array, context: Context, key: jax.Array
+) -> tuple[jax.Array, dict[str, PyTree]]:
+    """Logits in training mode, by the batch's own statistics; and the collections that follow.
+
+    Two calls with one `key` drop out the same units.
+    """
     if context.frozen:
-        return state.apply_fn(variables | {"params": only_heads(params)}, images, train=False), state.batch_stats
-    logits, mutated = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
-    return logits, mutated["batch_stats"]
+        variables = {"params": only_heads(params), **state.collections}
+        return state.apply_fn(variables, images, train=False), state.collections
+    variables = {"params": params, **state.collections}
+    kept = list(state.collections)
+    logits, mutated = state.apply_fn(variables, images, train=True, mutable=kept, rngs={"dropout": key})
+    return logits, state.collections | mutated
 
 
 def only_heads(params: PyTree) -> PyTree:
@@ -239,12 +264,12 @@ def only_heads(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(held, params)
 
 
-def linearize(state: TrainState, images: jax.Array, context: Context) -> Run:
+def linearize(state: TrainState, images: jax.Array, context: Context, key: jax.Array) -> Run:
     """One forward pass that keeps what the backward pass needs."""
-    logits, pull_back, batch_stats = jax.vjp(
-        lambda params: predict(state, params, images, context), state.params, has_aux=True
+    logits, pull_back, collections = jax.vjp(
+        lambda params: predict(state, params, images, context, key), state.params, has_aux=True
     )
-    return Run(logits, pull_back, batch_stats)
+    return Run(logits, pull_back, collections)
 
 
 def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Guide:
@@ -294,20 +319,24 @@ def learn(
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
     """Averages over the devices, then moves the network (and the moving average of its weights)."""
-    gradients, batch_stats, measured = averaged((gradients, run.batch_stats, measured))
-    state = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
-    if state.average is not None:
-        now = {"params": state.params, "batch_stats": batch_stats}
-        state = state.replace(average=optax.incremental_update(now, state.average, 1.0 - state.average_decay))
-    return state, measured | {"gradient_norm": optax.tree.norm(gradients)}
+    gradients, collections, measured = mean_over_devices((gradients, run.collections, measured))
+    updates, memory = state.tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average and follow({"params": params, **collections}, state.average, 1.0 - state.average_decay)
+    norms = {"gradient_norm": gradients, "update_norm": updates, "parameter_norm": params}
+    state = state.replace(
+        step=state.step + 1, params=params, collections=collections, opt_state=memory, average=average
+    )
+    return state, measured | {name: optax.tree.norm(tree) for name, tree in norms.items()}
 
 
-def averaged(tree: PyTree) -> PyTree:
-    """The mean over the devices, as one message: of hundreds of small ones each would wait for the network."""
-    if jax.lax.axis_size(AXIS) == 1:
-        return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.pmean(flat, AXIS))
+def follow(new: PyTree, average: PyTree, share: float) -> PyTree:
+    """The moving average, `share` of the way towards `new`; of what is no real number, as a counter, the new value."""
+
+    def moved(value: jax.Array, mean: jax.Array) -> jax.Array:
+        return optax.incremental_update(value, mean, share) if jnp.issubdtype(value.dtype, jnp.inexact) else value
+
+    return jax.tree.map(moved, new, average)
 
 
 def gathered(learned: Sequence[tuple[TrainState, Measured]]) -> tuple[States, Measured]:

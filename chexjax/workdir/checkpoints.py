@@ -1,9 +1,10 @@
 """Checkpoints of a run: the newest two and the best, and in each all that a run needs to go on.
 
-A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params` and `batch_stats`) and
-`training` (what only training needs: the optimiser's memory, the step count). Beside them lie `metadata.json` (the
-seeds, the data's digest and place, the history of validation figures), a copy of `config.json`, and the manifest of all
-these files. Everything is stored as plain arrays of one device, so that any number of devices can restore it.
+A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params`, and `batch_stats` or
+whatever collections it has) and `training` (what only training needs: the optimiser's memory, the step count). Beside
+them lie `metadata.json` (the seeds, the data's digest and place, the history of validation figures), a copy of
+`config.json`, and the manifest of all these files. Everything is stored as plain arrays of one device, so that any
+number of devices can restore it.
 
     python -m chexjax.workdir.checkpoints --verify WORKDIR
 """
@@ -134,9 +135,12 @@ class Checkpoints:
         check_fit(wanted, loaded, f"{self._folder / str(step)}")
         restored = {}
         for name, state in states.items():
-            network = loaded["networks"][name]
-            network = {**network, "average": None} if state.average is None else {"average": network}
-            restored[name] = from_state_dict(state, loaded["training"][name] | network)
+            network, rest = loaded["networks"][name], dict(loaded["training"][name])
+            now, average = (network, None) if state.average is None else (rest, network)
+            collections = {key: now[key] for key in state.collections}
+            rest = {key: value for key, value in rest.items() if key not in collections}
+            whole = rest | {"params": now["params"], "collections": collections, "average": average}
+            restored[name] = from_state_dict(state, whole)
         return restored, self.metadata(step)
 
     def metadata(self, step: int) -> Metadata:
@@ -225,10 +229,8 @@ def split_states(states: States) -> tuple[PyTree, PyTree]:
     networks, training = {}, {}
     for name, state in states.items():
         rest = to_state_dict(state)
-        average = rest.pop("average")
-        if average is None:
-            average = {key: rest.pop(key) for key in ("params", "batch_stats")}
-        networks[name], training[name] = average, rest
+        now, average = {"params": rest.pop("params"), **rest.pop("collections")}, rest.pop("average")
+        networks[name], training[name] = (now, rest) if average is None else (average, rest | now)
     return jax.tree.map(np.asarray, networks), jax.tree.map(np.asarray, training)
 
 

@@ -107,8 +107,9 @@ def _imported(folder: Path) -> Restored:
     check_films(config.data)
     model = create_model(about.model, len(FINDINGS))
     wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, about.size, about.size, 1)))
-    if "offset" in stem_of(variables["params"]):
-        stem_of(wanted["params"])["offset"] = stem_of(wanted["params"])["kernel"]
+    stem = stem_of(about.model, wanted["params"])
+    if "offset" in stem_of(about.model, variables["params"]):
+        stem["offset"] = stem["kernel"]
     check_fit(wanted, variables, str(folder))
     return Restored(folder, config, 0, {IMPORTED: model}, {IMPORTED: variables}, {"groups": None, "history": []})
 

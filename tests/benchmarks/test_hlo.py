@@ -80,6 +80,28 @@ def test_a_module_by_hand() -> None:
     assert counts.loops == [5]
 
 
+def test_of_what_is_sliced_later_a_kernel_reads_the_slice() -> None:
+    """Also where each element is first worked on by itself, in two ways that meet again, and a slice is sliced."""
+    fused = """
+  %param_0.3 = f32[8,16]{1,0} parameter(0)
+  %param_1.3 = f32[8,16]{1,0} parameter(1)
+  %twice = f32[8,16]{1,0} add(%param_0.3, %param_0.3)
+  %both = f32[8,16]{1,0} multiply(%twice, %param_0.3)
+  %early = f32[8,12]{1,0} slice(%both), slice={[0:8], [0:12]}
+  %late = f32[8,4]{1,0} slice(%early), slice={[0:8], [8:12]}
+  ROOT %out = f32[8,4]{1,0} add(%late, %other)
+}
+"""
+    text = (
+        "HloModule m\n\n%f (param_0.3: f32[8,16], param_1.3: f32[8,16]) -> f32[8,4] {"
+        + fused.replace("%other", "%sum").replace("  ROOT", "  %sum = f32[8,4]{1,0} reduce(%param_1.3)\n  ROOT")
+        + "\nENTRY %main (x: f32[8,16], y: f32[8,16]) -> f32[8,4] {\n  %x = f32[8,16]{1,0} parameter(0)\n"
+        "  %y = f32[8,16]{1,0} parameter(1)\n  ROOT %z = f32[8,4]{1,0} fusion(%x, %y), kind=kLoop, calls=%f\n}\n"
+    )
+    assert count(text).bytes == 4 * (8 * 4 + 8 * 16 + 8 * 4)
+    assert count(text).whole_bytes == 4 * (8 * 16 + 8 * 16 + 8 * 4)
+
+
 def test_a_loop_of_unknown_length_counts_once() -> None:
     known, unknown = count(MODULE), count(MODULE.replace(', config={"known_trip_count":{"n":"5"}}', ""))
     assert unknown.loops == [None]

@@ -10,9 +10,8 @@ from ml_collections import ConfigDict
 from chexjax.data import feed
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import batch_films, epoch_order
+from chexjax.devices import each_device
 from chexjax.errors import ConfigError
-
-AXIS = "data"
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +29,12 @@ def config(small_baseline: ConfigDict, phantom_folder: Path, cache: str) -> Conf
 def batches(config: ConfigDict, residence: str, begin: int, steps: int) -> list[dict]:
     """What each step from `begin` on would see, by calls of as many steps as the feed allows."""
     config.data.residence, config.steps_per_call = residence, 3
-    source = feed.open_feed(config, open_films(config.data), begin, AXIS)
+    source = feed.open_feed(config, open_films(config.data), begin)
 
     def look(films, seed, begin, step):
         return source.read(films, seed, begin)(step)
 
-    looking = jax.pmap(look, AXIS, in_axes=(0, None, None, None))
+    looking = each_device(look, in_axes=(0, None, None, None))
     found = []
     for step in range(begin, begin + steps):
         call = step - (step - begin) % source.most  # several steps share what a call has read
@@ -77,7 +76,7 @@ def test_films_stay_where_they_fill_no_more_than_half(
 ) -> None:
     config.steps_per_call = 3
     monkeypatch.setattr(feed, "free_memory", lambda: free)
-    found = feed.open_feed(config, open_films(config.data), 0, AXIS)
+    found = feed.open_feed(config, open_films(config.data), 0)
     assert told in found.told
     assert found.most == most
 
@@ -85,4 +84,4 @@ def test_films_stay_where_they_fill_no_more_than_half(
 def test_a_batch_that_does_not_divide_is_refused(config: ConfigDict) -> None:
     config.batch_size = 6
     with pytest.raises(ConfigError, match="batch_size 6 is no multiple of the 4 devices"):
-        feed.open_feed(config, open_films(config.data), 0, AXIS)
+        feed.open_feed(config, open_films(config.data), 0)

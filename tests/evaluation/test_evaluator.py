@@ -2,7 +2,6 @@
 
 import io
 
-import flax.jax_utils
 import jax
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from scipy.special import expit
 from chexjax.data.augment import normalize
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Part
+from chexjax.devices import replicate
 from chexjax.evaluation.evaluator import create_predictor, predict_split
 from chexjax.models import create_model
 
@@ -49,9 +49,7 @@ def test_predictions_do_not_depend_on_the_batch_nor_on_what_fills_it_up(networks
     model, variables = networks["model"], networks["variables"]
     predictor = create_predictor(dict.fromkeys(variables, model.apply), 0.5, 0.25)
     told: list[int] = []
-    found = predict_split(
-        predictor, flax.jax_utils.replicate(variables), evaluation_batches(Source(), batch_size), PART, told.append
-    )
+    found = predict_split(predictor, replicate(variables), evaluation_batches(Source(), batch_size), PART, told.append)
     assert sum(told) == FILMS
     for name in variables:
         logits = model.apply(variables[name], normalize(PIXELS[..., None], 0.5, 0.25), train=False)

@@ -39,7 +39,10 @@ class Pair(nn.Module):
         return jnp.concatenate([self.one(x, train), self.two(x, train)], -1)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        parts = jnp.split(features.mean((1, 2)), 2, -1)
+        return self.localize(features).mean((1, 2))
+
+    def localize(self, features: jax.Array) -> jax.Array:
+        parts = jnp.split(features, 2, -1)
         return jnp.concatenate([head(part) for head, part in zip(self.heads, parts, strict=True)], -1)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chexjax.models import convolution, cpu_convolution
-from chexjax.models.convolution import convolve, max_pool
+from chexjax.models.convolution import convolve, max_pool, relu
 from chexjax.models.cpu_convolution import IM2COL, PRODUCT, WINDOW, WINOGRAD
 from chexjax.models.resnet import Bottleneck
 
@@ -183,7 +184,28 @@ def test_forms_for_a_cpu_are_lowered_for_a_cpu_alone(platform: str) -> None:
         assert "reduce_window" not in text
         assert "stablehlo.dot_general" in text
         return
-    assert text.count("stablehlo.convolution") == 8  # four, and the gradients of their inputs
-    assert "stablehlo.dot_general" not in text
-    assert "stablehlo.reduce_window" in text
-    assert "stablehlo.select_and_scatter" in text
+    folded = 2  # kernels, into which a norm goes: their gradients are needed for those of the norm
+    assert text.count("stablehlo.convolution") == 8 + folded  # four, and the gradients of their inputs
+    assert "stablehlo.select_and_scatter" not in text
+
+
+def test_relu_is_that_of_flax_forward_and_backward() -> None:
+    x = jnp.array([-1.5, -0.0, 0.0, 1e-30, 2.0, jnp.inf])
+    for f, expected in ((relu, nn.relu), (jax.vmap(relu), jax.vmap(nn.relu))):
+        np.testing.assert_array_equal(f(x), expected(x))
+        np.testing.assert_array_equal(jax.vjp(f, x)[1](x)[0], jax.vjp(expected, x)[1](x)[0])
+        np.testing.assert_array_equal(jax.jvp(f, (x,), (x,))[1], jax.jvp(expected, (x,), (x,))[1])
+
+
+def test_the_first_of_equal_maxima_has_the_gradient_of_a_pool() -> None:
+    """As XLA's own derivative, select-and-scatter, has it."""
+    x = np.random.default_rng(0).integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
+
+    def windowed(x: jax.Array) -> jax.Array:
+        window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    (found, pull), (expected, expected_pull) = (jax.vjp(f, x) for f in (convolution._max_pool, windowed))
+    np.testing.assert_array_equal(found, expected)
+    upstream = np.random.default_rng(1).normal(size=found.shape).astype(np.float32)
+    np.testing.assert_allclose(pull(upstream)[0], expected_pull(upstream)[0], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The five networks: their sizes against torchvision's, their shapes, dtypes and batch statistics."""
+"""The networks: their sizes against torchvision's, their shapes, dtypes and batch statistics."""
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,12 @@ TORCHVISION = {
     "resnet50": 25_557_032,
     "densenet121": 7_978_856,
     "densenet169": 14_149_480,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "densenet201": 20_013_928,
+    "mobilenet_v2": 3_504_872,
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
 }
 
 

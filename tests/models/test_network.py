@@ -61,8 +61,10 @@ def test_a_logit_is_the_mean_over_places(films: jax.Array) -> None:
     np.testing.assert_allclose(maps.mean(1), model.apply(variables, films), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121", "densenet169"])
-def test_the_five_can_be_cut_after_every_stage(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "densenet121", "densenet169", "mobilenet_v2", "convnext_tiny"]
+)
+def test_networks_can_be_cut_after_every_stage(name: str) -> None:
     """Shared and branched parameters together are the whole network's, the branched ones four times."""
     sample = jnp.zeros((1, 64, 64, 1))
 

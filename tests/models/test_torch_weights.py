@@ -35,6 +35,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from tests.torch_networks import create_torch_network, shake  # noqa: E402  # it imports torch
 
 FIVE = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
+LATER = ("resnet101", "resnet152", "densenet201", "mobilenet_v2", "convnext_tiny", "convnext_small")
 SOAK = bool(os.environ.get("CHEXJAX_SOAK"))
 MEAN, STD = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 
@@ -58,6 +59,9 @@ BOUNDED = {
     "densenet169": [(224, 1)],
 }
 FORMS = [(name, *form) for name in FIVE for form in BOUNDED["resnet18" if SOAK else name]]
+FORMS += [(name, 224, 3) for name in ("mobilenet_v2", "convnext_tiny")]
+FORMS += [("mobilenet_v2", 96, 1), ("convnext_tiny", 95, 1), ("convnext_small", 64, 3)]
+FORMS += [("resnet101", 64, 3), ("resnet152", 64, 1), ("densenet201", 64, 1)]
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), FORMS)
@@ -122,7 +126,7 @@ def assert_same(found, expected) -> None:
         np.testing.assert_array_equal(found[path], value)
 
 
-@pytest.mark.parametrize("name", FIVE)
+@pytest.mark.parametrize("name", FIVE + LATER)
 def test_names_and_shapes_are_those_of_torch(name: str) -> None:
     network = create_torch_network(name)
     theirs = {key: tuple(x.shape) for key, x in network.state_dict().items() if "num_batches" not in key}
@@ -280,13 +284,34 @@ def test_the_offset_learns_too(resnet) -> None:
     assert gradient[0, 0, 0, 0] == 2 * 2 * 2
 
 
+@pytest.mark.parametrize(("name", "stem"), [("mobilenet_v2", "features.0.0"), ("convnext_tiny", "features.0.0")])
+def test_other_stems_fold_and_unfold_too(name: str, stem: str) -> None:
+    network = shake(create_torch_network(name))
+    weights = numpy_dict(network)
+    films = (np.random.default_rng(0).uniform(size=(2, 64, 64, 1)).astype(np.float32) - MEAN) / STD
+    expected = logits_of(network, films)
+    back = to_state_dict(name, convert_state_dict(name, weights, 1), channels=3)
+    assert np.abs(back[f"{stem}.weight"] - weights[f"{stem}.weight"]).max() > 1e-3
+    network.load_state_dict({key: torch.from_numpy(x) for key, x in back.items()})
+    np.testing.assert_allclose(logits_of(network, films), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_head_behind_a_norm_is_dropped_alone() -> None:
+    weights = numpy_dict(create_torch_network("convnext_tiny", num_outputs=1000))
+    with pytest.warns(UserWarning, match=r"dropped \(classifier\.2\.weight, classifier\.2\.bias\)"):
+        variables = convert_state_dict("convnext_tiny", weights)
+    assert set(variables["params"]) == {"trunk", "norm"}
+
+
 # There and back
 
 
-def test_a_state_dict_survives_the_way_there_and_back(densenet) -> None:
-    back = to_state_dict("densenet121", convert_state_dict("densenet121", densenet), channels=3)
-    assert back.keys() == densenet.keys()
-    for key, value in densenet.items():
+@pytest.mark.parametrize("name", ["densenet121", *LATER])
+def test_a_state_dict_survives_the_way_there_and_back(name: str) -> None:
+    weights = numpy_dict(shake(create_torch_network(name)))
+    back = to_state_dict(name, convert_state_dict(name, weights), channels=3)
+    assert back.keys() == weights.keys()
+    for key, value in weights.items():
         if not key.endswith("num_batches_tracked"):
             np.testing.assert_array_equal(back[key], value)
 

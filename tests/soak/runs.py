@@ -5,11 +5,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from chexjax.models import TRUNKS
+from chexjax.models import NETWORKS, Architecture
 from chexjax.models.resnet import BasicBlock, ResNet
 from chexjax.training import loop
 
-TRUNKS["tiny"] = partial(ResNet, stages=(1,), block=BasicBlock)
+NETWORKS["tiny"] = Architecture(partial(ResNet, stages=(1,), block=BasicBlock), "conv1")
 
 
 def train(config: dict, workdir: str) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,7 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import roc_auc_score
 
+from chexjax.devices import each_device, replicate
 from chexjax.errors import CheckpointError, ConfigError, DataError, TrainingError
+from chexjax.evaluation import evaluator
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
 from chexjax.workdir.checkpoints import Checkpoints
@@ -221,9 +224,8 @@ def test_evaluation_on_one_device_gives_the_same_figures(dml: ConfigDict, run_th
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "local_device_count", lambda: 1)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    pmap, replicate = jax.pmap, loop.flax.jax_utils.replicate
-    monkeypatch.setattr(jax, "pmap", lambda f, **kwargs: pmap(f, **{**kwargs, "devices": devices}))
-    monkeypatch.setattr(loop.flax.jax_utils, "replicate", lambda tree: replicate(tree, devices))
+    monkeypatch.setattr(evaluator, "each_device", partial(each_device, devices=devices))
+    monkeypatch.setattr(loop, "replicate", partial(replicate, devices=devices))
     predictions = loop.evaluate(dml, run_through)
     for name, aurocs in predictions.aurocs.items():
         told = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])

@@ -190,7 +190,7 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
 
     def remember(self, step, states, *rest):
         stopping = step == 3 and step not in kept
-        kept[step] = jax.device_get({"params": states["net1"].params, "batch_stats": states["net1"].batch_stats})
+        kept[step] = jax.device_get({"params": states["net1"].params, **states["net1"].collections})
         save(self, step, states, *rest)
         if stopping:
             raise KeyboardInterrupt

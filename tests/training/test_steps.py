@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import flax.jax_utils
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +13,13 @@ from scipy.special import expit, rel_entr, softmax
 
 from benchmarks.scaling import all_reduces
 from chexjax.data.augment import normalize
+from chexjax.devices import AXIS, replicate
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 from chexjax.training.objectives import mutual_loss
 from chexjax.training.state import create_network, create_optimizer, create_state
-from chexjax.training.steps import AXIS, Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
+from chexjax.training.steps import Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
 
 FILMS = 8
 
@@ -59,9 +59,9 @@ def run(
     """States (on the host) and the last measurements after some steps on the first devices."""
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = flax.jax_utils.replicate(new_states(config), places)
+    states = replicate(new_states(config), places)
     step = create_step(Context(config, PREVALENCE, GROUPS, teacher), places)
-    held = flax.jax_utils.replicate(Fixed(np.int32(config.seed), fixed or {}), places)
+    held = replicate(Fixed(np.int32(config.seed), fixed or {}), places)
     for _ in range(steps):
         states, measured = step(states, shares, held)
     states, measured = jax.device_get((states, measured))
@@ -70,7 +70,7 @@ def run(
 
 def assert_same_networks(found: tuple, expected: tuple, atol: float) -> None:
     for a, b in zip(found, expected, strict=True):
-        for tree in ("params", "batch_stats"):
+        for tree in ("params", "collections"):
             for x, y in zip(jax.tree.leaves(getattr(a, tree)), jax.tree.leaves(getattr(b, tree)), strict=True):
                 np.testing.assert_allclose(x, y, rtol=0, atol=atol)
 
@@ -79,8 +79,8 @@ def compiled(config: ConfigDict, batch: dict, devices: int) -> Any:
     """The regime's step for the first devices, compiled."""
     places = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = flax.jax_utils.replicate(new_states(config), places)
-    fixed = flax.jax_utils.replicate(Fixed(np.int32(config.seed)), places)
+    states = replicate(new_states(config), places)
+    fixed = replicate(Fixed(np.int32(config.seed)), places)
     return create_step(Context(config, PREVALENCE, GROUPS), places).lower(states, shares, fixed).compile()
 
 
@@ -91,7 +91,7 @@ def test_gradients_travel_in_one_message(small_baseline: ConfigDict, batch: dict
     messages = all_reduces(compiled(small_baseline, batch, devices=4).as_text())
     (state,) = new_states(small_baseline)
     gradients = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    norms = len(jax.tree.leaves(state.batch_stats)) // 2
+    norms = len(jax.tree.leaves(state.collections)) // 2
     assert sum(size >= gradients for size in messages) == 1
     assert len(messages) == 1 if not sync_batch_norm else 1 < len(messages) <= 1 + 2 * norms
 
@@ -116,7 +116,7 @@ def test_no_forward_pass_is_run_needlessly(small_dml: ConfigDict, batch: dict) -
         return model.apply(variables, films, train=True, mutable=["batch_stats"])
 
     films = jnp.zeros((FILMS, 32, 32, 1))
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = {"params": state.params, **state.collections}
     once = jax.jit(forward).lower(variables, films).compile().cost_analysis()["flops"]
     assert flops["simultaneous"] == pytest.approx(alone, abs=0.2 * once)
     assert flops["alternating"] == pytest.approx(alone + once, abs=0.2 * once)
@@ -133,13 +133,11 @@ def test_several_steps_in_a_call_are_so_many_steps(small_dml: ConfigDict, batch:
         return lambda step: jax.tree.map(lambda x: x[step], source)
 
     step, steps = create_step(context, devices), create_steps(context, read, 4, devices)
-    states, told = flax.jax_utils.replicate(new_states(small_dml), devices), []
+    states, told = replicate(new_states(small_dml), devices), []
     for k in range(count):
         states, measured = step(states, jax.tree.map(lambda x, k=k: x[:, k], batches), fixed)
         told.append(measured)
-    found = steps(
-        flax.jax_utils.replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count)
-    )
+    found = steps(replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count))
     assert_same_networks(found[0], states, atol=1e-6)
     for key, values in found[1].items():
         np.testing.assert_allclose(values[:count], np.stack([one[key] for one in told]), rtol=1e-5, atol=1e-6)
@@ -153,9 +151,9 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
     options = {"kl": config.mutual.kl, "temperature": config.mutual.temperature}
 
     def forward(state, params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, **state.collections}
         logits, mutated = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
-        return logits, mutated["batch_stats"]
+        return logits, mutated
 
     moved = list(states)
     for turn, state in enumerate(states):
@@ -164,14 +162,14 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
         peers = [forward(states[k], others[k].params)[0] for k in range(len(states)) if k != turn]
 
         def loss(params, state=state, peers=peers):
-            logits, batch_stats = forward(state, params)
+            logits, collections = forward(state, params)
             weight = config.mutual.weight / len(peers)
             terms = [mutual_loss(logits, peer, labels, weight, **options) for peer in peers]
             supervised = mutual_loss(logits, peers[0], labels, 0.0, **options)
-            return sum(terms) - (len(peers) - 1) * supervised, batch_stats
+            return sum(terms) - (len(peers) - 1) * supervised, collections
 
-        gradients, batch_stats = jax.grad(loss, has_aux=True)(state.params)
-        moved[turn] = state.apply_gradients(grads=gradients, batch_stats=batch_stats)
+        gradients, collections = jax.grad(loss, has_aux=True)(state.params)
+        moved[turn] = state.apply_gradients(grads=gradients, collections=collections)
     return tuple(moved)
 
 
@@ -204,7 +202,7 @@ def test_measured_losses_equal_a_numpy_derivation(small_dml: ConfigDict, batch: 
     images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_dml.seed, small_dml)
     logits = []
     for state in new_states(small_dml, None):
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = {"params": state.params, **state.collections}
         logits.append(np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64))
     y = batch["label"][0]
     for k, (own, peer) in enumerate([(0, 1), (1, 0)]):
@@ -257,7 +255,7 @@ def test_supervised_step_is_plain_gradient_descent(small_baseline: ConfigDict, b
     images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_baseline.seed, small_baseline)
 
     def loss(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, **state.collections}
         logits, _ = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
         return optax.sigmoid_binary_cross_entropy(logits, batch["label"][0]).mean()
 
@@ -299,7 +297,7 @@ def test_distillation_is_descent_on_labels_and_soft_targets(
     squash = expit if targets == "bernoulli" else softmax
 
     def logits_of(params):
-        variables = {"params": params, "batch_stats": state.batch_stats}
+        variables = {"params": params, **state.collections}
         images = normalize(batch["image"][0], config.data.mean, config.data.std)
         return state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0]
 
@@ -353,7 +351,7 @@ def test_specialists_move_as_in_four_runs_of_their_own(small_baseline: ConfigDic
         memory = rule.init(params)
         for x in images:
             params, batch_stats, memory = descend(params, batch_stats, memory, x)
-        for expected, whole in ((params, found.params), (batch_stats, found.batch_stats)):
+        for expected, whole in ((params, found.params), (batch_stats, found.collections["batch_stats"])):
             mine = jax.tree.map(lambda leaf, k=k: leaf[k], whole["branch"])
             if "head" in mine:
                 mine["head"] = {key: leaf[..., : len(group)] for key, leaf in mine["head"].items()}
@@ -370,7 +368,7 @@ def test_a_shared_trunk_gets_the_sum_of_its_branches_gradients(small_baseline: C
 
     def gradient(group):
         def loss(params):
-            variables = {"params": params, "batch_stats": state.batch_stats}
+            variables = {"params": params, **state.collections}
             logits, _ = state.apply_fn(variables, images, train=True, mutable=["batch_stats"])
             taken = np.array(group)
             return optax.sigmoid_binary_cross_entropy(logits[:, taken], batch["label"][0][:, taken]).mean()
@@ -391,7 +389,7 @@ def test_the_configured_loss_is_the_one_that_is_minimised(small_baseline: Config
     _, measured = run(config, batch, steps=1, devices=1)
     (state,) = new_states(config, None)
     images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = {"params": state.params, **state.collections}
     z = np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
     p, y = expit(z), batch["label"][0] * 0.9 + 0.05
     if loss == "weighted_bce":

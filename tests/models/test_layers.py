@@ -1,0 +1,42 @@
+"""A norm folded into the convolution before it, against the norm after it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chexjax.devices import AXIS, each_device
+from chexjax.models.layers import normed_by_input, normed_by_output
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_moments_from_the_input_are_those_of_the_output(stride: int, devices: int) -> None:
+    """Result, moments and all four gradients, in float64; the batch on one device or on two."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x = jnp.asarray(rng.normal(1.0, 2.0, (2, 3, 6, 5, 4)))
+        kernel, scale = jnp.asarray(rng.normal(size=(1, 1, 4, 9))), jnp.asarray(rng.uniform(0.5, 2, 9))
+        bias, weights = jnp.asarray(rng.normal(size=9)), rng.normal(size=(2, 3, -(-6 // stride), -(-5 // stride), 9))
+        if devices == 1:
+            x, weights = x.reshape(1, 6, 6, 5, 4), weights.reshape(1, 6, *weights.shape[2:])
+
+        def run(form, x, weights, kernel, scale, bias):
+            def loss(*arguments):
+                y, moments = form(*arguments, stride=stride, epsilon=1e-5, axis_name=AXIS)
+                return (y * weights).sum() + jnp.sin(moments).sum(), (y, moments)
+
+            return jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(x, kernel, scale, bias)
+
+        places = jax.devices()[:devices]
+        compared = [
+            each_device(partial(run, form), in_axes=(0, 0, None, None, None), devices=places)(
+                x, weights, kernel, scale, bias
+            )
+            for form in (normed_by_input, normed_by_output)
+        ]
+    for found, expected in zip(*map(jax.tree.leaves, compared), strict=True):
+        # The Gram matrix is summed in float32, as the moments are.
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
