@@ -71,7 +71,7 @@ def compile_step(
     config: ConfigDict, batch: dict[str, np.ndarray], models: Sequence[AnyNetwork] | None = None
 ) -> tuple[Any, list[Any]]:  # fmt: skip
     """The compiled step of the config's regime over all devices, and new arguments for it: states, batch, fixed."""
-    groups, shape = by_names(SPECIALIST_GROUPS), batch["image"].shape[2:]
+    groups, shape = by_names(SPECIALIST_GROUPS, FINDINGS), batch["image"].shape[2:]
     models = models or [create_network(config, name, groups, AXIS) for name in config.networks]
     states = tuple(
         create_state(config, name, model, shape, 10_000) for name, model in zip(config.networks, models, strict=True)

@@ -23,6 +23,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from benchmarks.contest import Results, finish, introduce, parser_of
 from chexjax.evaluation.metrics import bootstrap_aurocs
 from chexjax.evaluation.summary import summarize_model
+from chexjax.findings import FINDINGS
 
 FEW: Final = 5  # resamples of the NumPy bootstrap
 
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
     introduce(f"{arguments.films} films, {arguments.resamples} resamples")
     told = timed(
-        "chexjax, all figures, compiling included", lambda: summarize_model(labels, scores, [*map(str, patients)])
+        "chexjax, all figures, compiling included",
+        lambda: summarize_model(labels, scores, [*map(str, patients)], FINDINGS),
     )
     ours = timed("chexjax, the bootstrap alone, compiled", lambda: bootstrap_aurocs(
         labels, scores, patients, arguments.resamples

@@ -175,7 +175,7 @@ def states_of(config: ConfigDict, form: Form, groups: Any) -> PyTree:
 
 def context_of(config: ConfigDict, form: Form) -> tuple[Context, Fixed]:
     """What a step knows; and the shapes of what it is given besides states and films."""
-    groups, teacher, variables = by_names(SPECIALIST_GROUPS), None, {}
+    groups, teacher, variables = by_names(SPECIALIST_GROUPS, FINDINGS), None, {}
     if config.regime == "distill":
         network = create_network(config, "teacher")
         variables = {"teacher": variables_of(network, form)}

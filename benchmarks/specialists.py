@@ -14,7 +14,7 @@ import jax
 from benchmarks.contest import Results, finish, introduce, noise, parser_of, ratio, step_of, take_turns, waiting
 from chexjax.configs import baseline, specialists
 from chexjax.devices import AXIS
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     config.networks.net1.width = alone.networks.net1.width = options.width
     joint, flops = step_of(config, batch)
     singles = []
-    for group in by_names(SPECIALIST_GROUPS):
+    for group in by_names(SPECIALIST_GROUPS, FINDINGS):
         model = create_model(options.model, len(group), axis_name=AXIS, width=options.width)
         singles.append(step_of(alone, {**batch, "label": batch["label"][..., list(group)]}, [model]))
 

@@ -16,7 +16,6 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-
 import flax.jax_utils
 import jax
 import jax.numpy as jnp

@@ -5,7 +5,7 @@
 
 The first writes StableHLO: cleaning (where the networks were trained with it), shrinking, normalisation, the networks,
 sigmoid, and of several networks the mean. It takes uint8 films (any number, height, width) and gives float32
-probabilities (number, 14), in the order of `findings` in FILE.json. It runs where jax and flatbuffers are:
+probabilities (number, findings), in the order of `findings` in FILE.json. It runs where jax and flatbuffers are:
 
     from pathlib import Path
     from jax import export
@@ -33,7 +33,6 @@ from chexjax.data.recipe import recipe_of
 from chexjax.devices import at_precision, find_devices
 from chexjax.errors import CheckpointError, ConfigError, command
 from chexjax.files import whole
-from chexjax.findings import FINDINGS
 from chexjax.models import Network
 from chexjax.models.network import ENSEMBLE
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, to_state_dict
@@ -53,7 +52,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
       network: one of them by name; "ensemble" is the mean of the probabilities of all.
 
     Returns:
-      A function of uint8 (batch, height, width) -> float32 (batch, 14).
+      A function of uint8 (batch, height, width) -> float32 (batch, findings).
 
     Raises:
       ConfigError: no network has that name.
@@ -155,7 +154,7 @@ def to_torch(restored: Restored, network: str, channels: int) -> tuple[dict[str,
     model = restored.config.networks[name].model
     arrays = to_state_dict(model, restored.variables[name], channels, data.mean, data.std)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((data.mean,), (data.std,))
-    told = {"model": model, "findings": FINDINGS, "channels": channels, "size": data.size, "clean": data.clean}
+    told = {"model": model, "findings": restored.findings, "channels": channels, "size": data.size, "clean": data.clean}
     return arrays, {key: json.dumps(value) for key, value in (told | {"mean": mean, "std": std}).items()}
 
 
@@ -209,14 +208,15 @@ def main() -> None:
     height, width = map(int, film.groups())
     artefact = to_stablehlo(restored, (height, width), values.network, values.platforms)
     known: dict[str, Any] = {
-        "findings": FINDINGS,
+        "findings": restored.findings,
         "film": [height, width],
         "networks": chosen(restored, values.network),
     }
     known |= {"step": restored.step, "platforms": values.platforms}
     write(out, lambda path: path.write_bytes(artefact))
     write(out.with_name(f"{out.name}.json"), lambda path: path.write_text(json.dumps(known, indent=2)))
-    print(f"{out}: {values.network}, uint8 films (any, {height}, {width}) -> probabilities (any, {len(FINDINGS)})")
+    outputs = len(restored.findings)
+    print(f"{out}: {values.network}, uint8 films (any, {height}, {width}) -> probabilities (any, {outputs})")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """Files: local paths, folders in the making, the manifest of a whole one, and cells that no spreadsheet runs."""
 
+import csv
 import glob
+import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
 import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from chexjax.errors import ConfigError, printable
 
@@ -172,6 +176,24 @@ def _trouble_with(path: Path, size: int, digest: str, whole: bool) -> str:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+
+
+# Tables from outside.
+
+# What reading one can end in, besides that it is not there: not UTF-8, no CSV, a broken archive, a broken disk.
+UNREADABLE: Final = (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8, with a byte order mark or without; unpacked where its first bytes are gzip's."""
+    with path.open("rb") as file:
+        packed = file.peek(2)[:2] == b"\x1f\x8b"
+        with (
+            gzip.GzipFile(fileobj=file) if packed else file as unpacked,
+            io.TextIOWrapper(unpacked, "utf-8-sig", newline="") as text,
+        ):
+            yield text
 
 
 # Text from outside in CSV cells: a spreadsheet must show it, not run it.

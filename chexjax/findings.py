@@ -1,9 +1,13 @@
-"""The 14 findings of ChestX-ray14, in the order and the spelling of the dataset.
+"""The 14 findings of ChestX-ray14, one set among others; and what any set of findings must be.
 
-Source: Wang et al., "ChestX-ray8", CVPR 2017 (the 14-finding extension of the data release).
+Which findings a run learns comes from its films, and travels with them (`Prepared.findings`, `Restored.findings`).
+Source of the 14: Wang et al., "ChestX-ray8", CVPR 2017 (the 14-finding extension of the data release).
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
+
+FILM: Final = "Image Index"  # the column of film names in every table, so no finding's name
 
 FINDINGS: Final[tuple[str, ...]] = (
     "Atelectasis",
@@ -48,3 +52,30 @@ RADIOLOGY: Final[dict[str, str]] = {
     "Pleural_Thickening": "A dense rim along the chest wall or over the apex.",
     "Hernia": "Stomach or bowel in the chest: a rounded, often gas-containing shape behind the heart.",
 }
+
+
+def read_findings(names: Any) -> tuple[str, ...]:
+    """The findings that a file names, in its order.
+
+    A file that was written before findings were named has None, and means `FINDINGS`.
+
+    Raises:
+      ValueError: they are no list of distinct names of one line each.
+    """
+    if names is None:
+        return FINDINGS
+    if not isinstance(names, list | tuple) or not names:
+        raise ValueError(f"findings are a list of names, not {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable() or not name.strip() or name != name.strip():
+            raise ValueError(f"{name!r} is no name of a finding: it takes text of one line without outer blanks")
+    if FILM in names:
+        raise ValueError(f"{FILM!r} is the column of film names, and no finding")
+    if twice := [name for k, name in enumerate(names) if name in names[:k]]:
+        raise ValueError(f"the finding {twice[0]!r} is there twice")
+    return tuple(names)
+
+
+def is_nih(findings: Sequence[str]) -> bool:
+    """Whether these are ChestX-ray14's findings, to which published figures belong."""
+    return tuple(findings) == FINDINGS

@@ -37,6 +37,11 @@ def format_threshold(threshold: float | None, digits: int = 3) -> str:
     return UNKNOWN if threshold is None or math.isnan(threshold) else f"{threshold:.{digits}f}"
 
 
+def format_count(positives: int, known: int, films: int) -> str:
+    """`34` films with a finding; `34 of 1,200` where it is known of so many of all the films alone."""
+    return f"{positives:,}" if known == films else f"{positives:,} of {known:,}"
+
+
 def format_name(finding: str) -> str:
     """A finding as people read it: `Pleural Thickening`."""
     return finding.replace("_", " ")

@@ -2,7 +2,7 @@
 
     python -m chexjax.predict --checkpoint=WORKDIR FILE_OR_FOLDER... --out=DIR
 
-In DIR: `predictions.csv` (`Image Index`, then the 14 findings), `boxes.csv`, `overlays/`, and `index.html`, which sorts
+In DIR: `predictions.csv` (`Image Index`, then the findings), `boxes.csv`, `overlays/`, and `index.html`, which sorts
 the films by finding. A film that cannot be read is a row of `errors.csv`; the rest goes on, and the exit status is 1.
 Nothing of a DICOM header but what its pixels need is read. Text that is burnt into the pixels stays there.
 """
@@ -31,7 +31,7 @@ from scipy.special import logit
 
 from chexjax.data import dicom
 from chexjax.data.augment import normalize
-from chexjax.data.images import SUFFIXES, check_size, read_grey
+from chexjax.data.images import SUFFIXES, check_size
 from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
 from chexjax.devices import at_precision, find_devices
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
@@ -39,9 +39,10 @@ from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
 from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat
 from chexjax.files import cell, local_path, whole, write_whole
-from chexjax.findings import FINDINGS, RADIOLOGY
+from chexjax.findings import FILM, RADIOLOGY
 from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.models.network import ENSEMBLE
+from chexjax.models.probability import probability_of
 from chexjax.runtime import parse, progress_bar
 from chexjax.workdir.restore import Restored, restore_best
 
@@ -56,8 +57,8 @@ class Prediction:
     """What the networks say of one film.
 
     `film` is uint8 (height, width) as it was read, `cleaned` the same after the removal of bright artefacts, None where
-    the networks were trained without it. `probabilities` and `thresholds` are float64 (14,); a threshold that is not
-    known is NaN. `maps` is float32 (h, w, 14).
+    the networks were trained without it. `probabilities` and `thresholds` are float64 (findings,); a threshold that is
+    not known is NaN. `maps` is float32 (h, w, findings). `findings` names them, in this order.
     """
 
     name: str
@@ -66,12 +67,13 @@ class Prediction:
     probabilities: np.ndarray
     thresholds: np.ndarray
     maps: np.ndarray
+    findings: tuple[str, ...]
 
     @property
     def ranked(self) -> list[str]:
         """The findings by how far their odds lie above those of their threshold (of one half where it is unknown)."""
         margins = logit(np.clip(self.probabilities, 1e-9, 1 - 1e-9)) - logit(_known(self.thresholds))
-        return [FINDINGS[k] for k in np.argsort(-margins, kind="stable")]
+        return [self.findings[k] for k in np.argsort(-margins, kind="stable")]
 
     @property
     def called(self) -> list[str]:
@@ -79,15 +81,15 @@ class Prediction:
         return [finding for finding in self.ranked if self.probability(finding) >= self.threshold(finding)]
 
     def probability(self, finding: str) -> float:
-        return float(self.probabilities[FINDINGS.index(finding)])
+        return float(self.probabilities[self.findings.index(finding)])
 
     def threshold(self, finding: str) -> float:
         """NaN where it is unknown."""
-        return float(self.thresholds[FINDINGS.index(finding)])
+        return float(self.thresholds[self.findings.index(finding)])
 
     def map(self, finding: str) -> np.ndarray:
         """float32 (h, w), the finding's map as the networks give it."""
-        return self.maps[..., FINDINGS.index(finding)]
+        return self.maps[..., self.findings.index(finding)]
 
     def heat(self, finding: str) -> np.ndarray:
         """float32 (height, width) in 0..1, the finding's map at the film's own size."""
@@ -115,9 +117,10 @@ class Classifier:
     """
 
     def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = "cam", batch_size: int = BATCH):
-        """See `from_checkpoint`. `thresholds` is float64 (14,), NaN where unknown."""
+        """See `from_checkpoint`. `thresholds` is float64 (findings,), NaN where unknown."""
         data = restored.config.data
         self.workdir, self.step = restored.workdir, restored.step
+        self.findings = restored.findings
         self.recipe = recipe_of(data)
         self.batch_size, self.thresholds = batch_size, thresholds
         self._variables = jax.device_put(restored.variables)
@@ -128,8 +131,7 @@ class Classifier:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             logits: list[Any] = [model.apply(own, x) for model, own in networks]
-            probabilities = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-            return probabilities, average_maps([method(model, own, x) for model, own in networks])
+            return jnp.stack(logits), average_maps([method(model, own, x) for model, own in networks])
 
         self._apply = jax.jit(at_precision("highest", apply))
 
@@ -173,15 +175,17 @@ class Classifier:
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
             for place, (_, film) in enumerate(batch):
                 images[place, ..., 0] = shrink(cleaned[place] if cleaned else film, self.recipe.size)
-            probabilities, maps = jax.device_get(self._apply(self._variables, images))
+            logits, maps = jax.device_get(self._apply(self._variables, images))
+            probabilities = probability_of(logits).mean(axis=0)
             for place, (name, film) in enumerate(batch):
                 yield Prediction(
                     name=name,
                     film=film,
                     cleaned=cleaned[place] if cleaned else None,
-                    probabilities=probabilities[place].astype(np.float64),
+                    probabilities=probabilities[place],
                     thresholds=self.thresholds,
                     maps=maps[place],
+                    findings=self.findings,
                 )
 
 
@@ -203,10 +207,10 @@ def read_thresholds(restored: Restored) -> np.ndarray:
     try:
         results = json.loads((restored.workdir / "metrics.json").read_text())
         found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
-        values = [found.get(finding, {}).get("youden") for finding in FINDINGS]
+        values = [found.get(finding, {}).get("youden") for finding in restored.findings]
         thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        thresholds = np.full(len(FINDINGS), math.nan)
+        thresholds = np.full(len(restored.findings), math.nan)
     return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
 
 
@@ -225,7 +229,7 @@ def as_film(film: Film) -> np.ndarray:
     """
     if isinstance(film, str | Path):
         path = Path(film).expanduser()
-        pixels = dicom.read_dicom(path) if dicom.is_dicom(path) else read_grey(path)
+        pixels = dicom.read_film(path)
         where = f"{printable(path)}: "
     elif isinstance(film, Image.Image):
         where = "a PIL image: "
@@ -347,6 +351,8 @@ def predict_files(
     errors: dict[str, str] = {}
     cards: list[Card] = []
     used: set[str] = set()
+    of_findings: set[str] = set()
+    stems = {finding: _stem(finding, of_findings) for finding in classifier.findings}
 
     def read(item: tuple[str, Path]) -> tuple[str, np.ndarray] | tuple[str, DataError]:
         name, path = item
@@ -364,8 +370,8 @@ def predict_files(
         progress_bar(len(files), "predicting", shown=progress) as bar,
     ):
         rows, boxes = csv.writer(predictions_file), csv.writer(boxes_file)
-        rows.writerow(["Image Index", *FINDINGS])
-        boxes.writerow(["Image Index", "Finding Label", "x", "y", "w", "h", "probability", "threshold"])
+        rows.writerow([FILM, *map(cell, classifier.findings)])
+        boxes.writerow([FILM, "Finding Label", "x", "y", "w", "h", "probability", "threshold"])
         items, size = list(files.items()), classifier.batch_size
         chunks = [items[start : start + size] for start in range(0, len(items), size)]
         ahead = [pool.submit(read, item) for item in chunks[0]]
@@ -378,11 +384,11 @@ def predict_files(
             found = list(classifier.predict_named(good))
             drawings = []
             for prediction in found:
-                rows.writerow([cell(prediction.name), *(f"{p:.9g}" for p in prediction.probabilities)])
+                rows.writerow([cell(prediction.name), *map(repr, prediction.probabilities.tolist())])
                 boxes.writerows(_box_rows(prediction))
                 shown = (prediction.called or prediction.ranked[:1])[:overlays]
                 stem = _stem(prediction.name, used)
-                pictures = [(finding, f"overlays/{stem}-{finding}.png") for finding in shown]
+                pictures = [(finding, f"overlays/{stem}-{stems[finding]}.png") for finding in shown]
                 drawings += [(prediction, finding, out / path) for finding, path in pictures]
                 thresholds = tuple(None if math.isnan(t) else float(t) for t in prediction.thresholds)
                 cards.append(
@@ -395,7 +401,7 @@ def predict_files(
         + ("" if np.isfinite(classifier.thresholds).any() else NO_THRESHOLDS + ". ")
         + "Not a medical device."
     )
-    page = gallery(cards, FINDINGS, "chexjax: findings and their places", note, RADIOLOGY)
+    page = gallery(cards, classifier.findings, "chexjax: findings and their places", note, RADIOLOGY)
     write_whole(out / "index.html", page)
     _write_errors(out / "errors.csv", errors)
     return errors
@@ -418,11 +424,11 @@ def _box_rows(prediction: Prediction) -> Iterator[list[Any]]:
         figures = [f"{prediction.probability(finding):.9g}", f"{prediction.threshold(finding):.9g}"]
         for box in prediction.boxes(finding):
             place = [box.left, box.top, box.width, box.height]
-            yield [cell(prediction.name), finding, *place, *figures]
+            yield [cell(prediction.name), cell(finding), *place, *figures]
 
 
 def _stem(name: str, used: set[str]) -> str:
-    """A file name of plain characters, that no other film has."""
+    """A file name of plain characters, that no other film (or finding) has."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".")[:120] or "film"
     stem, number = plain, 1
     while stem.lower() in used:

@@ -21,7 +21,6 @@ from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
 from chexjax.evaluation.tables import Table, as_markdown
 from chexjax.files import local_path, write_whole
-from chexjax.findings import FINDINGS
 from chexjax.formats import format_figure
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -122,7 +121,7 @@ def rows(study: ConfigDict, found: dict[str, list[Results]]) -> list[dict[str, A
                     "model": each[0]["model"],
                     "seeds": len(each),
                     "mean_auroc": spread([one["mean_auroc"] for one in each]),
-                    "auroc": {finding: spread([one["auroc"][finding] for one in each]) for finding in FINDINGS},
+                    "auroc": {finding: spread([one["auroc"][finding] for one in each]) for finding in each[0]["auroc"]},
                     "convergence_epoch": spread([one.get("convergence_epoch") for one in each]),
                     "report": {key: beside.get(key) for key in ("mean", "auroc", "convergence_epoch", "epochs")},
                 }
@@ -167,17 +166,7 @@ def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
         for row in told
     ]
     networks = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in told]
-    figures = [
-        [
-            finding,
-            *(
-                _mean_and_std(row["auroc"][finding], 3)
-                + (f" / {format_figure(row['report']['auroc'][finding], 3)}" if row["report"]["auroc"] else "")
-                for row in told
-            ),
-        ]
-        for finding in FINDINGS
-    ]
+    figures = [[finding, *(_beside(row, finding) for row in told)] for finding in told[0]["auroc"]]
     means, per_finding = Table("", heads, cells), Table("", ["finding", *networks], figures)
     tables = as_markdown(means), as_markdown(per_finding)
     return "\n\n".join([note, *tables, "After a slash: the report's figure."])
@@ -190,6 +179,12 @@ def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None
     content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
     for name, text in content.items():
         write_whole(out / name, text)
+
+
+def _beside(row: dict[str, Any], finding: str) -> str:
+    """A finding's AUROC and, where the report has one, the report's."""
+    reported = (row["report"]["auroc"] or {}).get(finding)
+    return _mean_and_std(row["auroc"][finding], 3) + ("" if reported is None else f" / {format_figure(reported, 3)}")
 
 
 def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:

@@ -46,6 +46,7 @@ from chexjax.runtime import parse
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
 python -m chexjax.viewer --checkpoint=runs/first"
+_ROWS: Final = 14  # of the list, before it scrolls or leaves room
 ZOOM_STEP, ZOOM_MOST = 1.25, 32.0
 BAR_WIDTH: Final = 64  # of the colour bar
 POLL_MS: Final = 30
@@ -148,7 +149,7 @@ class Row(NamedTuple):
 
 
 def list_rows(prediction: Prediction) -> list[Row]:
-    """The 14 findings in rank, as the list shows them."""
+    """The findings in rank, as the list shows them."""
     rows = []
     for finding in prediction.ranked:
         probability, threshold = prediction.probability(finding), prediction.threshold(finding)
@@ -266,7 +267,7 @@ class Viewer(tk.Tk):
         side = ttk.Frame(self, padding=line // 4)
         side.grid(row=1, column=1, sticky="ns")
         self.list = tk.Canvas(side, background=BACKGROUND, highlightthickness=1, width=21 * line, takefocus=True)
-        self.list.configure(highlightbackground=BACKGROUND, highlightcolor=BAR, height=int(14 * 2.1 * line))
+        self.list.configure(highlightbackground=BACKGROUND, highlightcolor=BAR, height=int(_ROWS * 2.1 * line))
         self.list.pack(fill="both", expand=True)
         self.message = ttk.Label(self, padding=line // 3, anchor="w", justify="left")
         self.message.grid(row=2, column=0, columnspan=2, sticky="ew")
@@ -274,6 +275,9 @@ class Viewer(tk.Tk):
         self.canvas.bind("<Configure>", lambda _: self.redraw())
         self.list.bind("<Configure>", lambda _: self._draw_list())
         self.list.bind("<Button-1>", self._click_list)
+        self.list.bind("<Button-4>", lambda _: self._scroll_list(-1))
+        self.list.bind("<Button-5>", lambda _: self._scroll_list(1))
+        self.list.bind("<MouseWheel>", lambda event: self._scroll_list(-1 if event.delta > 0 else 1))
         self.message.bind("<Configure>", lambda event: self.message.configure(wraplength=event.width - line))
         modes: dict[int, Callable[[float, float], None]] = {1: self._pan, 3: self._window}
         for number, mode in modes.items():
@@ -334,7 +338,8 @@ class Viewer(tk.Tk):
         if self.prediction is not None:
             self.finding = finding
             threshold = format_threshold(self.prediction.threshold(finding))
-            self.say(f"{format_name(finding)} (threshold {threshold}): {RADIOLOGY.get(finding, '')}")
+            hint = f": {RADIOLOGY[finding]}" if finding in RADIOLOGY else ""
+            self.say(f"{format_name(finding)} (threshold {threshold}){hint}")
             self.redraw()
             self._draw_list()
             self._retitle()
@@ -500,8 +505,9 @@ class Viewer(tk.Tk):
         if self.prediction is None:
             return
         line, width = self._line, self.list.winfo_width()
-        height = self._row_height()
-        for place, row in enumerate(list_rows(self.prediction)):
+        height, rows = self._row_height(), list_rows(self.prediction)
+        self.list.configure(scrollregion=(0, 0, width, max(height * len(rows), self.list.winfo_height())))
+        for place, row in enumerate(rows):
             top = place * height
             colour = ABOVE if row.above else TEXT
             if row.finding == self.finding:
@@ -519,12 +525,17 @@ class Viewer(tk.Tk):
                 self.list.create_line(x, y0 - 2, x, y1 + 2, fill="white", width=2)
 
     def _row_height(self) -> float:
-        return max(self.list.winfo_height() / 14, 1.6 * self._line)
+        """Rows fill the list, but are not higher than those of `_ROWS`, nor too low to be read; the rest scrolls."""
+        count = len(self.prediction.ranked) if self.prediction else _ROWS
+        return max(self.list.winfo_height() / max(count, _ROWS), 1.6 * self._line)
+
+    def _scroll_list(self, rows: int) -> None:
+        self.list.yview_scroll(rows, "units")
 
     def _click_list(self, event: Any) -> None:
         self.list.focus_set()
         if self.prediction is not None:
-            place = int(event.y / self._row_height())
+            place = int(self.list.canvasy(event.y) / self._row_height())
             if 0 <= place < len(self.prediction.ranked):
                 self.choose(self.prediction.ranked[place])
 

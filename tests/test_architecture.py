@@ -75,6 +75,35 @@ def test_nothing_below_training_names_it() -> None:
             assert "chexjax.training" not in path.read_text(), path
 
 
+# Who may know ChestX-ray14's findings: its source and the simulation of it, the public name, weights of CheXNet's kind,
+# those that read its tables (`prepare`, and `score` where the labels are its entry file), and the table of synonyms,
+# which prefers the NIH's spelling.
+NIH = {
+    "__init__.py",
+    "findings.py",
+    "data/labels.py",
+    "data/prepared.py",
+    "data/sources/nih.py",
+    "data/sources/phantom/__main__.py",
+    "data/sources/phantom/drawing.py",
+    "data/sources/phantom/table.py",
+    "evaluation/predictions.py",
+    "models/torch_weights.py",
+}
+
+
+def test_findings_come_from_the_films_and_not_from_a_list() -> None:
+    named = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.Name) and node.id == "FINDINGS")
+        or (isinstance(node, ast.Attribute) and node.attr == "FINDINGS")
+        or (isinstance(node, ast.ImportFrom) and any(alias.name == "FINDINGS" for alias in node.names))
+    }
+    assert named == NIH
+
+
 def loaded_by(module: str) -> set[str]:
     """What a new process has in `sys.modules` after importing `module`."""
     program = f"import sys, {module}; print(*sorted(sys.modules))"

@@ -1,6 +1,7 @@
 """The words for figures, thresholds and names."""
 
 from chexjax.formats import (
+    format_count,
     format_difference,
     format_figure,
     format_interval,
@@ -19,6 +20,8 @@ def test_figures_and_intervals() -> None:
     assert format_difference(-0.01234, [-0.03, 0.005]) == "-0.0123 (-0.030 to +0.005)"
     assert format_p_value(0.03125) == "0.0312"
     assert format_p_value(3e-9) == "<0.0001"
+    assert format_count(34, 1200, 5000) == "34 of 1,200"
+    assert format_count(1234, 5000, 5000) == "1,234"
     assert format_name("Pleural_Thickening") == "Pleural Thickening"
 
 

@@ -96,7 +96,7 @@ def test_predict(
     assert "Traceback" not in told.err
     assert len(check_table(out / "predictions.csv")) == len(NAMES)
     assert len(check_table(out / "errors.csv")) == 1
-    assert len(set(read_predictions(out / "predictions.csv").names)) == len(NAMES)
+    assert len(set(read_predictions(out / "predictions.csv", FINDINGS).names)) == len(NAMES)
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "onerror" not in Tags(page).found
     assert page.count("<article") == len(NAMES)

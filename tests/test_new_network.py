@@ -19,7 +19,7 @@ from chexjax.devices import replicate
 from chexjax.errors import ConfigError
 from chexjax.explain.cam import class_activation_map, grad_cam
 from chexjax.export import to_stablehlo, to_torch
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import NETWORKS, Architecture, create_branched_model, create_model
 from chexjax.models.layers import Conv, Dtype, scaled
 from chexjax.models.network import by_names
@@ -32,7 +32,7 @@ from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.restore import restore_best
 from tests.conftest import shrink
 
-GROUPS = by_names(SPECIALIST_GROUPS)
+GROUPS = by_names(SPECIALIST_GROUPS, FINDINGS)
 
 
 # What would be a file of its own

@@ -30,6 +30,7 @@ from chexjax.scanline import remove_artifacts_reference
 from chexjax.training.state import create_network, create_state
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.config import claim_workdir
+from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
 THRESHOLDS = {finding: {"youden": 0.05 * k} for k, finding in enumerate(FINDINGS, start=1)}
@@ -73,8 +74,6 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def by_hand(workdir: Path, film: np.ndarray) -> np.ndarray:
     """Probabilities of a film, step by step as the training films went."""
-    from chexjax.workdir.restore import restore_best
-
     restored = restore_best(workdir)
     small = shrink(remove_artifacts_reference(film), 32)
     x = (small[None, ..., None].astype(np.float32) / 255 - 0.4) / 0.3
@@ -91,6 +90,30 @@ def test_films_go_through_what_the_training_films_did(
         np.testing.assert_array_equal(prediction.cleaned, remove_artifacts_reference(film))
         np.testing.assert_allclose(prediction.probabilities, by_hand(workdir, film), rtol=1e-4, atol=1e-6)
     assert (prediction.cleaned != prediction.film).any() or len(films) == 1
+
+
+def test_the_table_keeps_the_order_of_logits_that_a_sigmoid_would_make_one(
+    workdir: Path, films: dict[str, Path], tmp_path: Path
+) -> None:
+    """One network whose head gives logits of about 60 to all films: 1 less 1e-26, which is 1 in float64."""
+    restored = restore_best(workdir)
+    net1 = jax.tree.map(np.array, restored.variables["net1"])
+    net1["params"]["head"]["bias"] += 60
+    alone = dataclasses.replace(restored, models={"net1": restored.models["net1"]}, variables={"net1": net1})
+    classifier = Classifier(alone, np.full(14, np.nan), batch_size=4)
+    predict.predict_files(classifier, films, tmp_path / "out", overlays=0, progress=False)
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = {row["Image Index"]: row for row in csv.DictReader(file)}
+    logits = {}
+    for name, path in films.items():
+        small = shrink(remove_artifacts_reference(read_grey(path)), 32)
+        x = (small[None, ..., None].astype(np.float32) / 255 - 0.4) / 0.3
+        logits[name] = np.asarray(alone.models["net1"].apply(net1, x))[0]
+    assert (expit(np.stack(list(logits.values())).astype(np.float64)) == 1).all()
+    for k, finding in enumerate(FINDINGS):
+        written = {name: float(row[finding]) for name, row in rows.items()}
+        assert sorted(written, key=written.__getitem__) == sorted(logits, key=lambda name, k=k: logits[name][k])
+        assert len(set(written.values())) == len(films)
 
 
 @pytest.mark.parametrize("options", [{}, {"axes": "columns,rows", "edge_span": 3, "spare_wide": True, "threshold": 30}])

@@ -33,7 +33,8 @@ def test_a_score_of_hostile_text_is_text() -> None:
     table = Table(EVIL, [EVIL, f"{EVIL} (95 %)"], [[EVIL, f"0.5 ({EVIL})"]], lead=1)
     text = render(
         "score.html", title=EVIL, subtitle=EVIL, headings=["Notes", EVIL, "ROC curves", "Reliability",
-        "Not a medical device"], notes=[EVIL], tables=[table], names=[EVIL], roc={EVIL: EVIL}, reliability={},
+        "Not a medical device"], notes=[EVIL], tables=[table], names=[EVIL], roc={EVIL: EVIL}, calibrated=[EVIL],
+        reliability={},
     )  # fmt: skip
     page = Page(text)
     assert "script" not in page.tags

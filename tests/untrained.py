@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models.network import by_names, names
 from chexjax.training.state import create_network, create_state
 from chexjax.workdir.checkpoints import Checkpoints
@@ -17,7 +17,7 @@ def save_untrained(config: ConfigDict, workdir: Path) -> Path:
     """A workdir with one checkpoint of networks as they are first drawn, but for their statistics."""
     claim_workdir(workdir, config)
     shape = (config.data.size, config.data.size, 1)
-    groups = by_names(SPECIALIST_GROUPS)  # for those with branches
+    groups = by_names(SPECIALIST_GROUPS, FINDINGS)  # for those with branches
     states = {n: create_state(config, n, create_network(config, n, groups), shape, 1) for n in config.networks}
     random = np.random.default_rng(0)
     shaken = {
@@ -25,5 +25,5 @@ def save_untrained(config: ConfigDict, workdir: Path) -> Path:
         for name, state in states.items()
     }
     checkpoints = Checkpoints(workdir, writing=True)
-    checkpoints.save(1, shaken, 0.5, {"groups": names(groups)})
+    checkpoints.save(1, shaken, 0.5, {"groups": names(groups, FINDINGS)})
     return workdir

@@ -23,7 +23,8 @@ FIELDS: Final[Fields] = {
         "weight": number(1.0, 0, 1e6),
         "temperature": number(1.0, above=0, most=1e6),
     },
-    "teacher": path(),  # the workdir of the run that a student learns from
+    # What a student learns from: the workdir of a run, or a predictions CSV of the training films.
+    "teacher": path(),
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
@@ -57,8 +58,13 @@ FIELDS: Final[Fields] = {
     "steps_per_call": number(4, 1, 2**16),  # at most, without a word from the host; where the films are on the device
     "log_every": number(20, 1, MOST_STEPS),  # steps between TensorBoard points
     "data": {
-        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; "chestxray14": an NIH folder
-        "dir": path(),  # the NIH folder
+        "source": choice("phantom", keys_of="SOURCES"),  # simulated films; see data.sources
+        "dir": path(),  # the source's folder
+        "table": path(since="0.2"),  # its table of labels, where that is not in the folder; see data.sources.table
+        "sources": text(since="0.2"),  # several in one set: NAME=FOLDER,NAME=FOLDER=WEIGHT in place of source and dir
+        "findings": text(since="0.2"),  # which, in this order: A,B,C; "": those of the source
+        "uncertain": text(since="0.2"),  # what -1 means: ignore, zero, one, 0.5, or zero,Edema=one; "": refuse it
+        "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
         "cache": path(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
@@ -67,7 +73,7 @@ FIELDS: Final[Fields] = {
         "edge_span": number(1, 1, 64, since="0.2"),  # pixels
         "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
         "spare_wide": switch(False, since="0.2"),
-        "split": choice("official", "arnoweng", "folds"),  # see data.sources.nih.read_splits
+        "split": choice("official", "arnoweng", "folds", "random"),  # see data.sources.splits
         "lists": path(),  # the folder of the split's lists; "": data.dir
         "val_fraction": number(0.1, 0, 1),
         "split_seed": number(0, 0, 2**63 - 1),

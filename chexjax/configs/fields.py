@@ -76,9 +76,9 @@ def text(default: str = "", since: str = "") -> Field:
     return Field(default, str, since=since)
 
 
-def path() -> Field:
+def path(since: str = "") -> Field:
     """A local folder or file, "" for none."""
-    return Field("", str, is_path=True)
+    return Field("", str, since=since, is_path=True)
 
 
 def switch(default: bool, since: str = "") -> Field:

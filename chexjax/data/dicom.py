@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from chexjax.data.images import check_size, read_file
+from chexjax.data.images import check_size, read_file, read_grey
 from chexjax.errors import DataError, printable
 
 SUFFIXES: Final = (".dcm", ".dicom")
@@ -53,6 +53,15 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM" or path.suffix.lower() in SUFFIXES
     except (OSError, ValueError):
         return False  # whoever reads it will say why
+
+
+def read_film(path: Path) -> np.ndarray:
+    """A film file of any kind that is read here, DICOM, PNG or JPEG, as uint8 (height, width).
+
+    Raises:
+      DataError: see `read_dicom` and `images.read_grey`.
+    """
+    return read_dicom(path) if is_dicom(path) else read_grey(path)
 
 
 def read_dicom(path: Path) -> np.ndarray:

@@ -19,8 +19,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from chexjax.data.pipeline import Records, check_batch, epoch_order, training_batches
+from chexjax.data.pipeline import Records, check_batch, epoch_order, epoch_slots, training_batches
 from chexjax.data.prepared import Prepared
+from chexjax.data.sources.gather import named_sources
 from chexjax.devices import AXIS, each_device, prefetch
 from chexjax.runtime import progress_bar
 
@@ -45,7 +46,7 @@ class Feed:
 class Resident(NamedTuple):
     """The films of a split in the devices' memory, film k on device k // (films a device); the last is filled up.
 
-    `image` uint8 (devices, films, height, width, 1), `label` uint8 (devices, films, 14).
+    `image` uint8 (devices, films, height, width, 1), `label` float32 (devices, films, 14).
     """
 
     image: Any
@@ -60,7 +61,7 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
     Raises:
       ConfigError: the batch is no multiple of the devices.
     """
-    count, size = len(films.parts["train"].names), config.batch_size
+    count, size, slots = len(films.parts["train"].names), config.batch_size, training_slots(config, films)
     check_batch(size)
     needed = -(-count // jax.device_count()) * films.size**2
     free = free_memory()
@@ -69,16 +70,23 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
         residence = "device" if needed <= free // 2 else "host"
     sums = f"{count} training films of {films.size} px are {needed / 2**20:,.0f} MiB a device, {free / 2**20:,.0f} free"
     if residence == "host":
-        batches = training_batches(films.source("train"), size, config.seed, config.data.threads)
+        batches = training_batches(films.source("train"), size, config.seed, config.data.threads, slots)
         # The n-th batch belongs to the n-th step.
         batches.set_state({"next_index": begin})
         prefetched = prefetch(batches, 2)
         return Feed(lambda batch, seed, begin: lambda step: batch, prefetched, 1, f"{sums}: they are streamed")
     resident = load_films(films, "train", config.data.threads)
-    read = partial(shuffled, films=count, batch_size=size)
+    places = count if slots is None else len(slots)
+    read = partial(shuffled, films=places, batch_size=size, slots=slots)
     # A call looks into two epochs, so it must not reach into a third.
-    most = max(min(config.steps_per_call, count // size), 1)
+    most = max(min(config.steps_per_call, places // size), 1)
     return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
+
+
+def training_slots(config: ConfigDict, films: Prepared) -> np.ndarray | None:
+    """How often an epoch shows each training film, by the weight of its source; see `pipeline.epoch_slots`."""
+    weights = {label: weight for label, (_, _, weight) in named_sources(config.data).items()}
+    return epoch_slots(films.parts["train"].sources, weights) if len(weights) > 1 else None
 
 
 def free_memory() -> int:
@@ -107,7 +115,7 @@ def load_films(films: Prepared, split: str, threads: int) -> Resident:
     places = each_device(lambda x: jax.lax.axis_index(AXIS))(np.zeros(jax.local_device_count()))
     kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
     images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
-    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.uint8)
+    labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.float32)
     real = [(row, film) for row, film in enumerate(kept) if film < len(records)]
     stream = grain.MapDataset.source([film for _, film in real]).map(records.__getitem__)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 * threads)
@@ -121,7 +129,8 @@ def load_films(films: Prepared, split: str, threads: int) -> Resident:
 
 
 def shuffled(
-    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int
+    resident: Resident, seed: jax.Array, begin: jax.Array, films: int, batch_size: int,
+    slots: np.ndarray | None = None,
 ) -> Callable[[jax.Array], Batch]:  # fmt: skip
     """Traced, on each device: the batches of the steps from `begin` on, as `pipeline.training_batches` gives them.
 
@@ -132,6 +141,7 @@ def shuffled(
 
     def batch(step: jax.Array) -> Batch:
         film = order[step * batch_size + jnp.arange(batch_size) - epoch * films]
+        film = film if slots is None else jnp.asarray(slots)[film]
         place = film - jax.lax.axis_index(AXIS) * len(resident.label)
         here = (place >= 0) & (place < len(resident.label))
 

@@ -1,13 +1,16 @@
 """Opens the films a config asks for: simulated, prepared, or merely found again."""
 
+from pathlib import Path
+
 import jax
 from ml_collections import ConfigDict
 
-from chexjax.data.prepared import Prepared, load, prepare
+from chexjax.data.prepared import Prepared, is_nih_alone, load, prepare_source
 from chexjax.data.recipe import cache_of, find_prepared, prepared_below, recipe_of
-from chexjax.data.sources import open_folder
+from chexjax.data.sources.splits import FOLDS, folds_csv
 from chexjax.devices import meet
 from chexjax.errors import DataError, warn
+from chexjax.files import write_whole
 
 
 def open_films(config: ConfigDict, digest: str = "") -> Prepared:
@@ -23,15 +26,26 @@ def open_films(config: ConfigDict, digest: str = "") -> Prepared:
       ConfigError: no such source, or no folder is named.
       DataError: whatever is wrong with the folder.
     """
-    if jax.process_index() != 0:
+    first = jax.process_index() == 0
+    if not first:
         meet("films are prepared")
     try:
-        films = prepare(open_folder(config), prepared_below(cache_of(config)), recipe_of(config))
+        films = prepare_source(config, prepared_below(cache_of(config)), recipe_of(config), progress=first)
     except DataError as error:
         films = _by_digest(config, digest, error)
-    if jax.process_index() == 0:
+    if first:
         meet("films are prepared")
     return films
+
+
+def write_division(config: ConfigDict, films: Prepared, workdir: Path) -> None:
+    """Keeps which film trains, validates and tests in `workdir/folds.csv`, unless the NIH's lists say it all.
+
+    With `data.split=folds` and `data.lists=WORKDIR` another run has the same division.
+    """
+    if jax.process_index() == 0 and not is_nih_alone(config):
+        parts = {name: (part.names, part.patients) for name, part in films.parts.items()}
+        write_whole(workdir / FOLDS, folds_csv(parts))
 
 
 def _by_digest(config: ConfigDict, digest: str, error: DataError) -> Prepared:

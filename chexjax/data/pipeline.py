@@ -1,13 +1,13 @@
 """Prepared records to batches on the devices: shuffled, shared among processes, threaded, resumable.
 
 A batch is a dict of arrays with a leading axis of local devices: `image` uint8 (devices, films, height, width, 1),
-`label` uint8 (devices, films, 14), `film` int32 (devices, films), the record numbers; in evaluation also `mask` bool
-(devices, films), False where a film only fills the last batch up.
+`label` float32 (devices, films, 14), NaN where not known, `film` int32 (devices, films), the record numbers; in
+evaluation also `mask` bool (devices, films), False where a film only fills the last batch up.
 """
 
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -35,7 +35,11 @@ class Records:
         record = self._source[int(film)]
         with Image.open(io.BytesIO(record["image"])) as image:
             pixels = np.asarray(image)
-        return {"image": pixels[..., None], "label": record["label"], "film": np.int32(film)}
+        return {
+            "image": pixels[..., None],
+            "label": np.asarray(record["label"], np.float32),
+            "film": np.asarray(film, np.int32),
+        }
 
     def __repr__(self) -> str:
         """grain compares this when it restores an iterator; the address of an object would never be equal."""
@@ -70,6 +74,24 @@ def _order_on_host(seed: int, epoch: int, films: int) -> np.ndarray:
         return np.asarray(epoch_order(seed, epoch, films))
 
 
+def epoch_slots(sources: Sequence[str], weights: Mapping[str, float]) -> np.ndarray | None:
+    """Which record each place of an unshuffled epoch shows, int32 (places,), where sources have weights.
+
+    The source of the least weight is shown once an epoch, one of w times that weight w times. Of a w that is not whole,
+    a share of its films, always the same ones, is shown once more. None where all weigh the same: record k at place k.
+    """
+    own = {source: weights[source] for source in dict.fromkeys(sources)}
+    if len(set(own.values())) < 2:
+        return None
+    slots = [np.zeros(0, np.int32)]
+    for source, weight in own.items():
+        rows = np.flatnonzero(np.array([name == source for name in sources])).astype(np.int32)
+        ratio = weight / min(own.values())
+        more = round((ratio - int(ratio)) * len(rows))
+        slots += [rows] * int(ratio) + [np.random.default_rng(0).permutation(rows)[:more]]
+    return np.sort(np.concatenate(slots))
+
+
 def check_batch(batch_size: int) -> None:
     """Refuses a global batch that the devices of all processes cannot share evenly.
 
@@ -80,7 +102,9 @@ def check_batch(batch_size: int) -> None:
         raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
 
 
-def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) -> grain.DatasetIterator:
+def training_batches(
+    source: Any, batch_size: int, seed: int, threads: int = 2, slots: np.ndarray | None = None
+) -> grain.DatasetIterator:
     """An endless iterator over shuffled batches of `batch_size` films, this process's share of each.
 
     The n-th global batch holds the films `batch_films` tells, however many processes share it.
@@ -90,6 +114,7 @@ def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) 
     Args:
       source: random access to records, as `Prepared.source("train")` gives it.
       batch_size: films in a global batch; a multiple of the number of devices of all processes.
+      slots: see `epoch_slots`; what `batch_films` tells are then places in it.
 
     Raises:
       ConfigError: `batch_size` is no such multiple.
@@ -100,7 +125,8 @@ def training_batches(source: Any, batch_size: int, seed: int, threads: int = 2) 
 
     def read(place: Any) -> dict[str, np.ndarray]:
         step, place = divmod(int(place), share)
-        return records[_film_at(seed, step * batch_size + first + place, len(records))]
+        film = _film_at(seed, step * batch_size + first + place, len(records) if slots is None else len(slots))
+        return records[film if slots is None else slots[film]]
 
     batches = grain.MapDataset.range(ENDLESS).map(read).batch(share, drop_remainder=True).map(by_device)
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)))

@@ -1,6 +1,6 @@
-"""ChestX-ray14, prepared once: an NIH folder is read, checked, cleaned, shrunk and written as ArrayRecord by TFDS.
+"""Films prepared once: a source's tables are read and checked; its films cleaned, shrunk, and written as ArrayRecord.
 
-Simulated films (`sources.phantom`) come in the same layout and through the same door.
+`prepare` is for a folder in the NIH's layout under its own lists; `prepare_source` for all that `config.data` can say.
 
     python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
@@ -9,25 +9,30 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.data.images import MAX_SIDE, read_grey
+from chexjax.data.dicom import read_film
+from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
-from chexjax.data.sources import SOURCES
+from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.sources.gather import gather
+from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import (
     BOX_FILE,
     ENTRY_FILES,
@@ -42,24 +47,47 @@ from chexjax.data.sources.nih import (
 from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable, warn
 from chexjax.files import cell, local_path, manifest_troubles, own_folder, text_of, write_manifest
-from chexjax.findings import FINDINGS
+from chexjax.findings import read_findings
 from chexjax.runtime import cache_folder, parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+MISSING: Final = "missing"
 NO_ROW: Final = "the entry file has no row of them"
+ORIGINS: Final = "sources.csv"  # from which source each film is, where that is not the NIH's folder alone
+_COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the split, in the order of its records. `labels` is uint8 (films, 14)."""
+    """One part of the split, in the order of its records.
+
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` says from
+    which source each film is; it is empty for a folder in the NIH's layout alone.
+    """
 
     names: tuple[str, ...]
     patients: tuple[str, ...]
     labels: np.ndarray
+    sources: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> np.ndarray:
+        """Of how many films each finding is known, int (findings,)."""
+        return (~np.isnan(self.labels)).sum(axis=0)
+
+    @property
+    def positives(self) -> np.ndarray:
+        """How many films have each finding for certain, int (findings,)."""
+        return (self.labels == 1).sum(axis=0)
+
+    @property
+    def healthy(self) -> int:
+        """How many films are known to have none of the findings."""
+        return int((self.labels == 0).all(axis=1).sum())
 
 
 class Source:
@@ -81,11 +109,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared record set: where it lies, by which digest it is known, and what it holds."""
+    """A prepared record set: where it lies, by which digest it is known, and what it holds.
+
+    `findings` names the columns of its labels.
+    """
 
     path: Path
     digest: str
     size: int
+    findings: tuple[str, ...]
     parts: dict[str, Part]
 
     def source(self, split: str) -> Any:
@@ -94,17 +126,29 @@ class Prepared:
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         return Source(source, f"the {split} records in {self.path}")
 
+    def sources(self) -> dict[str, Counts]:
+        """What each source gives to all parts together; empty for a folder in the NIH's layout alone."""
+        parts = [part for part in self.parts.values() if part.sources]
+        labels = np.concatenate([part.labels for part in parts]) if parts else np.zeros((0, len(self.findings)))
+        sources = [source for part in parts for source in part.sources]
+        return count_by_source(sources, [patient for part in parts for patient in part.patients], labels)
+
     def summary(self) -> str:
-        """A line a part: films, patients, films without a finding, and the rarest finding."""
+        """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
         lines = []
         for name, part in self.parts.items():
-            positives = part.labels.sum(axis=0)
-            rarest = int(positives.argmin())
+            rarest = int(part.positives.argmin())
+            unknown = int(np.isnan(part.labels).sum())
             lines.append(
                 f"{name:>5}: {len(part.names):6d} films, {len(set(part.patients)):5d} patients, "
-                f"{int((part.labels.sum(axis=1) == 0).sum()):6d} without a finding, "
-                f"rarest {FINDINGS[rarest]} ({positives[rarest]})"
+                f"{part.healthy:6d} without a finding, rarest {self.findings[rarest]} ({part.positives[rarest]})"
+                + (f", {unknown:,} of {part.labels.size:,} labels are not known" if unknown else "")
             )
+        for source, count in self.sources().items():
+            pairs = zip(self.findings, count.positives, count.known, strict=True)
+            labels = ", ".join(f"{finding} {positive:,}/{known:,}" for finding, positive, known in pairs)
+            films = f"{source}: {count.films:,} films, {count.patients:,} patients"
+            lines.append(f"{films}, positive of known: {labels}")
         if (self.path / SKIPPED).exists():
             lines.append(f"films were left out: {self.path / SKIPPED}")
         return "\n".join(lines)
@@ -125,23 +169,86 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     unknown: list[str] | None = [] if recipe.skip_unreadable else None
     splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed, unknown)
     found, missing = find_films(folder, (name for names in splits.values() for name in names))
+    skipped = _check_missing(missing, str(folder), film_folders(folder), recipe, unknown or ())
+    digest = _digest(folder, recipe, lists, splits, found)
+    return _find_or_write(out / "chest_xray14", digest, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
+
+
+def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
+    """The same of the films that `config` (a `config.data`) names: of any source, of several, of chosen findings.
+
+    Prints how the sources' names make the findings, and what else there is to know of them.
+
+    Raises:
+      ConfigError: see `sources.gather`.
+      DataError: see there and `prepare`.
+    """
+    if is_nih_alone(config):
+        return prepare(open_folder(config), out, recipe, progress)
+    out = local_path(out, "the folder of prepared films")
+    films, parts = gather(config)
+    if progress:
+        print(films.about())
+    rows = [row for listed in parts.values() for row in listed]
+    paths = films.find(rows)
+    found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
+    missing = [films.names[row] for row, path in zip(rows, paths, strict=True) if path is None]
+    folders = ", ".join(dict.fromkeys(str(entries.folder) for entries in films.parts.values()))
+    skipped = _check_missing(missing, folders, (), recipe)
+    splits = {part: [films.names[row] for row in listed] for part, listed in parts.items()}
+    entries = {films.names[row]: _entry(films, row) for row in rows}
+    digest = _digest_of_entries(recipe, films.findings, entries, splits, found)
+    return _find_or_write(out / "films", digest, films.findings, entries, splits, found, skipped, recipe, progress)
+
+
+def is_nih_alone(config: ConfigDict) -> bool:
+    """Whether `config.data` means one folder in the NIH's layout, with all its findings, under its lists."""
+    chosen = config.get("findings") or config.get("sources") or config.split not in nih.SPLIT_NAMES
+    return config.source in NIH_LAYOUT and not chosen
+
+
+def _entry(films: Collection, row: int) -> Entry:
+    name = films.names[row]
+    return Entry(
+        name=name,
+        labels=films.labels[row],
+        patient=films.patients[row],
+        age=int(films.ages[row]),
+        sex=films.sexes[row],
+        view=films.views[row],
+        boxes=films.boxes.get(name, ()),
+        source=films.sources[row],
+    )
+
+
+def _check_missing(
+    missing: Sequence[str], folder: str, places: Sequence[Path], recipe: Recipe, unknown: Sequence[str] = ()
+) -> dict[str, str]:
+    """The films that are left out, with the reason of each; how many are is said."""
     if missing and not recipe.skip_unreadable:
-        places = [str(place.relative_to(folder)) for place in film_folders(folder)]
+        looked = first_ten([str(place.relative_to(folder)) for place in places])
         raise DataError(
-            f"films are listed but missing in {folder}, {first_ten(missing)}; looked in images*/ and images*/images*/, "
-            f"{first_ten(places) if places else 'and there is no such folder'}\n"
-            "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
+            f"films are listed but missing in {printable(folder)}, {first_ten(missing)}\n"
+            + (f"looked in folders {looked} of it; " if places else "")
+            + "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
         )
-    skipped = dict.fromkeys(unknown or [], NO_ROW) | dict.fromkeys(missing, "missing")
+    skipped = dict.fromkeys(unknown, NO_ROW) | dict.fromkeys(missing, MISSING)
     for reason, count in Counter(skipped.values()).items():
         warn(f"{count:,} films of the lists are left out: {reason}")
-    digest = _digest(folder, recipe, lists, splits, found)
-    final = out / "chest_xray14" / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
+    return skipped
+
+
+def _find_or_write(
+    out: Path, digest: str, findings: Sequence[str], entries: Mapping[str, Entry],
+    splits: Mapping[str, Sequence[str]], found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe,
+    progress: bool,
+) -> Prepared:  # fmt: skip
+    final = out / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
         try:
-            _write(final, entries, splits, found, skipped, recipe, progress)
+            write_set(final, findings, entries, splits, found, skipped, recipe, progress)
         except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
-            raise DataError(f"the prepared films cannot be written to {out}: {error}") from error
+            raise DataError(f"the prepared films cannot be written to {out.parent}: {error}") from error
     return load(final)
 
 
@@ -172,13 +279,23 @@ def _load(path: Path) -> Prepared:
         size = int(names["image"]["image"]["shape"]["dimensions"][0])
         if not 0 < size <= MAX_SIDE:
             raise ValueError(f"films of {size} pixels a side")
-        columns: dict[str, list[tuple[str, str, list[int]]]] = {part: [] for part in SPLITS}
+        columns: dict[str, list[tuple[str, str, list[float]]]] = {part: [] for part in SPLITS}
         with (path / TABLE).open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                name, patient = (text_of(row[column]) for column in ("Image Index", "Patient ID"))
-                columns[row["split"]].append((name, patient, [{"0": 0, "1": 1}[row[f]] for f in FINDINGS]))
+            table = csv.reader(file)
+            head = next(table)
+            first = len(_COLUMNS)
+            if tuple(head[:first]) != _COLUMNS:
+                raise ValueError(f"{TABLE} has other columns")
+            findings = read_findings([text_of(name) for name in head[first:]])
+            for row in table:
+                if len(row) != len(head):
+                    raise ValueError(f"{TABLE}, line {table.line_num}: {len(row)} cells for {len(head)} columns")
+                split, name, patient = row[0], text_of(row[1]), text_of(row[2])
+                columns[split].append((name, patient, [_label(label) for label in row[first:]]))
+        origins = _read_origins(path)
     except (
         OSError,
+        StopIteration,
         LookupError,
         ValueError,
         TypeError,
@@ -193,11 +310,42 @@ def _load(path: Path) -> Prepared:
         split: Part(
             tuple(name for name, _, _ in rows),
             tuple(patient for _, patient, _ in rows),
-            np.array([labels for _, _, labels in rows], np.uint8).reshape(-1, len(FINDINGS)),
+            np.array([labels for _, _, labels in rows], np.float32).reshape(-1, len(findings)),
+            tuple(origins.get(name, "") for name, _, _ in rows) if origins else (),
         )
         for split, rows in columns.items()
     }
-    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, parts)
+    return Prepared(path, path.parent.name.rsplit("-", 1)[-1], size, findings, parts)
+
+
+def _read_origins(path: Path) -> dict[str, str]:
+    """The source of each film by its name; empty where all are the NIH's."""
+    if not (path / ORIGINS).is_file():
+        return {}
+    with (path / ORIGINS).open(newline="", encoding="utf-8") as file:
+        return {text_of(row["Image Index"]): text_of(row["source"]) for row in csv.DictReader(file)}
+
+
+_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
+
+
+def _label(cell: str) -> float:
+    """A label as `_label_cell` wrote it.
+
+    Raises:
+      ValueError: it is no label.
+    """
+    label = _LABELS.get(cell)
+    if label is None:
+        label = float(cell)
+        if not 0.0 <= label <= 1.0:
+            raise ValueError(f"a label of {cell!r}")
+    return label
+
+
+def _label_cell(label: float) -> str:
+    """A float32 label, to its last bit; an unknown one is an empty cell."""
+    return "" if math.isnan(label) else f"{label:.9g}"
 
 
 def _check_classes(tree: Any) -> None:
@@ -223,7 +371,8 @@ def _digest(
     """
     digest = hashlib.sha256()
     digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
-    for name in (*ENTRY_FILES, BOX_FILE):
+    first, second, *later = ENTRY_FILES  # a file that is looked for since then counts where it is there
+    for name in (first, second, BOX_FILE, *(name for name in later if (folder / name).is_file())):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
     for names in (ENTRY_FILES, (BOX_FILE,)):
         table = find_table(folder, *names, report=False)
@@ -234,11 +383,38 @@ def _digest(
     return digest.hexdigest()
 
 
-def _write(
-    final: Path, entries: dict[str, Entry], splits: dict[str, list[str]], found: dict[str, Path],
-    skipped: dict[str, str], recipe: Recipe, progress: bool,
+def _digest_of_entries(
+    recipe: Recipe, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
+    found: Mapping[str, Path],
+) -> str:  # fmt: skip
+    """The same of what was made of the tables: labels by the run's findings, patients, boxes."""
+    digest = hashlib.sha256()
+    rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
+    sizes = {name: found[name].stat().st_size for name in sorted(found)}
+    told = {**recipe.identity(), "version": VERSION}
+    digest.update(json.dumps([told, list(findings), splits, sizes, rows], sort_keys=True).encode())
+    digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
+    return digest.hexdigest()
+
+
+def write_set(
+    final: Path, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
+    found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails."""
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails.
+
+    Args:
+      findings: the names of the entries' labels, in their order.
+      entries: by film name; what is not of a split is passed over.
+      splits: the film names of "train", "val" and "test".
+      found: the file of each film, for those that there are.
+      skipped: why a film is left out, by name; those that do not decode are added.
+
+    Raises:
+      DataError: a part has no film, or films do not decode and the recipe does not skip them.
+      ValueError: `findings` are no names of findings.
+    """
+    findings = read_findings(list(findings))
     work = own_folder(final.parent, "preparing")
     try:
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
@@ -248,7 +424,8 @@ def _write(
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
             films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
-            built = _build(work, {split: _records(entries, pairs) for split, pairs in films.items()}, recipe.size)
+            records = {split: _records(entries, pairs) for split, pairs in films.items()}
+            built = _build(work, findings, records, recipe.size)
         broken = [f"{name} ({reason})" for name, reason in skipped.items() if name in found]
         if broken and not recipe.skip_unreadable:
             raise DataError(
@@ -256,7 +433,7 @@ def _write(
                 "replace them, or go on without them with --skip-unreadable (data.skip_unreadable)"
             )
         written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
-        _write_tables(built, entries, written, skipped)
+        _write_tables(built, findings, entries, written, skipped)
         _verify(built, written)
         write_manifest(built)
         built.rename(final)
@@ -268,13 +445,13 @@ def _write(
 
 
 def _read_films(
-    names: list[str], found: dict[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes]]:
-    """Film names with their prepared PNG bytes, in order; a film that does not decode goes to `skipped` instead."""
+    names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
+) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
+    """Names, prepared PNG bytes, and width and height before, in order; what does not decode goes to `skipped`."""
 
     def read(name: str) -> np.ndarray | DataError:
         try:
-            return read_grey(found[name])
+            return read_film(found[name])
         except DataError as error:
             return error
 
@@ -297,20 +474,23 @@ def _read_films(
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
-            yield from zip(good, pool.map(finish, good.values()), strict=True)
+            sizes = [(film.shape[1], film.shape[0]) for film in good.values()]
+            yield from zip(good, pool.map(finish, good.values()), sizes, strict=True)
             done(len(films))
 
 
-def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _records(
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, tuple[int, int]]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    for key, (name, png) in enumerate(films):
+    for key, (name, png, size) in enumerate(films):
         entry = entries[name]
         yield (
             key,
             {
                 # Bytes in a file object: TFDS would need TensorFlow to encode an array.
                 "image": io.BytesIO(png),
-                "label": entry.labels,
+                "label": np.asarray(entry.labels, np.float32),
                 "id": name,
                 "patient": entry.patient,
                 "age": entry.age,
@@ -323,32 +503,40 @@ def _records(entries: dict[str, Entry], films: Iterable[tuple[str, bytes]]) -> I
                         ),
                         "label": b.finding,
                     }
-                    for b in entry.boxes
+                    for b in (box.in_shares(*size) for box in entry.boxes)
                 ],
             },
         )
 
 
 class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """ChestX-ray14 films of one size with 14 labels and, on some, boxes (Wang et al., CVPR 2017).
+    """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there
+    `records` holds keyed examples per split, `size` is the side of their films. The name is that of the first set that
+    was so written, ChestX-ray14 (Wang et al., CVPR 2017). Not registered with TFDS: what there
     is to build depends on a folder, so `prepare` is the way in.
     """
 
     name = "chest_xray14"
     VERSION = tfds.core.Version(VERSION)
 
-    def __init__(self, *, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int, **kwargs: Any):
-        self._records, self._size = records, size
+    def __init__(
+        self,
+        *,
+        findings: Sequence[str],
+        records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]],
+        size: int,
+        **kwargs: Any,
+    ):
+        self._findings, self._records, self._size = list(findings), records, size
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=list(FINDINGS))}
+        box = {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=self._findings)}
         shape = (self._size, self._size, 1)
         features = {
             "image": tfds.features.Image(shape=shape, dtype=np.uint8, encoding_format="png"),
-            "label": tfds.features.Tensor(shape=(len(FINDINGS),), dtype=np.uint8),
+            "label": tfds.features.Tensor(shape=(len(self._findings),), dtype=np.float32),
             "id": tfds.features.Text(),
             "patient": tfds.features.Text(),
             "age": np.int32,
@@ -368,26 +556,39 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         raise NotImplementedError("the records are given")
 
 
-def _build(folder: Path, records: dict[str, Iterable[tuple[int, dict[str, Any]]]], size: int) -> Path:
+def _build(
+    folder: Path, findings: Sequence[str], records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]], size: int
+) -> Path:
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
-        builder = ChestXRay14(records=records, size=size, data_dir=str(folder), file_format="array_record")
+        builder = ChestXRay14(
+            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
+        )
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 
 
 def _write_tables(
-    folder: Path, entries: dict[str, Entry], written: dict[str, list[str]], skipped: dict[str, str]
+    folder: Path,
+    findings: Sequence[str],
+    entries: Mapping[str, Entry],
+    written: dict[str, list[str]],
+    skipped: dict[str, str],
 ) -> None:
     """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["split", "Image Index", "Patient ID", "age", "sex", "view", *FINDINGS])
+        table.writerow([*_COLUMNS, *map(cell, findings)])
         for split, names in written.items():
             for entry in map(entries.__getitem__, names):
                 name, patient, sex, view = map(cell, (entry.name, entry.patient, entry.sex, entry.view))
-                table.writerow([split, name, patient, entry.age, sex, view, *entry.labels.tolist()])
+                labels = map(_label_cell, np.asarray(entry.labels, np.float32).tolist())
+                table.writerow([split, name, patient, entry.age, sex, view, *labels])
+    origins = [(name, entries[name].source) for names in written.values() for name in names]
+    if any(source for _, source in origins):
+        with (folder / ORIGINS).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("Image Index", "source"), *(map(cell, row) for row in origins)])
     if skipped:
         with (folder / SKIPPED).open("w", newline="", encoding="utf-8") as file:
             rows = [map(cell, row) for row in sorted(skipped.items())]
@@ -409,6 +610,11 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
     flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
+    flags.DEFINE_string("table", "", "The label table, where it is not in --dir.", flag_values=values)
+    flags.DEFINE_string("sources", "", "Several: NAME=FOLDER,NAME=FOLDER=WEIGHT.", flag_values=values)
+    flags.DEFINE_string("findings", "", "Which findings, in which order: A,B,C.", flag_values=values)
+    flags.DEFINE_string("uncertain", "", "What -1 means: ignore, zero, one, a number.", flag_values=values)
+    flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
@@ -417,7 +623,7 @@ def main() -> None:
     flags.DEFINE_integer("edge_span", 1, "Cleaning: pixels over which a jump may ramp.", flag_values=values)
     flags.DEFINE_string("axes", "rows", "Cleaning: rows, columns, or rows,columns.", flag_values=values)
     flags.DEFINE_bool("spare_wide", False, "Cleaning: leave too wide objects wholly alone.", flag_values=values)
-    flags.DEFINE_string("split", "official", "official, arnoweng or folds.", flag_values=values)
+    flags.DEFINE_string("split", "official", "official, arnoweng, folds or random.", flag_values=values)
     flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.", flag_values=values)
     flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out.", 0.0, 1.0, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Which patients are held out.", flag_values=values)
@@ -425,7 +631,7 @@ def main() -> None:
     flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
     if rest := parse(sys.argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not values.dir:
+    if not (values.dir or values.sources):
         raise ConfigError(
             "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER [--out=DIR]; --help says more"
         )
@@ -436,13 +642,19 @@ def main() -> None:
         recipe.check()
     except ValueError as error:
         raise ConfigError(f"--{error}") from None
+    also = {
+        name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
+    }
+    if also["source"] == "phantom":
+        also["source"] = "nih"  # a folder of simulated films that is there already
     find_devices()
     out = local_path(values.out, "--out") if values.out else cache_folder()
-    prepared = prepare(values.dir, prepared_below(out), recipe)
+    prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
-    cache = f"--config.data.cache={values.out} and " if values.out else ""
-    print(f"a run finds them by {cache}--config.data.dir={values.dir}, with the same options")
+    fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
+    told = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
+    print(f"a run finds them by {told}, with the same options")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def draw_reliability(axes: Axes, labels: np.ndarray, probabilities: Mapping[str,
         curve = metrics.reliability_curve(labels, own)
         filled = curve.films > 0
         axes.plot(curve.predicted[filled], curve.observed[filled], ".-", color=colour_of(k), label=name)
-        end = max(end, *curve.predicted[filled], *curve.observed[filled])
+        end = max([end, *curve.predicted[filled], *curve.observed[filled]])
     end = min(np.ceil(10 * end) / 10, 1.0)
     axes.plot([0, end], [0, end], ":", color=DIM)
     limits = (0, end * 1.01)

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from scipy.special import expit
 
 from chexjax.data.augment import normalize
 from chexjax.data.prepared import Part
@@ -16,6 +15,7 @@ from chexjax.devices import at_precision, each_device, meet
 from chexjax.evaluation import metrics
 from chexjax.evaluation.views import mean_logits
 from chexjax.models.network import ENSEMBLE
+from chexjax.models.probability import probability_of
 
 PyTree = Any
 Apply = Callable[..., Any]
@@ -28,7 +28,7 @@ class Predictions:
     """What the networks say of a split's films.
 
     `probabilities` holds float64 (films, 14) per network and, of several, for their "ensemble", the mean of their
-    probabilities. `losses` is the mean binary cross-entropy of each network.
+    probabilities. `losses` is each network's binary cross-entropy, the mean over what is known; NaN where nothing is.
     """
 
     films: Part
@@ -93,9 +93,8 @@ def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def summarize(films: Part, logits: dict[str, np.ndarray]) -> Predictions:
     """Probabilities, the ensemble and the losses out of logits (films, 14)."""
-    wide = {name: np.asarray(values, np.float64) for name, values in logits.items()}
-    probabilities = {name: expit(values) for name, values in wide.items()}
+    probabilities = {name: probability_of(values) for name, values in logits.items()}
     if len(probabilities) > 1:
         probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
-    losses = {name: float(metrics.cross_entropy(films.labels, values).mean()) for name, values in wide.items()}
+    losses = {name: metrics.mean_cross_entropy(films.labels, values) for name, values in logits.items()}
     return Predictions(films, probabilities, losses)

@@ -28,7 +28,6 @@ from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
 from chexjax.explain.cam import class_activation_map
 from chexjax.explain.maps import average_maps, boxes_on_film, peak_point
-from chexjax.findings import FINDINGS
 from chexjax.models.network import ENSEMBLE
 from chexjax.workdir.restore import Restored
 
@@ -191,7 +190,7 @@ class Example:
 
 
 def evaluate_localization(
-    best: Restored, source: Any, predictions: Predictions, findings: Sequence[str] = FINDINGS
+    best: Restored, source: Any, predictions: Predictions, findings: Sequence[str]
 ) -> tuple[dict[str, Any], list[Example]]:
     """Localisation of every network (and their ensemble) on a split's boxes, and examples of films with maps.
 
@@ -228,7 +227,7 @@ def evaluate_localization(
     ]
 
 
-def boxed_cases(source: Any, findings: Sequence[str] = FINDINGS) -> list[Case]:
+def boxed_cases(source: Any, findings: Sequence[str]) -> list[Case]:
     """The cases of a split's records."""
     cases: dict[tuple[int, int], list[list[float]]] = {}
     for film in range(len(source)):
@@ -238,7 +237,7 @@ def boxed_cases(source: Any, findings: Sequence[str] = FINDINGS) -> list[Case]:
     return [Case(film, findings[finding], np.array(boxes, np.float64)) for (film, finding), boxes in cases.items()]
 
 
-def choose_examples(predictions: Predictions, findings: Sequence[str] = FINDINGS) -> list[tuple[int, str, str]]:
+def choose_examples(predictions: Predictions, findings: Sequence[str]) -> list[tuple[int, str, str]]:
     """Per finding the film with it that the networks are surest of, and the one they miss most: (film, finding, kind).
 
     Chosen by the ensemble where there are several networks: the best and the worst, so that neither flatters.

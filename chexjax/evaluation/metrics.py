@@ -1,8 +1,13 @@
 """Figures out of labels and scores, and how sure they are. Arrays in, float64 out; nothing here knows a network.
 
-Labels are 0 or 1, (films,) or (films, findings); scores and probabilities have the same shape. A figure of one finding
-is a float, of several an array (findings,). What cannot be told (a finding that no film has, or every film) is NaN;
+Labels are (films,) or (films, findings); scores and probabilities have the same shape. A figure of one finding is a
+float, of several an array (findings,). What cannot be told (a finding that no film has, or every film) is NaN;
 `why_undefined` says why.
+
+A label is 0 (absent), 1 (present), between them soft, or NaN (not known). Every figure here but the cross-entropy asks
+to which of two classes a film belongs. So it leaves out, finding by finding, the films whose label is NaN or soft;
+`count_films` says how many are left, and how many of them have the finding. The cross-entropy takes soft labels as the
+probabilities that they are.
 
 Films of one patient look alike, so intervals that take films for independent come out too narrow. Where `patients` is
 given, films of a patient are kept together: in the bootstrap by drawing patients, in DeLong's method by Obuchowski's
@@ -67,6 +72,13 @@ class Confusion(NamedTuple):
         return _share(self.true_positives, self.true_positives + self.false_positives)
 
 
+class Counts(NamedTuple):
+    """What the figures of a finding stand on: the films of which it is known, and those that have it."""
+
+    known: Any  # int, or int64 (findings,)
+    positives: Any
+
+
 class Reliability(NamedTuple):
     """Per bin of probability, float64 (bins,): the mean probability, the share that has the finding, the films.
 
@@ -89,7 +101,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> Figure:
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
         return _by_finding(auroc, labels, scores)
-    _, positives, negatives = _tally(labels, scores)
+    _, positives, negatives = _tally(*_known(labels, scores))
     pairs = 2.0 * positives.sum() * negatives.sum()
     below = np.cumsum(negatives) - negatives
     return float((positives * (2.0 * below + negatives)).sum() / pairs) if pairs else float("nan")
@@ -103,10 +115,10 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> Figure:
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
         return _by_finding(average_precision, labels, scores)
-    _, positives, negatives = _tally(labels, scores)
+    _, positives, negatives = _tally(*_known(labels, scores))
     called = np.cumsum((positives + negatives)[::-1])
     found = np.cumsum(positives[::-1])
-    return float((found / called * positives[::-1]).sum() / found[-1]) if found[-1] else float("nan")
+    return float((found / called * positives[::-1]).sum() / found[-1]) if positives.any() else float("nan")
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -116,8 +128,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndar
       False positive rate, true positive rate and threshold, float64 (points,); a film is called where its score is at
       least the threshold. The first point calls nothing, at a threshold of infinity.
     """
-    labels, scores = _checked(labels, scores)
-    values, positives, negatives = _tally(labels, scores)
+    values, positives, negatives = _tally(*_known(*_checked(labels, scores)))
     with np.errstate(invalid="ignore"):
         hits = np.concatenate([[0.0], np.cumsum(positives[::-1])]) / positives.sum()
         alarms = np.concatenate([[0.0], np.cumsum(negatives[::-1])]) / negatives.sum()
@@ -131,14 +142,24 @@ def mean_over_findings(figures: ArrayLike) -> float:
     return float(present.mean()) if present.size else float("nan")
 
 
+def count_films(labels: ArrayLike) -> Counts:
+    """How many films the figures of each finding stand on: those labelled 0 or 1, and those labelled 1."""
+    labels = np.asarray(labels)
+    negatives, positives = ((labels == value).sum(axis=0) for value in (0, 1))
+    counts = Counts(negatives + positives, positives)
+    return counts if labels.ndim == 2 else Counts(*map(int, counts))
+
+
 def why_undefined(labels: ArrayLike) -> str | None:
     """Why one finding, labels (films,), has no AUROC; None where it has one."""
-    labels = np.asarray(labels)
-    if not len(labels):
+    known, positives = count_films(np.asarray(labels).reshape(-1))
+    if not len(np.asarray(labels)):
         return "there is no film"
-    if not labels.any():
+    if not known:
+        return "it is known of no film"
+    if not positives:
         return "no film has it"
-    return "every film has it" if labels.all() else None
+    return "every film has it" if positives == known else None
 
 
 # Intervals and tests by DeLong's method
@@ -164,7 +185,7 @@ def delong_interval(
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
         return Interval(*_by_finding(lambda y, s: delong_interval(y, s, patients, level), labels, scores).T)
-    area, covariance = _delong(labels, scores[:, None], _clusters(patients, len(labels)))
+    area, covariance = _delong(*_known(labels, scores[:, None], _clusters(patients, len(labels))))
     margin = stats.norm.ppf((1.0 + level) / 2.0) * np.sqrt(covariance[0, 0])
     low, high = np.clip([area[0] - margin, area[0] + margin], 0.0, 1.0)
     return Interval(float(low), float(high))
@@ -185,7 +206,8 @@ def delong_test(
             delong_test(labels[:, k], scores[:, k], other[:, k], patients, level) for k in range(labels.shape[1])
         ]
         return PairedTest(*np.array(columns, np.float64).reshape(-1, 5).T)
-    area, covariance = _delong(labels, np.stack([scores, other], axis=1), _clusters(patients, len(labels)))
+    both = np.stack([scores, other], axis=1)
+    area, covariance = _delong(*_known(labels, both, _clusters(patients, len(labels))))
     difference = float(area[0] - area[1])
     variance = max(float(covariance[0, 0] + covariance[1, 1] - 2.0 * covariance[0, 1]), 0.0)
     deviation = np.sqrt(variance) if variance > 1e-18 or np.isnan(variance) else 0.0  # less is rounding
@@ -242,7 +264,8 @@ def bootstrap_aurocs(
     """The AUROC of every finding in every resample of the patients: float64 (resamples, findings).
 
     A resample in which a finding has one class only has NaN there. All findings see the same patients, and so do two
-    models with the same seed: means over findings and differences of models are taken resample by resample.
+    models with the same seed: means over findings and differences of models are taken resample by resample. Patients
+    are drawn from all; in a resample, too, a finding's figure is that of the films of which it is known.
 
     A patient drawn twice counts twice, so a resample is the films with whole weights, and one sort of the films serves
     them all: see `_weighted_pairs`.
@@ -253,16 +276,18 @@ def bootstrap_aurocs(
     if not labels.size:
         return np.full((resamples, labels.shape[1]), np.nan)
     cluster = _clusters(patients, len(labels))
-    # Ascending scores; of equal ones, first the films without the finding.
+    # Ascending scores; of equal ones, first the films without the finding, last those of which it is not known.
     order = np.stack([np.lexsort((labels[:, k], scores[:, k])) for k in range(labels.shape[1])], axis=1)
     in_order = np.take_along_axis(scores, order, axis=0)
     rises = np.concatenate([np.ones((1, order.shape[1]), bool), in_order[1:] != in_order[:-1]])
     positive = np.take_along_axis(labels, order, axis=0) > 0
-    # Filled up with films of a patient who is never drawn, so that few shapes are compiled.
+    # Films of a patient who is never drawn fill up, so that few shapes are compiled; so does what is not known.
     people, filling = int(cluster.max()) + 1, ((0, _rounded(len(labels)) - len(labels)), (0, 0))
+    owners = cluster[order].astype(np.int32)
+    owners[np.isnan(np.take_along_axis(labels, order, axis=0))] = people
     walk = [
         jnp.asarray(np.pad(column, filling, constant_values=value))
-        for column, value in ((cluster[order].astype(np.int32), people), (positive, False), (rises, False))
+        for column, value in ((owners, people), (positive, False), (rises, False))
     ]
     # Drawn here, not by jax.random: scattering is what XLA does slowest on a CPU.
     random, width = np.random.default_rng(seed), min(resamples, _RESAMPLES_AT_ONCE)
@@ -335,22 +360,37 @@ def percentile_interval(samples: ArrayLike, level: float = LEVEL) -> Interval:
 
 
 def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """Binary cross-entropy per finding in nats, in float64: (films, findings) -> (findings,)."""
+    """Binary cross-entropy per finding in nats, in float64: (films, findings) -> (findings,).
+
+    The mean over the films whose label is not NaN, soft ones among them; NaN without any.
+    """
     labels, logits = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
+    known = ~np.isnan(labels)
     with np.errstate(invalid="ignore"):  # a diverged network's NaN is the caller's to tell
-        return (np.logaddexp(0.0, logits) - labels * logits).mean(axis=0)
+        each = np.logaddexp(0.0, logits) - np.where(known, labels, 0.0) * logits
+        return np.where(known, each, 0.0).sum(axis=0) / known.sum(axis=0)
+
+
+def mean_cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The same over all findings: the mean over every film and finding that is known, as training minimises it."""
+    known = (~np.isnan(np.asarray(labels, np.float64))).mean(axis=0)
+    each = np.where(known > 0, cross_entropy(labels, logits), 0.0)
+    return float((each * known).mean() / known.mean()) if known.any() else float("nan")
 
 
 def brier(labels: ArrayLike, probabilities: ArrayLike) -> Figure:
     """The mean squared distance of probability and label (Brier 1950); 0 is best."""
     labels, probabilities = _checked(labels, probabilities)
-    squared = (probabilities - labels) ** 2
-    return squared.mean(axis=0) if labels.ndim == 2 else float(squared.mean())
+    known = ~np.isnan(labels)
+    squared = np.where(known, (probabilities - labels) ** 2, 0.0)
+    with np.errstate(invalid="ignore"):
+        means = squared.sum(axis=0) / known.sum(axis=0)
+    return means if labels.ndim == 2 else float(means)
 
 
 def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
     """Of one finding: what was predicted and what was found, in `bins` of equal width over [0, 1]."""
-    labels, probabilities = _checked(labels, probabilities)
+    labels, probabilities = _known(*_checked(labels, probabilities))
     place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
     films = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -370,7 +410,8 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
     curve = reliability_curve(labels, probabilities, bins)
     filled = curve.films > 0
     distances = np.abs(curve.predicted - curve.observed)[filled]
-    return float((distances * curve.films[filled]).sum() / len(labels)) if len(labels) else float("nan")
+    films = int(curve.films.sum())
+    return float((distances * curve.films[filled]).sum() / films) if films else float("nan")
 
 
 # Thresholds: taken from validation, applied to test
@@ -382,7 +423,7 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     A film is called where its score is at least the threshold. NaN where the labels are all alike.
     Youden, "Index for rating diagnostic tests", Cancer 1950.
     """
-    labels, scores = _checked(labels, scores)
+    labels, scores = _known(*_checked(labels, scores))
     values, positives, negatives = (tally[::-1] for tally in _tally(labels, scores))
     # Over the common denominator, in whole numbers: ties are then ties.
     gain = np.cumsum(positives) * negatives.sum() - np.cumsum(negatives) * positives.sum()
@@ -398,7 +439,7 @@ def sensitivity_threshold(labels: ArrayLike, scores: ArrayLike, sensitivity: flo
 
 def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusion:
     """Counts of one finding where films with a score of at least `threshold` are called."""
-    labels, scores = _checked(labels, scores)
+    labels, scores = _known(*_checked(labels, scores))
     called, has = scores >= threshold, labels > 0
     return Confusion(
         int((called & has).sum()), int((called & ~has).sum()), int((~called & has).sum()), int((~called & ~has).sum())
@@ -425,15 +466,25 @@ def convergence_epoch(losses: list[float], tolerance: float) -> int | None:
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays of one shape, the scores in float64 and without NaN."""
+    """Both as float64 arrays of one shape, the scores without NaN; labels are 0, 1, and NaN where there is no class."""
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} differ in shape")
     if np.isnan(scores).any():
         raise ValueError("scores hold NaN")
-    if not ((labels == 0) | (labels == 1)).all():
-        raise ValueError("labels hold other values than 0 and 1")
-    return labels.astype(np.float64), scores
+    labels = labels.astype(np.float64)
+    has_class = (labels == 0) | (labels == 1)
+    if not has_class.all():
+        if not (has_class | np.isnan(labels) | ((labels > 0) & (labels < 1))).all():
+            raise ValueError("labels hold other values than 0 and 1, what lies between, and NaN")
+        labels[~has_class] = np.nan
+    return labels, scores
+
+
+def _known(labels: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The films of one finding, labels (films,), that have a class; of `others` the same rows."""
+    known = ~np.isnan(labels)
+    return (labels, *others) if known.all() else tuple(array[known] for array in (labels, *others))
 
 
 def _rounded(count: int) -> int:

@@ -14,12 +14,13 @@ from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
-from chexjax.findings import FINDINGS
+from chexjax.findings import is_nih
 from chexjax.models.network import ENSEMBLE
 from chexjax.templates import render
 
 if TYPE_CHECKING:  # they load TFDS, which scoring does not need
     from chexjax.data.prepared import Part
+    from chexjax.data.sources.merge import Counts
     from chexjax.evaluation.evaluator import Predictions
     from chexjax.evaluation.localization import Example
 
@@ -33,18 +34,20 @@ def run_page(
     predictions: "Predictions",
     history: History,
     examples: Sequence["Example"],
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
+    sources: Mapping[str, "Counts"],
 ) -> str:
     """The page of a training run.
 
     Args:
       found: as `metrics.json` holds it.
       parts: the films of each part of the split.
+      sources: what each source gives to them, `Prepared.sources()`.
       examples: films to show.
     """
     networks = found["networks"]
     models = ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE)
-    simulated, nih = config.data.source == "phantom", tuple(findings) == FINDINGS
+    simulated, nih = config.data.source == "phantom" and not config.data.sources, is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
     localization = found["localization"]
@@ -62,7 +65,7 @@ def run_page(
         found=found,
         config=config,
         models=models,
-        source=simulation if simulated else f"{config.data.dir}, split {config.data.split}",
+        source=simulation if simulated else f"{config.data.sources or config.data.dir}, split {config.data.split}",
         simulated=simulated,
         nih=nih,
         names=list(networks),
@@ -72,6 +75,7 @@ def run_page(
             "published": tables.published_table(found, here, findings) if nih else None,
             "published_means": tables.published_means_table(),
             "films": tables.films_table(parts, findings),
+            "sources": tables.sources_table(sources, findings),
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
             "published_localization": tables.published_localization_table() if nih else None,
@@ -111,7 +115,8 @@ def picture_of(example: "Example") -> bytes:
 def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) -> str:
     """The page of a score: its notes, its tables, the curves."""
     findings, labels, models = films.findings, films.labels, films.models
-    ending = ["ROC curves", "Reliability", "Not a medical device"]
+    calibrated = films.probabilities
+    ending = ["ROC curves", *(["Reliability"] if calibrated else []), "Not a medical device"]
     return render(
         "score.html",
         title=" and ".join(models),
@@ -121,5 +126,6 @@ def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) ->
         tables=of,
         names=list(models),
         roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings)),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, models, findings)),
+        calibrated=list(calibrated),
+        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, calibrated, findings)),
     )

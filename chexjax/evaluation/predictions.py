@@ -1,32 +1,49 @@
-"""The predictions CSV: a film a row, a probability a finding; written, read, and joined with the entry file.
+"""The predictions CSV: a film a row, a number a finding; written, read, and joined with a table of labels.
 
-It has the column `Image Index` and one a finding, named `Atelectasis` or `prob_Atelectasis`, in any order.
+It has the column `Image Index` and one a finding, named `Atelectasis` or `prob_Atelectasis`, in any order; gzip or not.
+Other columns (an index, `No Finding`, a count of models) are passed over, and named. Numbers are probabilities; where
+some lie outside 0 to 1 they are logits, or whatever the model gives, and count by their order alone.
 """
 
 import csv
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from chexjax import files
-from chexjax.data.sources.nih import Entry
+from chexjax.data.sources import nih
+from chexjax.data.sources.nih import Entry, is_film_name, parse_age, read_entry_file
 from chexjax.errors import DataError, first_ten, printable
-from chexjax.findings import FINDINGS
+from chexjax.files import UNREADABLE, cell, open_text, text_of
+from chexjax.findings import FILM as NAME
 
-NAME: Final = "Image Index"
+_UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
+# Columns of tables that are no findings, whatever stands in them.
+_OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
+_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *_OF_PATIENTS}
 
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """A predictions CSV. `probabilities` is float64 (films, findings), in the order of FINDINGS."""
+    """A predictions CSV.
+
+    `probabilities` is float64 (films, findings), as it is written: any finite numbers. `findings` are those that were
+    asked for and have a column; `passed_over` are the columns of others.
+    """
 
     path: Path
     names: tuple[str, ...]
     findings: tuple[str, ...]
     probabilities: np.ndarray
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether all numbers lie between 0 and 1."""
+        return bool(((self.probabilities >= 0) & (self.probabilities <= 1)).all())
 
     def rows(self, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """The probabilities of `names` for `findings`."""
@@ -37,109 +54,230 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class Matched:
-    """The films that are scored: labels uint8 (films, findings), each model's probabilities, what is known of them."""
+    """The films that are scored: labels float32 (films, findings), NaN not known; each model's numbers; the rows.
+
+    `ranked_only` names the models whose numbers are no probabilities.
+    """
 
     names: tuple[str, ...]
     findings: tuple[str, ...]
     labels: np.ndarray
     models: dict[str, np.ndarray]
     entries: tuple[Entry, ...]
+    ranked_only: frozenset[str] = frozenset()
+
+    @property
+    def probabilities(self) -> dict[str, np.ndarray]:
+        """Of the models whose numbers are probabilities."""
+        return {name: numbers for name, numbers in self.models.items() if name not in self.ranked_only}
 
     @property
     def patients(self) -> tuple[str, ...]:
         return tuple(entry.patient for entry in self.entries)
 
 
-def write_predictions(
-    path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str] = FINDINGS
-) -> None:
-    """Writes probabilities (films, findings), with enough digits that nothing is lost to rounding."""
+def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]) -> None:
+    """Writes probabilities (films, findings), each with as many digits as it takes to read the same float64 back.
+
+    Of probabilities by `models.probability.probability_of` the order of the logits so survives.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([NAME, *findings])
-        for name, row in zip(names, probabilities, strict=True):
-            table.writerow([files.cell(name), *(f"{p:.9g}" for p in row)])
+        table.writerow([NAME, *map(cell, findings)])
+        for name, row in zip(names, np.asarray(probabilities, np.float64).tolist(), strict=True):
+            table.writerow([cell(name), *map(repr, row)])
 
 
-def read_predictions(path: Path) -> PredictionFile:
-    """Reads a predictions CSV.
+def columns_of(path: Path) -> tuple[str, ...]:
+    """The names that the columns of a predictions CSV may be findings by, in its order.
 
     Raises:
-      DataError: no such file or no UTF-8 text, separated by something else than commas, no film, an unknown or doubled
-        column, a film twice, a row too short or too long, a value that is no probability. Line and column are named.
+      DataError: as `read_predictions`; an empty file.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _read(path, file)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
-
-
-def _read(path: Path, file: Any) -> PredictionFile:
-    reader = csv.reader(file)
-    rows = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-    head = next(rows, None)
+    _, head = next(_lines(path), (0, None))
     if head is None:
-        raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(FINDINGS)}")
-    columns = _columns(path, [name.strip() for name in head[1]])
-    findings = tuple(finding for finding in FINDINGS if finding in columns)
+        raise DataError(f"{path} is empty; it should have the column {NAME} and one a finding")
+    _refuse_separator(path, head)
+    names = [text_of(column).removeprefix("prob_") for column in head]
+    return tuple(dict.fromkeys(name for name in names if name not in _NO_FINDINGS and not name.startswith("Unnamed:")))
+
+
+def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
+    """Reads what a predictions CSV says of `findings`; those without a column are left out.
+
+    Raises:
+      DataError: no such file or no UTF-8 text, separated by something else than commas, no film, no column of a finding
+        or one twice, a film twice, a row too short or too long, a value that is no finite number. Line and column are
+        named.
+    """
+    lines = _lines(path)
+    _, head = next(lines, (0, None))
+    if head is None:
+        raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(findings)}")
+    columns, passed_over = _columns(path, head, findings)
+    findings = tuple(finding for finding in findings if finding in columns)
     places = [columns[finding] for finding in findings]
     names: list[str] = []
     values: list[list[float]] = []
-    for line, row in rows:
-        if len(row) != len(head[1]):
-            raise DataError(f"{path}, line {line}: {len(row)} cells where the header has {len(head[1])}")
-        name = files.text_of(row[columns[NAME]].strip())
-        if not name or not name.isprintable():
-            raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
-        names.append(name)
+    for line, row in lines:
+        names.append(_name(path, line, row[columns[NAME]]))
         try:
             values.append([float(row[place]) for place in places])
         except ValueError:
             values.append([_number(row[place]) for place in places])
-        if not all(0.0 <= value <= 1.0 for value in values[-1]):
-            worst = next(k for k, value in enumerate(values[-1]) if not 0.0 <= value <= 1.0)
+        if not all(map(math.isfinite, values[-1])):
+            worst = next(k for k, value in enumerate(values[-1]) if not math.isfinite(value))
             raise DataError(
-                f"{path}, line {line}, column {head[1][places[worst]].strip()}: {short(row[places[worst]])} is no "
-                "probability between 0 and 1"
+                f"{path}, line {line}, column {head[places[worst]]}: {short(row[places[worst]])} is no probability, "
+                "nor any other finite number"
             )
     if not names:
         raise DataError(f"{path} has a header and no film")
     _refuse_twice(path, names, "films")
-    return PredictionFile(path, tuple(names), findings, np.array(values, np.float64))
+    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over)
 
 
-def _columns(path: Path, head: list[str]) -> dict[str, int]:
-    """The place of `Image Index` and of each finding."""
-    if len(head) == 1 and (separators := [s for s in (";", "\t", "|") if s in head[0]]):
-        raise DataError(f"{path}, line 1: columns are separated by {separators[0]!r}; save it with commas")
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a CSV file that are not blank, with their numbers; the first is the header, without outer blanks.
+
+    Raises:
+      DataError: the file cannot be read, or a row has more or fewer cells than the header.
+    """
+    try:
+        with open_text(path) as file:
+            reader, head = csv.reader(file), None
+            for row in reader:
+                if not any(map(str.strip, row)):
+                    continue
+                if head is None:
+                    row = head = [name.strip() for name in row]
+                elif len(row) != len(head):
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}"
+                    )
+                yield reader.line_num, row
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The place of `Image Index` and of each of `findings`, and the names of all other columns."""
+    _refuse_separator(path, head)
     found: dict[str, int] = {}
-    unknown, twice = [], []
+    others, twice = [], []
     for place, column in enumerate(head):
-        name = column.removeprefix("prob_")
-        if column != NAME and name not in FINDINGS:
-            unknown.append(short(column))
+        name = text_of(column)
+        name = name if name in findings else name.removeprefix("prob_")
+        if column != NAME and name not in findings:
+            others.append(column)
         elif name in found:
             twice.append(name)
-        found.setdefault(name, place)
-    if unknown:
-        raise DataError(f"{path}, line 1: unknown columns, {first_ten(unknown)}; known are {NAME} and the 14 findings")
+        else:
+            found[name] = place
     if twice:
         raise DataError(f"{path}, line 1: columns that stand more than once, {first_ten(twice)}")
     if NAME not in found:
         raise DataError(f"{path}, line 1: no column {NAME!r}")
     if len(found) < 2:
-        raise DataError(f"{path}, line 1: no column for any of the 14 findings")
-    return found
+        has = f"; it has {first_ten(list(map(short, others)))}" if others else ""
+        raise DataError(f"{path}, line 1: no column for any of the {len(findings)} findings{has}")
+    return found, tuple(others)
+
+
+def _refuse_separator(path: Path, head: list[str]) -> None:
+    if len(head) == 1 and (separators := [s for s in (";", "\t", "|") if s in head[0]]):
+        raise DataError(f"{path}, line 1: columns are separated by {separators[0]!r}; save it with commas")
+
+
+def _name(path: Path, line: int, text: str) -> str:
+    name = text_of(text.strip())
+    if not name or not name.isprintable():
+        raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
+    return name
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return float("nan")
+        return math.nan
+
+
+# Labels
+
+
+class Labels(NamedTuple):
+    """What to score against: rows by film name, whose labels are those of `findings`; `notes` are lines on them."""
+
+    entries: dict[str, Entry]
+    findings: tuple[str, ...]
+    notes: list[str]
+
+
+def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
+    """The labels to score against.
+
+    Either the NIH's entry file, with its column `Finding Labels`; or a table with the column `Image Index` and one for
+    some of the findings that are `predicted`, whose cells are 0, 1, a number between (soft), empty or NaN (not known),
+    or -1 (uncertain: not known). It may have `Patient ID` (else each film is a patient of its own), `Patient Age`,
+    `Patient Sex`, `View Position`.
+
+    Raises:
+      DataError: see `nih.read_entry_file`; a cell that is no label, with its line and column.
+    """
+    lines = _lines(path)
+    _, head = next(lines, (0, None))
+    labelled = {text_of(name).removeprefix("prob_") for name in head or ()}
+    findings = tuple(finding for finding in predicted if finding in labelled)
+    if head is None or "Finding Labels" in head or not findings:
+        return Labels(read_entry_file(path), nih.FINDINGS, [])
+    return _read_label_table(path, head, lines, findings)
+
+
+def _read_label_table(
+    path: Path, head: list[str], lines: Iterator[tuple[int, list[str]]], findings: tuple[str, ...]
+) -> Labels:
+    """A table with a column a finding; see `read_labels`."""
+    columns, _ = _columns(path, head, findings)
+    place = {name: head.index(name) for name in reversed(head)}
+
+    def text(row: list[str], *names: str) -> str:
+        return next((printable(row[place[name]].strip()) for name in names if name in place), "")
+
+    entries: dict[str, Entry] = {}
+    names: list[str] = []
+    uncertain = 0
+    for line, row in lines:
+        name = _name(path, line, row[columns[NAME]])
+        if not is_film_name(name):
+            raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
+        labels = np.full(len(findings), np.nan, np.float32)
+        for k, finding in enumerate(findings):
+            written = row[columns[finding]].strip()
+            value = math.nan if written.lower() in _UNKNOWN else _number(written)
+            if value == -1:
+                uncertain += 1
+            elif 0 <= value <= 1:
+                labels[k] = value
+            elif written.lower() not in _UNKNOWN:
+                raise DataError(
+                    f"{path}, line {line}, column {finding}: {short(written)} is no label; a label is 0, 1, a number "
+                    "between, -1 (uncertain), or empty (not known)"
+                )
+        age = parse_age(text(row, "Patient Age"))
+        sex, view = text(row, "Patient Sex", "Patient Gender"), text(row, "View Position")
+        entries[name] = Entry(name, labels, text(row, "Patient ID") or f"film {name}", age, sex, view)
+        names.append(name)
+    _refuse_twice(path, names, "films")
+    if not any(((entry.labels == 0) | (entry.labels == 1)).any() for entry in entries.values()):
+        raise DataError(f"{path} has no column 'Finding Labels', and no label of 0 or 1 in a column of a finding")
+    shown = printable(path.name)
+    notes = [f"{shown}: {uncertain:,} uncertain labels (-1) are taken as not known"] if uncertain else []
+    if "Patient ID" not in place:
+        notes.append(f"{shown} has no column 'Patient ID': each film is taken for a patient of its own")
+    return Labels(entries, findings, notes)
 
 
 def short(text: str) -> str:
@@ -154,15 +292,21 @@ def _refuse_twice(path: Path, names: Sequence[str], what: str) -> None:
         raise DataError(f"{path} has {what} more than once, {first_ten(list(dict.fromkeys(twice)))}")
 
 
-def match(entries: dict[str, Entry], tables: Sequence[PredictionFile]) -> tuple[Matched, list[str]]:
-    """The films that the entry file and every table know, and lines that say how many there were.
+def match(
+    entries: dict[str, Entry], tables: Sequence[PredictionFile], labelled: Sequence[str]
+) -> tuple[Matched, list[str]]:
+    """The films that the table of labels and every table of predictions know, and lines that say how many there were.
+
+    Args:
+      labelled: the findings of the entries' labels, in their order.
 
     Raises:
       DataError: there is none, or the tables have no finding in common.
     """
     first = tables[0]
     names = [name for name in first.names if name in entries]
-    notes = [f"{printable(first.path.name)}: {len(names):,} of {len(first.names):,} rows match the entry file"]
+    notes = list(filter(None, map(_note, tables)))
+    notes.append(f"{printable(first.path.name)}: {len(names):,} of {len(first.names):,} rows match the entry file")
     if len(names) < len(first.names):
         strangers = [name for name in first.names if name not in entries]
         notes.append(f"left out, for the entry file does not know them, {first_ten(strangers)}")
@@ -184,18 +328,34 @@ def match(entries: dict[str, Entry], tables: Sequence[PredictionFile]) -> tuple[
         )
     if not findings:
         raise DataError(f"{' and '.join(str(table.path) for table in tables)} have no finding in common")
-    if len(findings) < len(FINDINGS):
-        missing = [finding for finding in FINDINGS if finding not in findings]
+    if len(findings) < len(labelled):
+        missing = [finding for finding in labelled if finding not in findings]
         notes.append(f"not predicted, and left out of every mean: {', '.join(missing)}")
-    columns = [FINDINGS.index(finding) for finding in findings]
+    columns = [labelled.index(finding) for finding in findings]
     labels = np.stack([entries[name].labels for name in names])[:, columns]
-    models = {name: table.rows(names, findings) for name, table in zip(_titles(tables), tables, strict=True)}
-    return Matched(tuple(names), findings, labels, models, tuple(entries[name] for name in names)), notes
+    titles = _titles(tables)
+    models = {name: table.rows(names, findings) for name, table in zip(titles, tables, strict=True)}
+    ranked_only = frozenset(name for name, table in zip(titles, tables, strict=True) if not table.are_probabilities)
+    rows = tuple(entries[name] for name in names)
+    return Matched(tuple(names), findings, labels, models, rows, ranked_only), notes
+
+
+def _note(table: PredictionFile) -> str:
+    """What is to be said of a table by itself: columns passed over, numbers that are no probabilities."""
+    told = []
+    if table.passed_over:
+        told.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
+    if not table.are_probabilities:
+        low, high = table.probabilities.min(), table.probabilities.max()
+        told.append(
+            f"numbers from {low:g} to {high:g} are no probabilities: they are ranked as written, without calibration"
+        )
+    return f"{printable(table.path.name)}: {'; '.join(told)}" if told else ""
 
 
 def _titles(tables: Sequence[PredictionFile]) -> list[str]:
     """What each table is called: its file's name, with its folder's where two are alike."""
-    stems = [printable(table.path.stem) for table in tables]
+    stems = [printable(table.path.name.removesuffix(".gz").removesuffix(".csv")) for table in tables]
     if len(set(stems)) < len(stems):
-        stems = [printable(f"{table.path.parent.name}/{table.path.stem}") for table in tables]
+        stems = [f"{printable(table.path.parent.name)}/{stem}" for table, stem in zip(tables, stems, strict=True)]
     return stems if len(set(stems)) == len(stems) else ["predictions", "against"][: len(stems)]

@@ -10,7 +10,6 @@ from chexjax.evaluation.page import score_page
 from chexjax.evaluation.predictions import Matched, write_predictions
 from chexjax.evaluation.summary import History, Summary, number
 from chexjax.evaluation.tables import score_tables, write_csv
-from chexjax.findings import FINDINGS
 
 if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
@@ -24,7 +23,7 @@ def write_run(
     predictions: "Predictions",
     history: History,
     page: str,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
 ) -> None:
     """Writes `predictions_<network>.csv`, `curves.png`, the `page` as `report.html`, and `metrics.json`.
 
@@ -40,13 +39,21 @@ def write_run(
 
 
 def write_score(out: Path, films: Matched, found: Summary) -> None:
-    """Writes `tables.csv`, `roc.png`, `reliability.png`, `report.html` and, last, `metrics.json` into `out`."""
+    """Writes `tables.csv`, `roc.png`, `reliability.png`, `report.html` and, last, `metrics.json` into `out`.
+
+    Of numbers that are no probabilities there is no `reliability.png`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS).unlink(missing_ok=True)
     tables = score_tables(found, films.findings)
     write_csv(out / "tables.csv", tables)
-    for name, draw in (("roc", charts.draw_roc), ("reliability", charts.draw_reliability)):
-        charts.write_png(out / f"{name}.png", charts.by_finding(draw, films.labels, films.models, films.findings))
+    kinds = (("roc", charts.draw_roc, films.models), ("reliability", charts.draw_reliability, films.probabilities))
+    for name, draw, models in kinds:
+        path = out / f"{name}.png"
+        if models:
+            charts.write_png(path, charts.by_finding(draw, films.labels, models, films.findings))
+        else:
+            path.unlink(missing_ok=True)
     _write(out / "report.html", score_page(found, films, tables))
     _write(out / METRICS, json.dumps(found, indent=2, allow_nan=False))
 

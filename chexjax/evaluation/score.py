@@ -1,9 +1,10 @@
-"""Scores any model's predictions CSV against the NIH entry file: figures with intervals, and two models side by side.
+"""Scores any model's predictions CSV against a table of labels: figures with intervals, and two models side by side.
 
     python -m chexjax.evaluation.score --predictions=A.csv --labels=Data_Entry_2017_v2020.csv [--out=DIR]
         [--against=B.csv] [--by=sex,age,view] [--thresholds_from=VAL.csv]
 
-For what a predictions CSV looks like see `chexjax.evaluation.predictions`.
+For what the two tables look like see `read_predictions` and `read_labels` in `chexjax.evaluation.predictions`. Labels
+that are not known, uncertain or soft are left out, finding by finding; how many were left stands beside each figure.
 """
 
 import sys
@@ -11,10 +12,17 @@ from pathlib import Path
 
 from absl import flags
 
-from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
-from chexjax.evaluation.predictions import Matched, PredictionFile, match, read_predictions
+from chexjax.evaluation.predictions import (
+    Labels,
+    Matched,
+    PredictionFile,
+    columns_of,
+    match,
+    read_labels,
+    read_predictions,
+)
 from chexjax.evaluation.summary import (
     GROUPINGS,
     INTERVALS,
@@ -29,14 +37,14 @@ from chexjax.runtime import parse
 
 
 def thresholds_from(
-    table: PredictionFile, entries: dict[str, Entry], films: Matched, sensitivity: float = SENSITIVITY
+    table: PredictionFile, labels: Labels, films: Matched, sensitivity: float = SENSITIVITY
 ) -> tuple[Thresholds, list[str]]:
     """Thresholds out of validation predictions of the first model, and what is to be said of them.
 
     Raises:
-      DataError: its films are not in the entry file, or some of them are among those that are scored.
+      DataError: its films have no labels, or some of them are among those that are scored.
     """
-    validation, notes = match(entries, [table])
+    validation, notes = match(labels.entries, [table], labels.findings)
     both = sorted(set(validation.names) & set(films.names))
     if both:
         raise DataError(
@@ -55,7 +63,9 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("predictions", None, "The predictions CSV to score.", flag_values=values)
     flags.DEFINE_string("against", None, "Another model's, for DeLong's paired test.", flag_values=values)
-    flags.DEFINE_string("labels", None, "The entry file, Data_Entry_2017_v2020.csv.", flag_values=values)
+    flags.DEFINE_string(
+        "labels", None, "The entry file, Data_Entry_2017_v2020.csv, or a column a finding.", flag_values=values
+    )
     flags.DEFINE_string("out", None, "A folder for metrics.json, tables, plots and a page.", flag_values=values)
     flags.DEFINE_list("by", [], f"Also by subgroups: {', '.join(GROUPINGS)}.", flag_values=values)
     flags.DEFINE_string(
@@ -76,13 +86,14 @@ def main() -> None:
         raise ConfigError(f"--by knows {', '.join(GROUPINGS)}, not {', '.join(map(repr, unknown))}")
 
     find_devices()
-    entries = read_entry_file(Path(values.labels))
-    read = [read_predictions(Path(path)) for path in (values.predictions, values.against) if path]
-    films, notes = match(entries, read)
+    labels = read_labels(Path(values.labels), columns_of(Path(values.predictions)))
+    read = [read_predictions(Path(path), labels.findings) for path in (values.predictions, values.against) if path]
+    films, notes = match(labels.entries, read, labels.findings)
+    notes = [*labels.notes, *notes]
     thresholds = None
     if values.thresholds_from:
-        validation = read_predictions(Path(values.thresholds_from))
-        thresholds, more = thresholds_from(validation, entries, films, values.sensitivity)
+        validation = read_predictions(Path(values.thresholds_from), labels.findings)
+        thresholds, more = thresholds_from(validation, labels, films, values.sensitivity)
         notes += more
     found = summarize_scores(films, thresholds, tuple(dict.fromkeys(values.by)))
     notes += note_on_undefined(films.labels, films.findings)
@@ -101,7 +112,7 @@ def main() -> None:
         from chexjax.evaluation.report import write_score  # matplotlib takes half a second to load
 
         write_score(Path(values.out), films, found)
-        print(f"metrics.json, tables.csv, roc.png, reliability.png and report.html are in {values.out}")
+        print(f"metrics.json, tables.csv, charts and report.html are in {values.out}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from chexjax.errors import DataError, first_ten
 from chexjax.evaluation import metrics
 from chexjax.evaluation.predictions import Matched, short
 from chexjax.evaluation.views import VIEWS
-from chexjax.findings import FINDINGS
 from chexjax.formats import UNDEFINED, UNKNOWN
 from chexjax.models.network import ENSEMBLE
 
@@ -38,6 +37,11 @@ GROUPINGS: Final = ("sex", "age", "view")
 MOST_GROUPS: Final = 12
 PACKAGES: Final = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
+_CALIBRATION: Final = {
+    "brier": metrics.brier,
+    "expected_calibration_error": metrics.expected_calibration_error,
+}
+
 
 # One model
 
@@ -46,17 +50,19 @@ def summarize_model(
     labels: np.ndarray,
     probabilities: np.ndarray,
     patients: Sequence[str],
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
     thresholds: Thresholds | None = None,
+    calibration: bool = True,
 ) -> Summary:
     """AUROC with its intervals, precision and calibration per finding; at `thresholds`, confusions.
 
     Args:
-      labels: 0 or 1, (films, findings).
+      labels: (films, findings); NaN is not known, and like a soft label left out (see `metrics`).
       probabilities: the same shape.
       patients: of each film; films of one are drawn together in the bootstrap.
       findings: the names of the columns.
       thresholds: from other films (`find_thresholds`); None leaves the confusions out.
+      calibration: whether the numbers are probabilities; of others, only their order counts.
     """
     areas = metrics.bootstrap_aurocs(labels, probabilities, patients, RESAMPLES)
     aurocs = metrics.auroc(labels, probabilities)
@@ -73,10 +79,10 @@ def summarize_model(
         "auroc_interval_delong": _per(findings, map(numbers, delong)),
         "mean_average_precision": number(metrics.mean_over_findings(precisions)),
         "average_precision": _per(findings, map(number, precisions)),
-        "brier": _per(findings, map(number, metrics.brier(labels, probabilities))),
-        "expected_calibration_error": _per(
-            findings, map(number, metrics.expected_calibration_error(labels, probabilities))
-        ),
+        **{
+            name: _per(findings, map(number, figure(labels, probabilities)) if calibration else [None] * len(findings))
+            for name, figure in _CALIBRATION.items()
+        },
     }
     if thresholds is not None:
         found["thresholds"] = thresholds
@@ -93,7 +99,7 @@ def summarize_model(
 def find_thresholds(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
     sensitivity: float = SENSITIVITY,
 ) -> Thresholds:
     """Per finding the thresholds of Youden's point and of `sensitivity`, from validation; None where there is none.
@@ -111,13 +117,13 @@ def find_thresholds(
     }
 
 
-def undefined_findings(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> dict[str, str]:
+def undefined_findings(labels: np.ndarray, findings: Sequence[str]) -> dict[str, str]:
     """The findings that have no AUROC, each with the reason."""
     reasons = {finding: metrics.why_undefined(labels[:, k]) for k, finding in enumerate(findings)}
     return {finding: reason for finding, reason in reasons.items() if reason}
 
 
-def note_on_undefined(labels: np.ndarray, findings: Sequence[str] = FINDINGS) -> list[str]:
+def note_on_undefined(labels: np.ndarray, findings: Sequence[str]) -> list[str]:
     """A line on the findings that have no AUROC; none where all have one."""
     missing = undefined_findings(labels, findings)
     reasons = ", ".join(f"{finding}: {reason}" for finding, reason in missing.items())
@@ -138,8 +144,10 @@ def _per(findings: Sequence[str], values: Any) -> dict[str, Any]:
     return dict(zip(findings, values, strict=True))
 
 
-def _positives(labels: np.ndarray, findings: Sequence[str]) -> dict[str, int]:
-    return _per(findings, (labels == 1).sum(axis=0).tolist())
+def count_labels(labels: np.ndarray, findings: Sequence[str]) -> dict[str, dict[str, int]]:
+    """How many films the figures of each finding stand on: "known" and "positives", each by finding."""
+    counts = metrics.count_films(labels)
+    return {name: _per(findings, values.tolist()) for name, values in counts._asdict().items()}
 
 
 def _confusion_at(labels: np.ndarray, probabilities: np.ndarray, threshold: float | None) -> Summary | None:
@@ -160,7 +168,7 @@ def summarize_run(
     config: ConfigDict,
     step: int,
     split: str,
-    findings: Sequence[str] = FINDINGS,
+    findings: Sequence[str],
 ) -> Summary:
     """The numbers of a checkpoint on a split, with notes. Thresholds are taken from `validation`, and applied."""
     films = predictions.films
@@ -174,7 +182,7 @@ def summarize_run(
         if name in predictions.losses:
             losses = [entry[f"val/{name}/loss"] for entry in history]
             converged = metrics.convergence_epoch(losses, config.convergence_tolerance)
-            networks[name]["loss"] = predictions.losses[name]
+            networks[name]["loss"] = number(predictions.losses[name])
             networks[name]["convergence_epoch"] = converged and round(history[converged - 1]["epoch"], 2)
     notes = [
         f"epoch of convergence: the first after which the validation loss never falls by more than "
@@ -190,7 +198,7 @@ def summarize_run(
         "step": step,
         "films": len(films.names),
         "patients": len(set(films.patients)),
-        "positives": _positives(films.labels, findings),
+        **count_labels(films.labels, findings),
         "networks": networks,
         "notes": notes + note_on_undefined(films.labels, findings),
         "versions": versions(),
@@ -231,10 +239,15 @@ def summarize_scores(films: Matched, thresholds: Thresholds | None = None, by: S
     found: Summary = {
         "films": len(films.names),
         "patients": len(set(films.patients)),
-        "positives": _positives(films.labels, films.findings),
+        **count_labels(films.labels, films.findings),
         "networks": {
             name: summarize_model(
-                films.labels, p, films.patients, films.findings, thresholds if name == first else None
+                films.labels,
+                p,
+                films.patients,
+                films.findings,
+                thresholds if name == first else None,
+                calibration=name not in films.ranked_only,
             )
             for name, p in films.models.items()
         },
@@ -295,9 +308,15 @@ def _subgroups(films: Matched, kind: str) -> dict[str, Summary]:
         name: {
             "films": len(rows),
             "patients": len(set(patients[rows])),
-            "positives": _positives(films.labels[rows], films.findings),
+            **count_labels(films.labels[rows], films.findings),
             "networks": {
-                model: summarize_model(films.labels[rows], p[rows], patients[rows].tolist(), films.findings)
+                model: summarize_model(
+                    films.labels[rows],
+                    p[rows],
+                    patients[rows].tolist(),
+                    films.findings,
+                    calibration=model not in films.ranked_only,
+                )
                 for model, p in films.models.items()
             },
         }

@@ -13,9 +13,9 @@ from chexjax import files
 from chexjax.errors import printable
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import Summary
-from chexjax.findings import FINDINGS
 from chexjax.formats import (
     UNDEFINED,
+    format_count,
     format_difference,
     format_figure,
     format_interval,
@@ -76,7 +76,7 @@ def write_csv(path: Path, tables: Sequence[Table]) -> None:
 # What stands in them
 
 
-def auroc_table(found: Summary, findings: Sequence[str] = FINDINGS, intervals: bool = True) -> Table:
+def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True) -> Table:
     """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; a column a network."""
     networks = found["networks"].values()
 
@@ -89,11 +89,16 @@ def auroc_table(found: Summary, findings: Sequence[str] = FINDINGS, intervals: b
     rows = [["mean AUROC", "", *(cell(entry, "mean_auroc") for entry in networks)]]
     for finding in findings:
         cells = [cell(entry, "auroc", finding) for entry in networks]
-        rows.append([finding, f"{found['positives'][finding]:,}", *cells])
+        rows.append([finding, positives_of(found, finding), *cells])
     rows.append(["converged at epoch", "", *map(_epoch, networks)])
     heads = ["", "positive", *(f"{name} ({entry['model']})" for name, entry in found["networks"].items())]
     title = f"{found['split']}: {found['films']:,} films, checkpoint of step {found['step']}"
     return Table(title, heads, rows, lead=1)
+
+
+def positives_of(found: Summary, finding: str) -> str:
+    """The films with a finding as a cell says it, see `format_count`; `found` has "films", "known", "positives"."""
+    return format_count(found["positives"][finding], found["known"][finding], found["films"])
 
 
 def _epoch(entry: Summary) -> str:
@@ -104,14 +109,14 @@ def _epoch(entry: Summary) -> str:
     return UNDEFINED if epoch is None else f"{epoch:g}"
 
 
-def auroc_text(found: Summary, findings: Sequence[str] = FINDINGS) -> str:
+def auroc_text(found: Summary, findings: Sequence[str]) -> str:
     """`auroc_table` and the notes for a terminal; with intervals where they fit."""
     tables = [as_text(auroc_table(found, findings, intervals)) for intervals in (True, False)]
     fitting = (text for text in tables if max(map(len, text.splitlines())) <= WIDTH)
     return "\n".join([next(fitting, tables[-1]), *found["notes"]])
 
 
-def calibration_table(found: Summary, findings: Sequence[str] = FINDINGS) -> Table:
+def calibration_table(found: Summary, findings: Sequence[str]) -> Table:
     """Average precision, Brier score and calibration error of every network."""
     heads = ["", *(f"{figure} ({name})" for name in found["networks"] for figure in CALIBRATION.values())]
     rows = [
@@ -121,7 +126,7 @@ def calibration_table(found: Summary, findings: Sequence[str] = FINDINGS) -> Tab
     return Table("Average precision and calibration", heads, rows)
 
 
-def published_table(found: Summary, here: str, findings: Sequence[str] = FINDINGS) -> Table:
+def published_table(found: Summary, here: str, findings: Sequence[str]) -> Table:
     """A run beside the columns of the report that chexjax re-implements; `here` says on which films the run was."""
     own, report = found["networks"], published()["report"]
     columns = report["columns"].values()
@@ -145,19 +150,31 @@ def published_means_table() -> Table:
     return Table("Means that others report", ["who", "split", "mean AUROC"], rows)
 
 
-def films_table(parts: Mapping[str, Any], findings: Sequence[str] = FINDINGS) -> Table:
+def films_table(parts: Mapping[str, Any], findings: Sequence[str]) -> Table:
     """What each part of a split holds; `parts` are `prepared.Part`s."""
     rows = [
         ["films", *(f"{len(part.names):,}" for part in parts.values())],
         ["patients", *(f"{len(set(part.patients)):,}" for part in parts.values())],
-        ["without a finding", *(f"{int((part.labels == 0).all(axis=1).sum()):,}" for part in parts.values())],
+        ["without a finding", *(f"{part.healthy:,}" for part in parts.values())],
     ]
     for k, finding in enumerate(findings):
-        rows.append([finding, *(f"{int((part.labels[:, k] == 1).sum()):,}" for part in parts.values())])
+        cells = (format_count(part.positives[k], part.known[k], len(part.names)) for part in parts.values())
+        rows.append([finding, *cells])
     return Table("", ["", *parts], rows, lead=3)
 
 
-def confusion_table(name: str, entry: Summary, findings: Sequence[str] = FINDINGS) -> Table:
+def sources_table(counts: Mapping[str, Any], findings: Sequence[str]) -> Table | None:
+    """What each source gives, `Prepared.sources()`; None where there is but a folder in the NIH's layout."""
+    if not counts:
+        return None
+    rows = [[word, *(f"{getattr(count, word):,}" for count in counts.values())] for word in ("films", "patients")]
+    for k, finding in enumerate(findings):
+        cells = (format_count(count.positives[k], count.known[k], count.films) for count in counts.values())
+        rows.append([finding, *cells])
+    return Table("", ["", *counts], rows, lead=2)
+
+
+def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table:
     """Counts and shares of one model at each threshold from validation."""
     rows = []
     for finding in findings:
@@ -202,7 +219,7 @@ def published_localization_table() -> Table:
 def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
     """All tables of a score: a model each, thresholds, the comparison, subgroups."""
     networks = found["networks"]
-    tables = [_model_table(name, entry, found["positives"], findings) for name, entry in networks.items()]
+    tables = [_model_table(name, entry, found, findings) for name, entry in networks.items()]
     tables += [confusion_table(name, entry, findings) for name, entry in networks.items() if "thresholds" in entry]
     if "comparison" in found:
         tables.append(_comparison_table(found["comparison"], findings))
@@ -211,15 +228,16 @@ def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
     return tables
 
 
-def _model_table(name: str, entry: Summary, positives: Mapping[str, int], findings: Sequence[str]) -> Table:
+def _model_table(name: str, entry: Summary, found: Summary, findings: Sequence[str]) -> Table:
     mean = format_figure(entry["mean_auroc"], interval=entry["mean_auroc_interval"])
-    rows = [["mean", "", mean, "", format_figure(entry["mean_average_precision"]), "", ""]]
+    rows = [["mean", "", "", mean, "", format_figure(entry["mean_average_precision"]), "", ""]]
     for finding in findings:
         auroc = format_figure(entry["auroc"][finding], interval=entry["auroc_interval"][finding])
         delong = format_interval(entry["auroc_interval_delong"][finding])
         rest = [format_figure(entry[key][finding]) for key in CALIBRATION]
-        rows.append([finding, f"{positives[finding]:,}", auroc, delong, *rest])
-    heads = ["", "positive", "AUROC (95 %)", "DeLong 95 %", *CALIBRATION.values()]
+        counts = [f"{found[what][finding]:,}" for what in ("known", "positives")]
+        rows.append([finding, *counts, auroc, delong, *rest])
+    heads = ["", "known", "positive", "AUROC (95 %)", "DeLong 95 %", *CALIBRATION.values()]
     return Table(name, heads, rows, lead=1)
 
 
@@ -244,11 +262,17 @@ def _subgroup_table(kind: str, model: str, groups: Mapping[str, Summary], findin
     for finding in findings:
         cells = [
             format_figure(entry["auroc"][finding], interval=entry["auroc_interval"][finding])
-            + f" {groups[name]['positives'][finding]}+"
+            + f" {_with_plus(groups[name], finding)}"
             for name, entry in entries.items()
         ]
         rows.append([finding, *cells])
     return Table(f"{model} by {kind}; 12+ are 12 positive films", ["", *groups], rows, lead=3)
+
+
+def _with_plus(group: Summary, finding: str) -> str:
+    """`12+`, or `12+ of 300` where the finding is known of so many films alone."""
+    known, positives = (group[what][finding] for what in ("known", "positives"))
+    return f"{positives:,}+" + ("" if known == group["films"] else f" of {known:,}")
 
 
 def format_epoch(entry: Mapping[str, float], epochs: float, names: Sequence[str]) -> str:

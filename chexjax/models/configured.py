@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from chexjax.findings import FINDINGS
 from chexjax.models import NETWORKS, BranchedNetwork, Groups, Network, create_branched_model, create_model
 
 PyTree = Any
@@ -14,9 +13,15 @@ AnyNetwork = Network | BranchedNetwork
 
 
 def create_network(
-    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None
-) -> AnyNetwork:  # fmt: skip
-    """The network that `config.networks[name]` describes, with 14 outputs; `groups` are for one with branches."""
+    config: ConfigDict, name: str, groups: Groups | None = None, axis_name: str | None = None, num_outputs: int = 14
+) -> AnyNetwork:
+    """The network that `config.networks[name]` describes.
+
+    Args:
+      groups: the outputs of each branch, for a network with branches.
+      axis_name: over which devices batch statistics are shared, where the config wants that.
+      num_outputs: how many findings there are; `groups` divide as many.
+    """
     network = config.networks[name]
     options: dict[str, Any] = {
         "dtype": jnp.dtype(config.dtype),
@@ -24,7 +29,7 @@ def create_network(
         "width": network.width,
     }
     if network.shared_stages is None:
-        return create_model(network.model, len(FINDINGS), **options)
+        return create_model(network.model, num_outputs, **options)
     if groups is None:
         raise ValueError(f"{name} has branches, but no groups are given")
     return create_branched_model(network.model, groups, network.shared_stages, **options)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexjax.findings import FINDINGS
+from chexjax.errors import ConfigError
 
 ENSEMBLE: Final = "ensemble"  # what the mean of several networks' probabilities is called, in files and in flags
 
@@ -172,11 +172,20 @@ def places(groups: Groups) -> list[tuple[int, int, int]]:
     return [(k, place, output) for k, group in enumerate(groups) for place, output in enumerate(group)]
 
 
-def by_names(groups: tuple[tuple[str, ...], ...] | list[list[str]]) -> Groups:
-    """Findings to their places."""
-    return tuple(tuple(FINDINGS.index(finding) for finding in group) for group in groups)
+def by_names(groups: Sequence[Sequence[str]], findings: Sequence[str]) -> Groups:
+    """Findings to their places in `findings`.
+
+    Raises:
+      ConfigError: a group names a finding that there is not, or not every finding is in exactly one group.
+    """
+    named = [finding for group in groups for finding in group]
+    if unknown := [finding for finding in named if finding not in findings]:
+        raise ConfigError(f"a group names {unknown[0]!r}, which is none of the findings {', '.join(findings)}")
+    if wrong := [finding for finding in findings if named.count(finding) != 1]:
+        raise ConfigError(f"{wrong[0]!r} is in {named.count(wrong[0])} groups; each finding belongs to one")
+    return tuple(tuple(findings.index(finding) for finding in group) for group in groups)
 
 
-def names(groups: Groups) -> list[list[str]]:
+def names(groups: Groups, findings: Sequence[str]) -> list[list[str]]:
     """Places to findings: what is printed, and saved."""
-    return [[FINDINGS[output] for output in group] for group in groups]
+    return [[findings[output] for output in group] for group in groups]

@@ -42,7 +42,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, reason_of
 from chexjax.files import whole
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, read_findings
 from chexjax.models import NETWORKS, architecture_of, create_model
 from chexjax.models.architecture import TorchNames
 from chexjax.runtime import parse
@@ -77,7 +77,7 @@ def convert_state_dict(
     state_dict: Mapping[str, Any],
     input_channels: int = 3,
     *,
-    num_outputs: int = len(FINDINGS),
+    num_outputs: int | None = None,
     findings: Sequence[str] = FINDINGS,
     head: bool = True,
     source_mean: Sequence[float] = IMAGENET_MEAN,
@@ -91,8 +91,8 @@ def convert_state_dict(
     share (`module.`, `module.densenet121.`), a head inside a Sequential (`classifier.0.weight`, as CheXNet has), and a
     checkpoint that holds its weights under `state_dict`. `num_batches_tracked` holds nothing that we use.
 
-    The head is kept if it has `num_outputs` outputs and `findings` are ours in our order. Otherwise it is dropped, with
-    a warning that names its keys, and the result has no `params/head`.
+    The head is kept if it has `num_outputs` outputs. Otherwise it is dropped, with a warning that names its keys, and
+    the result has no `params/head`.
 
     Args:
       model: a key of `models.NETWORKS` that torch has too: resnet18, densenet121, ...
@@ -101,8 +101,8 @@ def convert_state_dict(
         `std`, as the colour stem sees them replicated and normalised by `source_mean` and `source_std`: exactly, also
         at the border. A stem that is grey already is kept as it is, unless `source_mean` and `source_std` have one
         value: then it is brought to `mean` and `std` in the same way.
-      num_outputs: how many the head must have to be kept.
-      findings: what the outputs of the head mean, in their order; where a head is not of `FINDINGS`, say so here.
+      num_outputs: how many the head must have to be kept; by default one a finding.
+      findings: what the outputs of the head mean, in their order; ChestX-ray14's, unless said otherwise here.
       head: False leaves a head out, whatever it is, without a warning; it may then be absent.
       source_mean, source_std: per channel, of values in 0 ... 1; torchvision's by default.
       mean, std: of the films that the grey stem is to see.
@@ -118,15 +118,16 @@ def convert_state_dict(
     if input_channels not in (1, 3):
         raise ConfigError(f"input_channels is {input_channels}; a film has 1 channel or 3")
     arrays, originals = _torchvision_names(torch, state_dict)
+    num_outputs = len(findings) if num_outputs is None else num_outputs
     names = torch_names(model, num_outputs)
-    kept = head and _head_fits(arrays, torch.head, num_outputs, findings)
+    kept = head and _head_fits(arrays, torch.head, num_outputs)
     if not kept:
         names = {path: slot for path, slot in names.items() if path[1] != "head"}
         dropped = [name for name in arrays if name.startswith(f"{torch.head}.")]
         if head:
             warnings.warn(
                 f"the head is dropped ({', '.join(originals[name] for name in dropped)}): it does not have "
-                f"{num_outputs} outputs for ChestX-ray14's findings in their order",
+                f"{num_outputs} outputs, one for each of {', '.join(findings)}",
                 stacklevel=2,
             )
         arrays = {name: array for name, array in arrays.items() if name not in dropped}
@@ -141,10 +142,10 @@ def convert_state_dict(
     return unflatten_dict(variables)
 
 
-def _head_fits(arrays: Arrays, head: str, num_outputs: int, findings: Sequence[str]) -> bool:
+def _head_fits(arrays: Arrays, head: str, num_outputs: int) -> bool:
     """Whether the head is to be kept; one that is absent is, too, so that it is told as missing."""
     weight = arrays.get(f"{head}.weight")
-    return weight is None or (len(weight) == num_outputs and tuple(findings) == FINDINGS)
+    return weight is None or len(weight) == num_outputs
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Slot:
 
 
 @functools.cache
-def torch_names(model: str, num_outputs: int = len(FINDINGS)) -> dict[Key, Slot]:
+def torch_names(model: str, num_outputs: int = 14) -> dict[Key, Slot]:
     """For the path of each of the network's arrays, torchvision's key and shape, of a stem of three channels.
 
     Our names are torchvision's with `_` for the dots inside a module, so that this is a rule and no table.
@@ -336,7 +337,7 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
     if kernel is not None and (seen, channels) == (1, 3):
         flat[stem_path(model)] = unfold_stem(kernel, offset, mean, std)
     head = flat.get(("params", "head", "bias"), np.zeros(0))
-    names = torch_names(model, len(head) or len(FINDINGS))
+    names = torch_names(model, len(head) or 14)
     arrays = {
         names[path].name if path in names else "/".join(path): _to_torch(path, value) for path, value in flat.items()
     }
@@ -369,7 +370,8 @@ def unfold_stem(kernel: np.ndarray, offset: np.ndarray | None, mean: float, std:
 class About:
     """Whose the weights of a folder are, and how they want their films.
 
-    `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side.
+    `mean` and `std` are of grey / 255; `source` is the name of the file they came from; `size` is the films' side;
+    `findings` are the outputs of the head, where there is one.
     """
 
     model: str
@@ -377,6 +379,7 @@ class About:
     std: float
     source: str
     size: int = 224
+    findings: tuple[str, ...] = FINDINGS
 
 
 def read_state_dict(path: Path) -> Mapping[str, Any]:
@@ -430,7 +433,8 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
       CheckpointError: the folder holds none, or broken ones.
     """
     try:
-        about = About(**json.loads((folder / ABOUT).read_text()))
+        fields = json.loads((folder / ABOUT).read_text())
+        about = About(**{**fields, "findings": read_findings(fields.get("findings"))})
         if not (isinstance(about.model, str) and abs(about.mean) < 1e6 and 0 < about.std < 1e6):
             raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
         with zipfile.ZipFile(folder / ARRAYS) as file:
@@ -450,7 +454,7 @@ def main() -> None:
     flags.DEFINE_enum("model", None, [n for n, a in NETWORKS.items() if a.torch], "The network.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
     flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
-    flags.DEFINE_boolean("head", True, "Keep a head of 14 outputs; --nohead leaves any out.", flag_values=values)
+    flags.DEFINE_boolean("head", True, "Keep a head with an output a finding; --nohead: none.", flag_values=values)
     flags.DEFINE_list("findings", [*FINDINGS], "What the head's outputs mean, in their order.", flag_values=values)
     flags.DEFINE_list(
         "source_mean", [*map(str, IMAGENET_MEAN)], "The file's normalisation, a channel each.", flag_values=values
@@ -474,20 +478,29 @@ def main() -> None:
     )  # fmt: skip
 
 
-def import_file(model: str, path: Path, out: Path, size: int = 224, **options: Any) -> About:
+def import_file(
+    model: str, path: Path, out: Path, size: int = 224, findings: Sequence[str] = FINDINGS, **options: Any
+) -> About:
     """Reads `path`, folds its stem into a grey one, and writes the folder `out`; says what became of the head.
 
-    `size` is the side of the films to predict from; `options` are those of `convert_state_dict`.
+    `size` is the side of the films to predict from; `findings` and `options` are those of `convert_state_dict`.
+
+    Raises:
+      ConfigError: `findings` are no names of findings; and as `convert_state_dict`.
     """
+    try:
+        findings = read_findings(list(findings))
+    except ValueError as error:
+        raise ConfigError(f"--findings: {error}") from None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        variables = convert_state_dict(model, read_state_dict(path), input_channels=1, **options)
-    about = About(model, MEAN, STD, path.name, size)
+        variables = convert_state_dict(model, read_state_dict(path), input_channels=1, findings=findings, **options)
+    about = About(model, MEAN, STD, path.name, size, findings)
     save_weights(out, variables, about)
     for warning in caught:
         print(warning.message)
     kept = "head" in variables["params"]
-    head = "its head, whose outputs are taken to be in ChestX-ray14's order" if kept else "no head"
+    head = f"its head, whose outputs are taken to be {', '.join(findings)}" if kept else "no head"
     print(f"{out}: a {model} of {path.name} for grey films, with {head}")
     return about
 

@@ -18,24 +18,34 @@ from chexjax.data.prepared import Prepared
 from chexjax.devices import at_precision, each_device, replicate
 from chexjax.errors import ConfigError
 from chexjax.evaluation.evaluator import gather
-from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
+from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import Groups
 from chexjax.models.network import by_names
 from chexjax.workdir.restore import Restored, restore_others
 
 
 def find_groups(config: ConfigDict, films: Prepared) -> Groups:
-    """The groups that `config.groups` asks for, as places in FINDINGS.
+    """The groups that `config.groups` asks for, as places in the films' findings.
 
-    "report": the four of its chapter 5. "cooccurrence": findings that the training films have together.
+    "report": the four of its chapter 5, which are of ChestX-ray14's findings. "cooccurrence":
+    findings that the training films have together.
     "embeddings": findings whose films look alike to the network trained in the workdir `groups.network`.
 
     Raises:
-      ConfigError: no network is given, or it was trained on films of another kind.
+      ConfigError: the films have other findings than the report's groups, or fewer than there are to be groups; no
+        network is given, or it was trained on films of another kind.
       CheckpointError: it cannot be restored.
     """
     if config.groups.by == "report":
-        return by_names(SPECIALIST_GROUPS)
+        try:
+            return by_names(SPECIALIST_GROUPS, films.findings)
+        except ConfigError as error:
+            raise ConfigError(
+                f"config.groups.by is report, whose groups are of ChestX-ray14's findings: {error}; "
+                "add --config.groups.by=cooccurrence"
+            ) from None
+    if config.groups.count > len(films.findings):
+        raise ConfigError(f"config.groups.count is {config.groups.count}; there are {len(films.findings)} findings")
     labels = films.parts["train"].labels
     if config.groups.by == "cooccurrence":
         return cluster(cooccurrence(labels), config.groups.count)
@@ -44,23 +54,32 @@ def find_groups(config: ConfigDict, films: Prepared) -> Groups:
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
-    """How often findings go together: the correlation of their labels (the phi coefficient).
+    """How often findings go together: the correlation of their labels (the phi coefficient) where both are known.
 
-    uint8 (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 for a finding that no film has, or every.
+    Labels 0 to 1, or NaN, (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 where one of two findings is
+    alike on all films of which both are known, or there is no such film.
     """
-    return _correlation(labels.astype(np.float64).T)
+    known = ~np.isnan(labels)
+    x, known = np.where(known, labels, 0.0).astype(np.float64), known.astype(np.float64)
+    # Of the films of which both are known, (findings, findings) each; of 0 and 1 in whole numbers, so exactly.
+    films, sums = known.T @ known, x.T @ known
+    variances = films * ((x * x).T @ known) - sums**2
+    norms = np.sqrt(np.maximum(variances, 0.0) * np.maximum(variances.T, 0.0))
+    return (films * (x.T @ x) - sums * sums.T) / np.where(norms > 1e-12 * films**2, norms, np.inf)  # less is rounding
 
 
 def likeness(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How alike findings look: the correlation of their mean embeddings, each channel standardised over the films.
 
-    float (films, channels) and uint8 (films, findings) -> float64 (findings, findings) in [-1, 1].
+    float (films, channels) and labels (films, findings) -> float64 (findings, findings) in [-1, 1]. A film counts for
+    a finding by its label; one that is not known does not count.
     """
+    labels = np.nan_to_num(np.asarray(labels, np.float64))
     embeddings = np.asarray(embeddings, np.float64)
     spread = embeddings.std(axis=0)
     standard = (embeddings - embeddings.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    counts = np.maximum(labels.sum(axis=0, dtype=np.float64), 1.0)
-    return _correlation((labels.astype(np.float64).T @ standard) / counts[:, None])
+    counts = labels.sum(axis=0)
+    return _correlation((labels.T @ standard) / np.where(counts > 0, counts, 1.0)[:, None])
 
 
 def _correlation(rows: np.ndarray) -> np.ndarray:
@@ -72,6 +91,8 @@ def _correlation(rows: np.ndarray) -> np.ndarray:
 
 def cluster(similarity: np.ndarray, count: int) -> Groups:
     """`count` groups out of similarities (findings, findings), by average linkage of 1 - similarity."""
+    if len(similarity) == 1:  # which scikit-learn refuses
+        return ((0,),)
     rule = AgglomerativeClustering(n_clusters=count, metric="precomputed", linkage="average")
     home = rule.fit_predict(1.0 - similarity)
     groups = [tuple(int(output) for output in np.flatnonzero(home == label)) for label in range(count)]
@@ -103,7 +124,5 @@ def check_groups(config: ConfigDict) -> None:
     Raises:
       ConfigError: names the field, what it holds and what it may hold.
     """
-    if not 1 <= config.groups.count <= len(FINDINGS):
-        raise ConfigError(f"config.groups.count is {config.groups.count!r}; it must lie between 1 and {len(FINDINGS)}")
     if config.groups.by == "embeddings" and not config.groups.network:
         raise ConfigError("config.groups.by is embeddings, of which network? add --config.groups.network=WORKDIR")

@@ -12,8 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.configs import common
-from chexjax.data.feed import open_feed, peak_memory
-from chexjax.data.films import open_films
+from chexjax.data.feed import open_feed, peak_memory, training_slots
+from chexjax.data.films import open_films, write_division
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
@@ -27,21 +27,24 @@ from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.views import VIEWS
-from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import Groups
-from chexjax.models.network import by_names, names
+from chexjax.models.network import names
 from chexjax.runtime import progress_bar
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Pace, Profile, Scalars, say
-from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS
+from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
+from chexjax.training.targets import Targets, is_table, read_targets
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
-from chexjax.workdir.restore import Restored, groups_in, restore_best, restore_others
+from chexjax.workdir.restore import Restored, findings_in, groups_in, restore_best, restore_others
+
+# What a distillation's students learn from.
+Teaches = Restored | Targets | None
 
 
 def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
@@ -70,11 +73,14 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
     saved = None if latest is None else checkpoints.metadata(latest)
     films = open_films(config.data, digest_of(saved, config, workdir))
     say(films.summary())
+    write_division(config.data, films, workdir)
 
     train_films = films.parts["train"].names
     if config.batch_size > len(train_films):
         raise ConfigError(f"config.batch_size is {config.batch_size}, but there are {len(train_films)} training films")
-    epoch_steps = len(train_films) // config.batch_size
+    slots = training_slots(config, films)
+    shown = train_films if slots is None else tuple(train_films[film] for film in slots)
+    epoch_steps = len(shown) // config.batch_size
     last_step = math.ceil(config.epochs * epoch_steps)
     last_step = min(last_step, config.max_steps) if config.max_steps else last_step
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
@@ -82,14 +88,15 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
 
     with stop_on_signals() as stop, Profile(workdir, profile) as trace:
         groups = choose_groups(config, films, saved)
-        teacher = restore_others(config.teacher, "teacher", config) if config.regime == "distill" else None
-        models = {name: create_network(config, name, groups, AXIS) for name in config.networks}
+        teacher = open_teacher(config, films)
+        outputs = len(films.findings)
+        models = {name: create_network(config, name, groups, AXIS, outputs) for name in config.networks}
         shape = (films.size, films.size, 1)
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
-        describe(config, states, groups, teacher, last_step, eval_steps)
+        describe(config, films, states, groups, teacher, last_step, eval_steps)
 
-        films_of = namer(config, train_films)
-        step, history, window = 0, [], Window(tuple(states), films_of)
+        films_of = namer(config, shown)
+        step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
             states, _ = checkpoints.restore(step, states)
@@ -98,7 +105,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
             window.set_state(saved["window"])
             say(f"going on from step {step} of {last_step}")
         else:
-            states = {n: start_from(config, n, models[n], state, shape) for n, state in states.items()}
+            states = {n: start_from(config, n, models[n], state, shape, films.findings) for n, state in states.items()}
         if step >= last_step:
             return
 
@@ -114,7 +121,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
         say(feed.told)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
-        fixed = replicate(Fixed(np.int32(config.seed), teacher.variables if teacher else {}))
+        variables = teacher.variables if isinstance(teacher, Restored) else {}
+        targets = teacher.logits if isinstance(teacher, Targets) else None
+        fixed = replicate(Fixed(np.int32(config.seed), variables, targets))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = replicate(tuple(states.values()))
         size = config.batch_size
@@ -153,7 +162,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                window = Window(tuple(states), films_of)
+                window = Window(tuple(states), films_of, films.findings)
             if validating or stopping:
                 held()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
@@ -195,13 +204,14 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
     if jax.process_index() == 0:
-        results = summarize_run(predictions, validation, history, config, best.step, split)
-        results["localization"], examples = evaluate_localization(best, films.source(split), predictions)
-        page = run_page(results, config, films.parts, predictions, history, examples)
+        findings = best.findings
+        results = summarize_run(predictions, validation, history, config, best.step, split, findings)
+        results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
         out = workdir if split == "test" else workdir / split
         out.mkdir(exist_ok=True)
-        write_run(out, results, predictions, history, page)
-        print(auroc_text(results))
+        write_run(out, results, predictions, history, page, findings)
+        print(auroc_text(results, findings))
     return predictions
 
 
@@ -213,7 +223,12 @@ def predict(
     count = len(films.parts[split].names)
     with progress_bar(count, f"evaluating {split}", shown=jax.process_index() == 0, kept=False) as bar:
         predictions = predict_split(predictor, variables, batches, films.parts[split], bar.update)
-    broken = [name for name, loss in predictions.losses.items() if not math.isfinite(loss)]
+    known = not np.isnan(films.parts[split].labels).all()  # without any known label a loss is NaN, too
+    broken = [
+        name
+        for name, loss in predictions.losses.items()
+        if not np.isfinite(predictions.probabilities[name]).all() or (known and not math.isfinite(loss))
+    ]
     if broken:
         raise TrainingError(f"the predictions of {', '.join(broken)} on the {split} split are not finite: it diverged")
     return predictions
@@ -240,8 +255,8 @@ class Window:
     A loss that is not finite stops the run at the step that brought it, before anything of it is saved.
     """
 
-    def __init__(self, networks: tuple[str, ...], films_of: Callable[[int], list[str]]):
-        self._networks, self._films_of = networks, films_of
+    def __init__(self, networks: tuple[str, ...], films_of: Callable[[int], list[str]], findings: tuple[str, ...]):
+        self._networks, self._films_of, self._findings = networks, films_of, findings
         self._pending: tuple[int, int, Measured] | None = None
         self._sums: dict[str, np.ndarray] = {}
         self._count = 0
@@ -269,6 +284,7 @@ class Window:
             values = {key: value[k] for key, value in steps.items()}
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise TrainingError(self._trouble(step + k, values))
+            values["cross_entropy"] = values["cross_entropy"] * values["known"]
             self._sums = {key: self._sums.get(key, 0.0) + value for key, value in values.items()}
         self._count += count
         self.latest, self._norms = step + count - 1, sizes | {"gradient_norm": values["gradient_norm"]}
@@ -281,13 +297,18 @@ class Window:
         """Goes on from what `state` gave."""
         self._count = state["count"]
         self._sums = {key: np.array(value) for key, value in state["sums"].items()}
+        if self._sums and "known" not in self._sums:  # a checkpoint of before labels could be unknown
+            self._sums["known"] = np.full_like(self._sums["cross_entropy"], self._count)
 
     def means(self, prefix: str) -> dict[str, float]:
-        """`prefix/network/measurement` -> its mean; over findings too."""
+        """`prefix/network/measurement` -> its mean; of the cross-entropy over all that is known, NaN without any."""
+        sums = {key: np.array([np.mean(total) for total in totals]) for key, totals in self._sums.items()}
+        known = sums.pop("known", np.zeros(0))
+        counts = {"cross_entropy": np.where(known > 0, known, np.nan)}
         return {
-            f"{prefix}/{name}/{key}": float(np.mean(total[k]) / self._count)
-            for key, total in self._sums.items()
-            for k, name in enumerate(self._networks)
+            f"{prefix}/{name}/{key}": float(figure)
+            for key, totals in sums.items()
+            for name, figure in zip(self._networks, totals / counts.get(key, self._count), strict=True)
         }
 
     def norms(self, prefix: str) -> dict[str, float]:
@@ -302,7 +323,7 @@ class Window:
         findings = [
             f"{name} on {finding}"
             for k, name in enumerate(self._networks)
-            for finding, loss in zip(FINDINGS, values["cross_entropy"][k], strict=True)
+            for finding, loss in zip(self._findings, values["cross_entropy"][k], strict=True)
             if not math.isfinite(loss)
         ]
         others = [
@@ -336,23 +357,39 @@ def choose_groups(config: ConfigDict, films: Prepared, saved: Metadata | None) -
     return find_groups(config, films)
 
 
-def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None) -> Context:
+def open_teacher(config: ConfigDict, films: Prepared) -> Teaches:
+    """What a distillation's students learn from: another run's networks, or a table of targets; None otherwise."""
+    if config.regime != "distill":
+        return None
+    if is_table(config.teacher):
+        return read_targets(config, films)
+    teacher = restore_others(config.teacher, "teacher", config)
+    if teacher.findings != films.findings:
+        raise ConfigError(
+            f"config.teacher: {config.teacher} predicts {first_ten(list(teacher.findings))}, these films have "
+            f"{first_ten(list(films.findings))}; a teacher predicts the same findings in the same order"
+        )
+    return teacher
+
+
+def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches) -> Context:
     """What the steps know beside the config."""
     teaching = None
-    if teacher is not None:
+    if isinstance(teacher, Restored):
         seen = teacher.config.data
         teaching = Teacher({name: model.apply for name, model in teacher.models.items()}, seen.mean, seen.std)
-    return Context(config, films.parts["train"].labels.mean(axis=0), groups, teaching)
+    return Context(config, known_prevalence(films.parts["train"].labels), groups, teaching)
 
 
 def bookmark(
-    config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Restored | None,
+    config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
-    """What a checkpoint says beside its arrays: its films, groups, teacher, seeds, the history, the measurements."""
+    """What a checkpoint says beside its arrays: films, findings, groups, teacher, seeds, history, measurements."""
     return {
         "data": films.digest,
-        "groups": groups and names(groups),
+        "findings": list(films.findings),
+        "groups": groups and names(groups, films.findings),
         "teacher": teacher and teacher.digest,
         "seeds": {"run": config.seed, **{name: network.seed for name, network in config.networks.items()}},
         "history": history,
@@ -360,15 +397,16 @@ def bookmark(
     }
 
 
-def check_teacher(metadata: Metadata, teacher: Restored | None, config: ConfigDict) -> None:
+def check_teacher(metadata: Metadata, teacher: Teaches, config: ConfigDict) -> None:
     """Makes sure that a run goes on under the teacher with which it began.
 
     Raises:
       CheckpointError: it is another, or has learned since.
     """
     if metadata["teacher"] != (teacher and teacher.digest):
+        what = "targets" if isinstance(teacher, Targets) else "weights"
         raise CheckpointError(
-            f"{config.teacher} does not hold the weights that this run learned from until now\n"
+            f"{config.teacher} does not hold the {what} that this run learned from until now\n"
             "bring the old teacher back, or train anew in another --workdir"
         )
 
@@ -395,20 +433,27 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
             "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
             "give their predictions (chexjax.predict) to chexjax.evaluation.score"
         )
+    if findings_in(metadata) != films.findings:
+        raise CheckpointError(
+            f"{workdir} was trained on {first_ten(list(findings_in(metadata)))}, but the data now have "
+            f"{first_ten(list(films.findings))}\nbring the old films back, or train anew in another --workdir"
+        )
     return list(metadata["history"])
 
 
 def describe(
-    config: ConfigDict, states: dict[str, TrainState], groups: Groups | None, teacher: Restored | None,
+    config: ConfigDict, films: Prepared, states: dict[str, TrainState], groups: Groups | None, teacher: Teaches,
     steps: int, eval_steps: int,
 ) -> None:  # fmt: skip
     """Says what is about to be trained, where, and how long."""
     for name, state in states.items():
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         say(f"{name}: {model_title(config.networks[name])}, {count:,} parameters")
-    for group in names(groups) if groups else ():
+    for group in names(groups, films.findings) if groups else ():
         say(f"group: {', '.join(group)}")
-    if teacher is not None:
+    if isinstance(teacher, Targets):
+        say(f"teacher: {teacher.path}, {teacher.films:,} of {len(films.parts['train'].names):,} training films")
+    elif teacher is not None:
         told = ", ".join(model_title(network) for network in teacher.config.networks.values())
         say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
     device = jax.devices()[0]
@@ -438,10 +483,12 @@ def check(config: ConfigDict) -> None:
     """
     common.check(config, TABLES)
     for name, network in config.networks.items():
-        create_network(config, name, by_names(SPECIALIST_GROUPS))  # raises ConfigError if a name is unknown
+        create_network(config, name, groups=((0,),), num_outputs=1)  # raises ConfigError if a name is unknown
         create_optimizer(network, steps=1)
     check_groups(config)
     if config.regime == "distill" and not config.teacher:
-        raise ConfigError("config.regime is distill, but no teacher is given; add --config.teacher=WORKDIR")
+        raise ConfigError(
+            "config.regime is distill, but no teacher is given; add --config.teacher=WORKDIR, or =FILE.csv"
+        )
     if config.regime == "mutual" and len(config.networks) < 2:
         raise ConfigError("config.regime is mutual, which takes at least two networks; config.networks has one")

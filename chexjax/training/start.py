@@ -1,5 +1,6 @@
 """Where a new run's weights come from: `config.init_from`, imported weights or the workdir of an earlier run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.errors import CheckpointError, ChexjaxError
+from chexjax.errors import CheckpointError, ChexjaxError, first_ten
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork, source_of, stem_of
 from chexjax.models.torch_weights import ABOUT, fold_stem, load_weights
@@ -21,13 +22,15 @@ PyTree = Any
 
 
 def start_from(
-    config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...]
+    config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...],
+    findings: Sequence[str],
 ) -> TrainState:  # fmt: skip
     """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
 
-    Every array must be there and have its shape. A head that was left out when the weights were imported stays the new
-    one, and that is said. The stem is brought to this run's `data.mean` and `data.std`, exactly. A branched network
-    takes a whole network into each branch, or another of the same branches.
+    Every array must be there and have its shape. A head that was left out when the weights were imported, or that is of
+    other findings than `findings`, this run's, stays the new one, and that is said. The stem is brought to this run's
+    `data.mean` and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the
+    same branches.
 
     Raises:
       CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
@@ -36,12 +39,18 @@ def start_from(
     if not source:
         return state
     try:
-        variables, mean, std = read(Path(source).expanduser(), name)
+        variables, mean, std, theirs = read(Path(source).expanduser(), name)
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
     fresh = {"params": state.params, **state.collections}
     told = "new head" if not has_head(variables) else "head included"
     variables = renormalize(variables, mean, std, config, config.networks[name].model)
+    if has_head(variables) and tuple(theirs) != tuple(findings):
+        if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
+            variables = in_order(variables, [theirs.index(finding) for finding in findings])
+        else:
+            told = f"new head, for its own is of {first_ten(list(theirs))}"
+            variables = without_head(variables, state)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
         variables = {**variables, "params": params}
@@ -55,26 +64,42 @@ def start_from(
     return state.replace(params=variables["params"], collections=collections, average=average)
 
 
-def read(path: Path, name: str) -> tuple[PyTree, float, float]:
-    """Variables, and the mean and spread of the films that they expect. Of several networks in a workdir the namesake.
+def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...]]:
+    """Variables, the mean and spread of the films that they expect, and the findings of their head.
+
+    Of several networks in a workdir the namesake.
 
     Raises:
       CheckpointError: there are none, or it is not clear which are meant.
     """
     if (path / ABOUT).exists():
         variables, about = load_weights(path)
-        return variables, about.mean, about.std
+        return variables, about.mean, about.std, about.findings
     best = restore_best(path)
     names = list(best.variables)
     if name not in names and len(names) > 1:
         raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
     data = best.config.data
-    return best.variables[name if name in names else names[0]], data.mean, data.std
+    return best.variables[name if name in names else names[0]], data.mean, data.std, best.findings
 
 
 def has_head(variables: PyTree) -> bool:
     """Whether the weights come with a head."""
     return "head" in variables["params"] or "branch" in variables["params"]
+
+
+def in_order(variables: PyTree, outputs: Sequence[int]) -> PyTree:
+    """The same with the outputs of its head in another order."""
+    head = {key: np.asarray(leaf)[..., np.array(outputs)] for key, leaf in variables["params"]["head"].items()}
+    return {**variables, "params": {**variables["params"], "head": head}}
+
+
+def without_head(variables: PyTree, state: TrainState) -> PyTree:
+    """The same with no head; of a network with branches, with the heads of `state`, if that has branches, too."""
+    params = {part: tree for part, tree in variables["params"].items() if part != "head"}
+    if "branch" in params and "branch" in state.params:
+        params["branch"] = {**params["branch"], "head": state.params["branch"]["head"]}
+    return {**variables, "params": params}
 
 
 def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, model: str) -> PyTree:

@@ -21,15 +21,25 @@ from chexjax.data.feed import Batch, Read
 from chexjax.devices import AXIS as AXIS
 from chexjax.devices import at_precision, each_device, mean_over_devices, meet
 from chexjax.models.network import Groups
-from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, binary_cross_entropy, smooth
+from chexjax.training.objectives import (
+    DIVERGENCES,
+    LOSSES,
+    SOFT_TARGETS,
+    binary_cross_entropy,
+    is_known,
+    mean_of_known,
+    means_of_known,
+    smooth,
+)
 from chexjax.training.state import TrainState, part_of
 
 NO_STEP: Final = np.uint32(2**32 - 1)  # in the step's place in a key: what is folded from it no augmentation draws from
 
 PyTree = Any
 States = tuple[TrainState, ...]
-# For each network: "loss", "divergence", "gradient_norm", "update_norm", "parameter_norm" (networks,), and
-# "cross_entropy" (networks, findings).
+# For each network: "loss", "divergence", "gradient_norm", "update_norm", "parameter_norm" (networks,), and (networks,
+# findings) each "cross_entropy", the mean over the films of which the finding is known (0 where there is none), and
+# "known", their share of the batch.
 Measured = dict[str, jax.Array]
 # A term that guides a network beside the labels: its logits -> a scalar.
 Guide = Callable[[jax.Array], jax.Array]
@@ -48,9 +58,9 @@ class Teacher:
 class Context:
     """What the steps of a run know beside its config.
 
-    `prevalence` is the share of training films with each finding, float (findings,); `groups` are those of the
-    branched networks; `teacher` is there in distillation alone. While `frozen`, heads learn alone, and the trunks
-    predict as in evaluation, by running statistics that stay as they are.
+    `prevalence` is the share of training films with each finding, among those of which it is known, float (findings,);
+    `groups` are those of the branched networks; `teacher` is there in distillation from networks alone. While `frozen`,
+    heads learn alone, and the trunks predict as in evaluation, by running statistics that stay as they are.
     """
 
     config: ConfigDict
@@ -63,11 +73,25 @@ class Context:
 class Fixed(NamedTuple):
     """What a step reads and never changes; arguments, so that one compiled step serves every seed and every teacher.
 
-    `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation.
+    `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation;
+    `targets` the soft targets of the training films where a table teaches: logits, float32 (films, findings), in the
+    order of their records, NaN where there is no target.
     """
 
     seed: Any
     teacher: dict[str, PyTree] = {}  # noqa: RUF012
+    targets: Any = None
+
+
+class Supervision(NamedTuple):
+    """This device's share of a batch's labels, float32 (films, findings), NaN where not known.
+
+    `known` is of how many films each finding is known, float32 (findings,): the mean over the devices, so that what
+    each divides by it averages to the mean over what is known in the whole batch.
+    """
+
+    labels: jax.Array
+    known: jax.Array
 
 
 Step = Callable[[States, Batch, Fixed], tuple[States, Measured]]
@@ -84,11 +108,12 @@ def supervised_step(
     move as they would in runs of their own.
     """
     images = prepare(batch, states[0].step, fixed.seed, context.config)
+    supervision = supervision_of(batch)
     learned = [
         learn(
             state,
             linearize(state, images, context, dropout_key(fixed.seed, state.step, turn)),
-            batch["label"],
+            supervision,
             turn,
             context,
         )
@@ -101,7 +126,8 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     """The networks learn in turn, each from the labels and from what the others now predict.
 
     Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1; of more than two networks each learns from the mean
-    divergence to its peers (section 3.3). With "alternating" updates a network that has just
+    divergence to its peers (section 3.3). The labels' part is a mean over what is known; the divergence counts
+    everywhere, labelled or not. With "alternating" updates a network that has just
     moved predicts again, and the next one learns from that; with "simultaneous" all learn from the predictions with
     which the step began. A network that has not moved yet needs no second run: one linearisation gives the
     predictions that its peers learn from and, later, its own backward pass. So K networks cost K forward and K
@@ -110,13 +136,14 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
     images = prepare(batch, states[0].step, fixed.seed, context.config)
+    supervision = supervision_of(batch)
     keys = [dropout_key(fixed.seed, state.step, turn) for turn, state in enumerate(states)]
     runs = [linearize(state, images, context, key) for state, key in zip(states, keys, strict=True)]
     logits = [run.logits for run in runs]
     learned = []
     for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
         guide = towards(logits[:turn] + logits[turn + 1 :], divergence)
-        learned.append(learn(state, run, batch["label"], turn, context, guide, mutual.weight))
+        learned.append(learn(state, run, supervision, turn, context, guide, mutual.weight))
         if mutual.updates == "alternating" and turn + 1 < len(states):
             moved = learned[-1][0]
             logits[turn], _ = predict(state, moved.params, images, context, keys[turn])
@@ -126,22 +153,33 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
 def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -> tuple[States, Measured]:
     """The students learn from the labels and from a teacher that does not move (Hinton et al. 2015, section 2).
 
-    Student and teacher see the same augmented films. A teacher of several networks teaches by the mean of their
-    softened probabilities.
+    The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
+    mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
+    by the mean of their softened probabilities. A table of targets (`Fixed.targets`) says the same of a film however it
+    is augmented. A film and finding without a target learns from its label alone, which then has the weight 1 that the
+    two have together elsewhere: with no target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
-    assert teacher is not None
     images = augmented(batch, states[0].step, fixed.seed, context.config)
-    seen = normalize(images, teacher.mean, teacher.std)
-    targets = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
-    guide = towards(targets, partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature))
+    supervision = supervision_of(batch)
+    soft_targets = partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature)
+    labels_weight: float | jax.Array = 1.0 - distill.weight
+    if teacher is None:
+        targets = fixed.targets[batch["film"]]
+        has_target = is_known(targets)
+        if distill.targets == "softmax":  # which takes all of a film's findings
+            has_target = jnp.broadcast_to(has_target.all(axis=-1, keepdims=True), targets.shape)
+        guide = towards([targets], partial(soft_targets, has_target=has_target))
+        labels_weight = jnp.where(has_target, labels_weight, 1.0)
+    else:
+        seen = normalize(images, teacher.mean, teacher.std)
+        outputs = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
+        guide = towards(outputs, soft_targets)
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
     for turn, state in enumerate(states):
         run = linearize(state, own, context, dropout_key(fixed.seed, state.step, turn))
-        learned.append(
-            learn(state, run, batch["label"], turn, context, guide, distill.weight, labels_weight=1.0 - distill.weight)
-        )
+        learned.append(learn(state, run, supervision, turn, context, guide, distill.weight, labels_weight))
     return gathered(learned)
 
 
@@ -277,40 +315,67 @@ def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Arra
     return lambda logits: jnp.stack([distance(jax.lax.stop_gradient(other), logits) for other in others]).mean()
 
 
-def supervised_loss(logits: jax.Array, labels: jax.Array, turn: int, context: Context) -> jax.Array:
+def supervision_of(batch: Batch) -> Supervision:
+    """The batch's labels, and how many are known: a message of its own, of a number a finding, before the gradients'.
+
+    The backward pass needs to know by how much each film's gradient is divided, which depends on the other devices'
+    films; unlike the gradients', the message hides behind the forward pass.
+    """
+    labels = batch["label"].astype(jnp.float32)
+    return Supervision(labels, mean_over_devices(is_known(labels).sum(axis=0, dtype=jnp.float32)))
+
+
+def supervised_loss(
+    logits: jax.Array, supervision: Supervision, turn: int, context: Context, weights: jax.Array | None = None
+) -> jax.Array:
     """The labels' part of the `turn`-th network's objective, by `config.loss`: a scalar.
 
-    The mean over films and findings; of a branched network the sum over its branches of such means.
+    The mean over the films and findings that are known; of a branched network the sum over its branches of such means.
+    `weights` (films, findings) multiply each label's loss; the mean stays divided by the number that is known.
     """
     loss, network = context.config.loss, list(context.config.networks.values())[turn]
     positives = jnp.asarray(context.prevalence, jnp.float32)
     ratio = jnp.minimum((1.0 - positives) / jnp.maximum(positives, 1e-6), loss.positive_weight_limit)
-    each = LOSSES[loss.name](logits, smooth(labels.astype(jnp.float32), loss.label_smoothing), loss, ratio)
+    each = LOSSES[loss.name](logits, smooth(supervision.labels, loss.label_smoothing), loss, ratio)
+    if weights is not None:
+        each = each * weights
     if network.shared_stages is None:
-        return each.mean()
+        return mean_of_known(each, supervision.known)
     assert context.groups is not None
-    return sum((each[:, jnp.array(group)].mean() for group in context.groups), jnp.zeros(()))
+    groups = [jnp.array(group) for group in context.groups]
+    return sum((mean_of_known(each[:, group], supervision.known[group]) for group in groups), jnp.zeros(()))
 
 
 def learn(
     state: TrainState,
     run: Run,
-    labels: jax.Array,
+    supervision: Supervision,
     turn: int,
     context: Context,
     guide: Guide | None = None,
     guide_weight: float = 0.0,
-    labels_weight: float = 1.0,
+    labels_weight: float | jax.Array = 1.0,
 ) -> tuple[TrainState, Measured]:
-    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide."""
+    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide.
+
+    `labels_weight` is a number, or one for each film and finding.
+    """
 
     def objective(logits: jax.Array) -> tuple[jax.Array, Measured]:
-        loss, divergence = labels_weight * supervised_loss(logits, labels, turn, context), jnp.zeros(())
+        if isinstance(labels_weight, jax.Array):
+            loss = supervised_loss(logits, supervision, turn, context, labels_weight)
+        else:
+            loss = labels_weight * supervised_loss(logits, supervision, turn, context)
+        divergence = jnp.zeros(())
         if guide is not None:
             divergence = guide(logits)
             loss += guide_weight * divergence
-        cross_entropy = binary_cross_entropy(logits, labels).mean(axis=0)
-        return loss, {"loss": loss, "cross_entropy": cross_entropy, "divergence": divergence}
+        return loss, {
+            "loss": loss,
+            "cross_entropy": means_of_known(binary_cross_entropy(logits, supervision.labels), supervision.known),
+            "known": supervision.known / len(supervision.labels),
+            "divergence": divergence,
+        }
 
     upstream, measured = jax.grad(objective, has_aux=True)(run.logits)
     (gradients,) = run.pull_back(upstream)

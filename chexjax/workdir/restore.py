@@ -16,7 +16,7 @@ from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CLEANING, Recipe, recipe_of
 from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, reason_of
-from chexjax.findings import FINDINGS
+from chexjax.findings import read_findings
 from chexjax.models import Groups, create_model
 from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
 from chexjax.models.network import by_names
@@ -42,6 +42,11 @@ class Restored:
     models: dict[str, AnyNetwork]
     variables: dict[str, PyTree]
     metadata: Metadata
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What the outputs of the networks mean, in their order."""
+        return findings_in(self.metadata)
 
     @cached_property
     def digest(self) -> str:
@@ -84,7 +89,8 @@ def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
     step = checkpoints.best
     config, metadata = checkpoints.config(step), checkpoints.metadata(step)
     check_films(config.data)
-    models = {name: create_network(config, name, groups_in(metadata)) for name in config.networks}
+    groups, outputs = groups_in(metadata), len(findings_in(metadata))
+    models = {name: create_network(config, name, groups, num_outputs=outputs) for name in config.networks}
     shape = (config.data.size, config.data.size, 1)
     shapes = jax.eval_shape(
         lambda: {name: first_variables(config, name, model, shape) for name, model in models.items()}
@@ -105,13 +111,14 @@ def _imported(folder: Path) -> Restored:
     networks = {IMPORTED: {"model": about.model, "shared_stages": None}}
     config = ConfigDict({"networks": networks, "data": data, "batch_size": 16})
     check_films(config.data)
-    model = create_model(about.model, len(FINDINGS))
+    model = create_model(about.model, len(about.findings))
     wanted = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, about.size, about.size, 1)))
     stem = stem_of(about.model, wanted["params"])
     if "offset" in stem_of(about.model, variables["params"]):
         stem["offset"] = stem["kernel"]
     check_fit(wanted, variables, str(folder))
-    return Restored(folder, config, 0, {IMPORTED: model}, {IMPORTED: variables}, {"groups": None, "history": []})
+    metadata = {"findings": list(about.findings), "groups": None, "history": []}
+    return Restored(folder, config, 0, {IMPORTED: model}, {IMPORTED: variables}, metadata)
 
 
 def check_films(data: ConfigDict) -> None:
@@ -130,7 +137,16 @@ def check_films(data: ConfigDict) -> None:
 
 def groups_in(metadata: Metadata) -> Groups | None:
     """The groups of findings that a checkpoint's branches were made for; None where it has no branches."""
-    return metadata["groups"] and by_names(metadata["groups"])
+    return metadata["groups"] and by_names(metadata["groups"], findings_in(metadata))
+
+
+def findings_in(metadata: Metadata) -> tuple[str, ...]:
+    """The findings that a checkpoint's networks predict; one of before they were named predicts ChestX-ray14's.
+
+    Raises:
+      ValueError: they are no names of findings.
+    """
+    return read_findings(metadata.get("findings"))
 
 
 def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:

@@ -41,7 +41,7 @@ def test_what_the_command_prepared_is_what_a_run_opens(
     def refuse(*args: object) -> None:
         raise AssertionError("prepared again")
 
-    monkeypatch.setattr(prepared_module, "_write", refuse)
+    monkeypatch.setattr(prepared_module, "write_set", refuse)
     assert f"prepared films: {open_films(data).path}\n" in told
     if named:
         data.cache = f"{data.cache}/prepared"  # as one may read it in what the command printed

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax.data import prepared as prepared_module
 from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
-from chexjax.data.prepared import prepare
+from chexjax.data.prepared import prepare, prepare_source
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
@@ -61,6 +63,61 @@ def test_records_hold_the_shrunk_films_with_their_labels_and_boxes(prepared, pha
     assert boxes > 0
 
 
+def test_labels_not_known_and_soft_ones_come_back_to_the_bit(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    entries = read_entries(phantom_folder)
+    for entry in entries.values():
+        chance = rng.random(14)
+        entry.labels[chance < 0.3] = np.nan
+        entry.labels[chance > 0.7] = rng.random(14).astype(np.float32)[chance > 0.7]
+    monkeypatch.setattr(prepared_module, "read_entries", lambda folder: entries)
+    found = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
+    for split, part in found.parts.items():
+        expected = np.stack([entries[name].labels for name in part.names])
+        assert part.labels.dtype == np.float32
+        np.testing.assert_array_equal(part.labels, expected)
+        source = found.source(split)
+        np.testing.assert_array_equal(np.stack([source[k]["label"] for k in range(len(source))]), expected)
+        np.testing.assert_array_equal(part.known, (~np.isnan(expected)).sum(axis=0))
+        np.testing.assert_array_equal(part.positives, (expected == 1).sum(axis=0))
+        assert part.healthy == sum(set(labels.tolist()) == {0.0} for labels in expected)
+        line = next(line for line in found.summary().splitlines() if line.strip().startswith(split))
+        assert line.endswith(f"{np.isnan(expected).sum()} of {expected.size} labels are not known")
+
+
+def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
+    prepared, phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its records hold uint8; its digest is the same, so that runs on it go on."""
+    info = prepared_module.ChestXRay14._info
+
+    def old_info(self):
+        features = dict(info(self).features)
+        features["label"] = tfds.features.Tensor(shape=(14,), dtype=np.uint8)
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    records = prepared_module._records
+
+    def old_records(*arguments):
+        return ((key, record | {"label": record["label"].astype(np.uint8)}) for key, record in records(*arguments))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared_module.ChestXRay14, "_info", old_info)
+        patched.setattr(prepared_module, "_records", old_records)
+        old = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
+    assert old.digest == prepared.digest
+    found = prepared_module.load(old.path)
+    assert found.source("train")[0]["label"].dtype == np.uint8
+    np.testing.assert_array_equal(found.parts["train"].labels, prepared.parts["train"].labels)
+    batch = next(training_batches(found.source("train"), 8, seed=0))
+    assert batch["label"].dtype == np.float32
+    np.testing.assert_array_equal(batch["label"], next(training_batches(prepared.source("train"), 8, seed=0))["label"])
+
+
 def test_shrink_averages_areas() -> None:
     film = np.arange(16, dtype=np.uint8).reshape(4, 4)
     np.testing.assert_array_equal(shrink(film, 2), [[3, 5], [11, 13]])  # 2.5, 4.5, 10.5, 12.5, rounded up
@@ -68,7 +125,7 @@ def test_shrink_averages_areas() -> None:
 
 
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepared_module, "_write", lambda *args: pytest.fail("prepared anew"))
+    monkeypatch.setattr(prepared_module, "write_set", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
     assert again.path == prepared.path
     assert again.digest == prepared.digest
@@ -218,8 +275,8 @@ def test_what_a_killed_process_left_is_removed_and_not_taken_for_whole(folder: P
 def test_records_cut_short_are_not_accepted(folder: Path, tmp_path: Path, monkeypatch) -> None:
     write_tables = prepared_module._write_tables
 
-    def one_too_many(built, entries, written, skipped):
-        write_tables(built, entries, written, skipped)
+    def one_too_many(built, findings, entries, written, skipped):
+        write_tables(built, findings, entries, written, skipped)
         written["train"].append("one.png")
 
     monkeypatch.setattr(prepared_module, "_write_tables", one_too_many)
@@ -313,3 +370,37 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     assert failed.stderr.startswith("error: ")
     assert "is no folder" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from chexjax.predict import as_film
+    from tests.dicom_files import write_dicom
+
+    (tmp_path / "train").mkdir()
+    random = np.random.default_rng(0)
+    rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
+    for film in range(20):
+        pixels = random.integers(0, 4096, (40, 64)).astype(np.uint16)
+        inverted = {"PhotometricInterpretation": "MONOCHROME1"} if film % 2 else {}
+        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **inverted)
+        rows.append(f"f{film},Cardiomegaly,3,R1,16,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    config = ConfigDict({"source": "vindr", "dir": str(tmp_path), "split": "official", "lists": ""})
+    config.update({"val_fraction": 0.2, "split_seed": 0})
+    found = prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False)
+    assert found.findings == ("Cardiomegaly",)
+    assert sum(len(part.names) for part in found.parts.values()) == 20
+    source, part = found.source("train"), found.parts["train"]
+    for row, name in enumerate(part.names):
+        record = source[row]
+        with Image.open(io.BytesIO(record["image"])) as image:
+            expected = shrink(as_film(tmp_path / "train" / f"{name}.dicom"), 16)
+            np.testing.assert_array_equal(np.asarray(image), expected)
+        boxes = record["bboxes"]["bbox"]  # TFDS: ymin, xmin, ymax, xmax
+        assert len(boxes) == part.labels[row, 0] == (int(name[1:]) % 3 > 0)
+        if len(boxes):
+            np.testing.assert_allclose(boxes[0], [0.25, 0.25, 0.75, 0.75])
+    assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest == found.digest
+    (tmp_path / "train.csv").write_text("\n".join(rows).replace("f1,Cardiomegaly", "f1,Edema") + "\n")
+    assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest != found.digest

@@ -12,7 +12,8 @@ from chexjax.data.augment import normalize
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Part
 from chexjax.devices import replicate
-from chexjax.evaluation.evaluator import create_predictor, predict_split
+from chexjax.evaluation.evaluator import create_predictor, predict_split, summarize
+from chexjax.evaluation.metrics import auroc
 from chexjax.models import create_model
 
 FILMS = 11
@@ -59,3 +60,25 @@ def test_predictions_do_not_depend_on_the_batch_nor_on_what_fills_it_up(networks
     mean = (found.probabilities["net1"] + found.probabilities["net2"]) / 2
     np.testing.assert_array_equal(found.probabilities["ensemble"], mean)
     assert set(found.aurocs) == {"net1", "net2", "ensemble"}
+
+
+def test_losses_are_means_over_what_is_known_soft_labels_among_it() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.where(rng.random((FILMS, 14)) < 0.4, np.nan, LABELS).astype(np.float32)
+    labels[0], labels[:, 3] = 0.25, np.nan
+    logits = rng.normal(0, 3, (FILMS, 14)).astype(np.float32)
+    found = summarize(Part(PART.names, PART.patients, labels), {"net1": logits})
+    p = expit(logits.astype(np.float64))
+    entropy = -labels * np.log(p) - (1 - labels) * np.log(1 - p)
+    assert found.losses["net1"] == pytest.approx(np.nanmean(entropy), rel=1e-6)
+    assert np.isnan(found.aurocs["net1"][3])
+    nothing = summarize(Part(PART.names, PART.patients, np.full((FILMS, 14), np.nan, np.float32)), {"net1": logits})
+    assert np.isnan(nothing.losses["net1"])
+
+
+def test_logits_that_a_sigmoid_would_make_one_are_still_ranked() -> None:
+    rng = np.random.default_rng(3)
+    logits = (50 + rng.normal(LABELS, 1)).astype(np.float32)
+    found = summarize(PART, {"net1": logits})
+    np.testing.assert_allclose(found.aurocs["net1"], auroc(LABELS, logits), atol=1e-12)
+    assert (found.aurocs["net1"] != 0.5).any()

@@ -135,7 +135,7 @@ def test_examples_are_the_surest_and_the_most_missed() -> None:
     labels[1, 5] = 1
     scores = np.tile(np.array([0.5, 0.9, 0.2, 0.7, 0.1])[:, None], 14)
     films = Part(tuple("abcde"), tuple("abcde"), labels)
-    chosen = choose_examples(Predictions(films, {"net1": scores, "ensemble": 1 - scores}, {}))
+    chosen = choose_examples(Predictions(films, {"net1": scores, "ensemble": 1 - scores}, {}), FINDINGS)
     assert chosen == [(2, "Mass", "surest"), (3, "Mass", "missed most"), (1, "Nodule", "surest")]
 
 

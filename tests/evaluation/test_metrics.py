@@ -20,11 +20,13 @@ from chexjax.evaluation.metrics import (
     brier,
     confusion,
     convergence_epoch,
+    count_films,
     cross_entropy,
     delong_interval,
     delong_test,
     expected_calibration_error,
     holm,
+    mean_cross_entropy,
     mean_over_findings,
     percentile_interval,
     reliability_curve,
@@ -102,6 +104,8 @@ def test_a_finding_without_positives_is_nan_with_a_reason_and_left_out_of_the_me
         (np.zeros(2), np.zeros(3), r"\(2,\).*\(3,\)"),
         (np.zeros(2), np.array([0.5, np.nan]), "scores hold NaN"),
         (np.array([0, 2]), np.zeros(2), "other values than 0 and 1"),
+        (np.array([0, -1]), np.zeros(2), "other values than 0 and 1"),
+        (np.array([0, np.inf]), np.zeros(2), "other values than 0 and 1"),
     ],
 )
 def test_what_is_no_input_is_refused(labels: np.ndarray, scores: np.ndarray, told: str) -> None:
@@ -343,3 +347,127 @@ def test_cross_entropy_by_hand_and_at_the_ends() -> None:
 )
 def test_convergence_epoch(losses: list[float], epoch: int | None) -> None:
     assert convergence_epoch(losses, tolerance=0.1) == epoch
+
+
+# Labels that are not known, and soft ones
+
+
+def partly_known(count: int, seed: int = 0, ties: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `films`, but a third of the labels is NaN, a tenth soft; of the last finding nothing is known."""
+    labels, scores, patients = films(count, seed, ties)
+    rng = np.random.default_rng(seed + 100)
+    labels = labels.astype(np.float32)
+    chance = rng.random(labels.shape)
+    labels[chance < 0.33] = np.nan
+    labels[chance > 0.9] = rng.random((chance > 0.9).sum()) * 0.98 + 0.01
+    labels = np.concatenate([labels, np.full((count, 1), np.nan, np.float32)], axis=1)
+    return labels, np.concatenate([scores, scores[:, :1]], axis=1), patients
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_every_figure_is_that_of_the_films_of_which_the_finding_is_known(ties: bool) -> None:
+    labels, scores, patients = partly_known(3000, ties=ties)
+    other = np.clip(np.round(scores + np.random.default_rng(0).normal(0, 0.2, scores.shape), 2), 0, 1)
+    areas, precisions = auroc(labels, scores), average_precision(labels, scores)
+    briers, calibration = brier(labels, scores), expected_calibration_error(labels, scores)
+    alone, together = delong_interval(labels, scores), delong_interval(labels, scores, patients)
+    paired = delong_test(labels, scores, other, patients)
+    counts = count_films(labels)
+    for k in range(3):
+        rows = (labels[:, k] == 0) | (labels[:, k] == 1)
+        y, s, who = labels[rows, k], scores[rows, k], patients[rows]
+        assert 500 < rows.sum() < 2000
+        assert (counts.known[k], counts.positives[k]) == (rows.sum(), y.sum())
+        assert areas[k] == pytest.approx(sklearn_metrics.roc_auc_score(y, s), abs=1e-12)
+        assert precisions[k] == pytest.approx(sklearn_metrics.average_precision_score(y, s), abs=1e-12)
+        assert briers[k] == pytest.approx(sklearn_metrics.brier_score_loss(y, s), abs=1e-12)
+        observed, predicted = calibration_curve(y, s, n_bins=15, strategy="uniform")
+        if not ties:  # a score on a bin's edge is binned another way there
+            weights = reliability_curve(labels[:, k], scores[:, k]).films
+            assert weights.sum() == rows.sum()
+            expected = np.average(np.abs(observed - predicted), weights=weights[weights > 0])
+            assert calibration[k] == pytest.approx(expected, abs=1e-12)
+        found = roc_curve(labels[:, k], scores[:, k])
+        for ours, theirs in zip(found, sklearn_metrics.roc_curve(y, s, drop_intermediate=False), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        (tn, fp), (fn, tp) = sklearn_metrics.confusion_matrix(y, s >= 0.6)
+        assert confusion(labels[:, k], scores[:, k], 0.6) == (tp, fp, fn, tn)
+        area, covariance = delong_by_pairs(y, np.stack([s, other[rows, k]], axis=1))
+        margin = norm.ppf(0.975) * math.sqrt(covariance[0, 0])
+        assert (alone.low[k], alone.high[k]) == pytest.approx((area[0] - margin, area[0] + margin), abs=1e-12)
+        _, variance = obuchowski_by_patients(y, s, who)
+        assert together.high[k] - together.low[k] == pytest.approx(2 * norm.ppf(0.975) * math.sqrt(variance), abs=1e-12)
+        assert tuple(x[k] for x in paired) == pytest.approx(tuple(delong_test(y, s, other[rows, k], who)), rel=1e-9)
+    for figures in (areas, precisions, briers, calibration, *alone, *together, *paired):
+        assert math.isnan(figures[3])
+    assert why_undefined(labels[:, 3]) == "it is known of no film"
+    assert (counts.known[3], counts.positives[3]) == (0, 0)
+    assert count_films([1, 0, np.nan, 0.5, 1]) == (3, 2)
+
+
+UNKNOWN = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 0.5, math.nan]), st.integers(0, 5)), min_size=1, max_size=40
+).map(lambda rows: np.array(rows, np.float64).T)
+
+
+@given(UNKNOWN, st.sampled_from([0.5, 0.9]))
+@settings(max_examples=200)
+def test_leaving_films_out_by_nan_and_by_hand_is_the_same(rows: np.ndarray, sensitivity: float) -> None:
+    labels, scores = rows[0], rows[1] / 5
+    known = (labels == 0) | (labels == 1)
+    y, s = labels[known], scores[known]
+    for figure in (
+        auroc, average_precision, brier, expected_calibration_error, youden_threshold, delong_interval,
+        lambda y, s: sensitivity_threshold(y, s, sensitivity), lambda y, s: confusion(y, s, 0.4),
+        lambda y, s: delong_test(y, s, s**2 % 0.3),
+    ):  # fmt: skip
+        np.testing.assert_allclose(figure(labels, scores), figure(y, s), rtol=0, atol=1e-12)
+    for curve in (reliability_curve, roc_curve):
+        for with_nan, by_hand in zip(curve(labels, scores), curve(y, s), strict=True):
+            np.testing.assert_array_equal(with_nan, by_hand)
+    assert why_undefined(labels) == (why_undefined(y) if len(y) else "it is known of no film")
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_every_resample_leaves_out_what_is_not_known(ties: bool) -> None:
+    labels, scores, patients = partly_known(150, seed=5, ties=ties)
+    found = bootstrap_aurocs(labels, scores, patients, resamples=300, seed=7)
+    np.testing.assert_allclose(found, resample_by_hand(labels, scores, patients, 300, seed=7), atol=1e-12)
+    assert np.isfinite(found[:, 0]).all()
+    assert np.isnan(found[:, 3]).all()
+    interval = bootstrap_interval(labels, scores, patients, resamples=300, seed=7)
+    np.testing.assert_allclose(interval.low[0], np.percentile(found[:, 0], 2.5), atol=1e-12)
+    assert math.isnan(interval.high[3])
+
+
+def test_the_cross_entropy_takes_soft_labels_and_the_mean_is_over_all_that_is_known() -> None:
+    labels, scores, _ = partly_known(200, ties=False)
+    logits = np.log(scores / (1 - scores))
+    each = -labels * np.log(scores) - (1 - labels) * np.log(1 - scores)
+    known = ~np.isnan(labels)
+    found = cross_entropy(labels, logits)
+    for k in range(3):
+        assert found[k] == pytest.approx(each[known[:, k], k].mean(), abs=1e-6)
+        y = np.clip(labels[known[:, k], k], 0, 1)
+        p = scores[known[:, k], k]
+        expected = sklearn_metrics.log_loss(  # a soft label is so much of a positive and of a negative film
+            np.r_[np.ones_like(y), np.zeros_like(y)], np.r_[p, p], sample_weight=np.r_[y, 1 - y], labels=[0, 1]
+        )
+        assert found[k] == pytest.approx(expected, abs=1e-6)
+    assert math.isnan(found[3])
+    assert mean_cross_entropy(labels, logits) == pytest.approx(each[known].mean(), abs=1e-6)
+    assert math.isnan(mean_cross_entropy(np.full((3, 2), np.nan), np.zeros((3, 2))))
+    whole = np.random.default_rng(0).integers(0, 2, (200, 4))
+    plain = (np.logaddexp(0.0, logits) - whole * logits).mean(axis=0)
+    np.testing.assert_array_equal(cross_entropy(whole, logits), plain)
+    assert mean_cross_entropy(whole, logits) == plain.mean()
+
+
+def test_the_films_that_are_known_need_not_be_the_same_for_two_findings_of_a_paired_test() -> None:
+    labels, scores, _ = films(300, seed=3)
+    labels = labels.astype(float)
+    labels[:100, 0], labels[150:, 1] = np.nan, np.nan
+    other = np.round(scores + np.random.default_rng(0).normal(0, 0.1, scores.shape), 2)
+    found = delong_test(labels, scores, other)
+    assert found.p_value[0] == delong_test(labels[100:, 0], scores[100:, 0], other[100:, 0]).p_value
+    assert found.z[1] == delong_test(labels[:150, 1], scores[:150, 1], other[:150, 1]).z

@@ -25,7 +25,7 @@ def test_a_run_ends_with_a_report_that_fetches_nothing(
 
     entries = read_entries(phantom_folder)
     truth = {(name, box.finding) for name in predictions.films.names for box in entries[name].boxes}
-    cases = boxed_cases(open_films(small_dml.data).source("test"))
+    cases = boxed_cases(open_films(small_dml.data).source("test"), FINDINGS)
     assert {(predictions.films.names[case.film], case.finding) for case in cases} == truth
     assert found["localization"]["cases"] == len(truth) > 0
     assert set(found["localization"]["groups"]["all"]["sources"]) == {"net1", "net2", "ensemble", RANDOM, CENTRE}
@@ -43,5 +43,5 @@ def test_a_run_ends_with_a_report_that_fetches_nothing(
 
     Reader().feed((tmp_path / "run" / "report.html").read_text())
     assert all(link.startswith("#") for link in fetched)
-    assert len(pictures) == len(choose_examples(predictions))
+    assert len(pictures) == len(choose_examples(predictions, FINDINGS))
     assert not list((tmp_path / "run").glob("*.partial"))

@@ -44,9 +44,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory, entry_file: Path, probabili
     """a.csv and b.csv over the last 28 films, val.csv over the first 12."""
     folder = tmp_path_factory.mktemp("tables")
     names = [*read_entry_file(entry_file)]
-    write_predictions(folder / "a.csv", names[12:], probabilities[12:])
-    write_predictions(folder / "b.csv", names[12:], probabilities[12:] ** 2 * 0.9 + 0.1 * probabilities[:28])
-    write_predictions(folder / "val.csv", names[:12], probabilities[:12])
+    write_predictions(folder / "a.csv", names[12:], probabilities[12:], FINDINGS)
+    write_predictions(folder / "b.csv", names[12:], probabilities[12:] ** 2 * 0.9 + 0.1 * probabilities[:28], FINDINGS)
+    write_predictions(folder / "val.csv", names[:12], probabilities[:12], FINDINGS)
     return folder
 
 
@@ -153,7 +153,10 @@ def test_what_the_entry_file_says_is_neither_markup_nor_a_formula(run, tmp_path:
         (["--predictions={a}", "--labels={entries}", "more"], "unexpected argument more"),
         (["--predictions={a}", "--label={entries}"], "label"),
         (["--predictions={a}", "--labels={a}"], "has no column 'Finding Labels'"),
-        (["--predictions={entries}", "--labels={entries}"], "unknown columns, 6: 'Finding Labels'"),
+        (
+            ["--predictions={entries}", "--labels={entries}"],
+            "no column for any of the 14 findings; it has 6: 'Finding L",
+        ),
         (["--predictions={a}.gz", "--labels={entries}"], "a.csv.gz does not exist"),
         (["--predictions={a}", "--labels={entries}", "--thresholds-from={a}"], "thresholds must come from other films"),
         (["--predictions={a}", "--labels={entries}", "--out={a}"], "a.csv"),
@@ -161,6 +164,85 @@ def test_what_the_entry_file_says_is_neither_markup_nor_a_formula(run, tmp_path:
 )
 def test_what_is_mistyped_is_told_in_a_line(run, tables: Path, entry_file: Path, flags: list[str], told: str) -> None:
     assert told in run(*(flag.format(a=tables / "a.csv", entries=entry_file) for flag in flags))
+
+
+def test_logits_are_ranked_as_they_are_written(run, tmp_path: Path) -> None:
+    """Between 40 and 41, where a sigmoid in float64 gives 1 for all."""
+    rng = np.random.default_rng(2)
+    labels, logits = np.repeat([1, 0], [7, 6]), np.round(40 + rng.random(13), 3)
+    expected = roc_auc_score(labels, logits)
+    assert 0.5 < expected < 0.9
+    (tmp_path / "l.csv").write_text(
+        "Image Index,Mass,Edema\n" + "".join(f"{k}.png,{z},{z - 41}\n" for k, z in enumerate(logits))
+    )
+    (tmp_path / "labels.csv").write_text(
+        "Image Index,Mass,Edema\n" + "".join(f"{k}.png,{y},{y if k % 3 else ''}\n" for k, y in enumerate(labels))
+    )
+    printed = run(
+        f"--predictions={tmp_path / 'l.csv'}", f"--labels={tmp_path / 'labels.csv'}", f"--out={tmp_path / 'out'}"
+    )
+    assert "are no probabilities" in printed
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["networks"]["l"]["auroc"]["Mass"] == pytest.approx(expected, abs=1e-12)
+    assert found["networks"]["l"]["brier"] == {"Mass": None, "Edema": None}
+    assert (found["known"], found["positives"]) == ({"Mass": 13, "Edema": 8}, {"Mass": 7, "Edema": 4})
+    rest = np.arange(13) % 3 > 0
+    edema = roc_auc_score(labels[rest], logits[rest])
+    assert found["networks"]["l"]["auroc"]["Edema"] == pytest.approx(edema, abs=1e-12)
+    assert re.search(rf"^Edema +8 +4 +{edema:.4f} .* n/a +n/a$", printed, re.M)
+    assert not (tmp_path / "out" / "reliability.png").exists()
+    assert "Reliability" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_labels_partly_known_are_scored_finding_by_finding_and_in_subgroups(
+    run, tables: Path, entry_file: Path, tmp_path: Path
+) -> None:
+    """Against scikit-learn on what is left of a table with empty, NaN, -1 and soft cells."""
+    entries = read_entry_file(entry_file)
+    rng = np.random.default_rng(3)
+    lines = [f"Image Index,Patient ID,Patient Sex,{','.join(FINDINGS)}"]
+    known = np.zeros((len(entries), 14), bool)
+    for row, entry in enumerate(entries.values()):
+        cells = [str(int(label)) for label in entry.labels]
+        for k, other in zip(
+            range(14), rng.choice(["", "nan", "-1", "0.4", None], 14, p=[0.1] * 4 + [0.6]), strict=True
+        ):
+            known[row, k] = other is None
+            cells[k] = cells[k] if other is None else other
+        lines.append(f"{entry.name},{entry.patient},{entry.sex},{','.join(cells)}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    printed = run(
+        f"--predictions={tables / 'a.csv'}", f"--against={tables / 'b.csv'}", f"--labels={tmp_path / 'labels.csv'}",
+        f"--thresholds-from={tables / 'val.csv'}", "--by=sex", f"--out={out}",
+    )  # fmt: skip
+    assert re.search(r"labels\.csv: \d+ uncertain labels \(-1\) are taken as not known", printed)
+    found = json.loads((out / "metrics.json").read_text())
+    truth = np.stack([entry.labels for entry in entries.values()])[12:]
+    known = known[12:]
+    a, b = (
+        np.array([[float(row[f]) for f in FINDINGS] for row in csv.DictReader((tables / f"{n}.csv").open())])
+        for n in "ab"
+    )
+    women = np.array([entry.sex == "F" for entry in entries.values()])[12:]
+    for k, finding in enumerate(FINDINGS):
+        rows = known[:, k]
+        y = truth[rows, k]
+        assert (found["known"][finding], found["positives"][finding]) == (rows.sum(), y.sum())
+        assert re.search(rf"^{finding} +{rows.sum()} +{int(y.sum())} ", printed, re.M)
+        if len(set(y)) < 2:
+            assert found["networks"]["a"]["auroc"][finding] is None
+            continue
+        for name, p in (("a", a), ("b", b)):
+            expected = roc_auc_score(y, p[rows, k])
+            assert found["networks"][name]["auroc"][finding] == pytest.approx(expected, abs=1e-12)
+        expected = metrics.delong_test(y, a[rows, k], b[rows, k]).p_value
+        assert found["comparison"]["findings"][finding]["p_value"] == pytest.approx(expected, abs=1e-9)
+        at = found["networks"]["a"]["at_thresholds"][finding]["youden"]
+        assert at is None or sum(list(at.values())[:4]) == rows.sum()
+        of_women = found["subgroups"]["sex"]["F"]
+        assert of_women["known"][finding] == (rows & women).sum()
+    assert (out / "roc.png").exists()
 
 
 def test_ages_in_groups(entry_file: Path) -> None:

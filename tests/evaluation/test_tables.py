@@ -67,7 +67,8 @@ def test_intervals_are_left_out_where_they_do_not_fit() -> None:
         entry = {"model": "resnet18", "mean_auroc": 0.5, "mean_auroc_interval": [0.4, 0.6], "convergence_epoch": None}
         entry |= {"auroc": {"Mass": None}, "auroc_interval": {"Mass": None}}
         return {
-            "split": "test", "films": 1000, "step": 7, "positives": {"Mass": 3}, "notes": ["a note"],
+            "split": "test", "films": 1000, "step": 7, "known": {"Mass": 1000}, "positives": {"Mass": 3},
+            "notes": ["a note"],
             "networks": {f"net{k}": entry for k in range(networks)},
         }  # fmt: skip
 

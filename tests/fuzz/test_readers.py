@@ -3,6 +3,7 @@
 Some 2,000 cases in the suite; 20,000 with CHEXJAX_SOAK=1. A case is known by its reader and its number.
 """
 
+import gzip
 import io
 import json
 import os
@@ -24,8 +25,12 @@ from PIL import Image
 from chexjax import files, main
 from chexjax.configs import dml
 from chexjax.data import prepared
+from chexjax.data.labels import Uncertain
 from chexjax.data.recipe import recipe_of
-from chexjax.data.sources import nih
+from chexjax.data.sources import chexpert, nih, read_source
+from chexjax.data.sources.entries import Request
+from chexjax.data.sources.merge import combine
+from chexjax.data.sources.splits import divide
 from chexjax.errors import ChexjaxError, ConfigError
 from chexjax.evaluation import predictions
 from chexjax.findings import FINDINGS
@@ -231,6 +236,78 @@ def test_nih_tables(tmp_path: Path) -> None:
     assert min(accepted, refused) > cases(10, 100)
 
 
+OBSERVED = ",".join(["No Finding", *chexpert.OBSERVATIONS])
+XML = (
+    '<eCitation><uId id="{0}"/><MeSH><automatic>Opacity</automatic><automatic>Edema</automatic></MeSH>'
+    '<parentImage id="f{0}"/></eCitation>'
+)
+SOURCE_FILES: dict[str, dict[str, list[str]]] = {
+    "table": {
+        "labels.csv": ["path,patient,split,sex,age,view,A,B"]
+        + [
+            f"a/{k}.png,p{k // 2},{nih.SPLITS[k // 2 % 3]},F,{k},PA,{k % 2},{['', '-1', '0.5'][k % 3]}"
+            for k in range(12)
+        ]
+    },
+    "chexpert": {
+        "train.csv": [f"Path,Sex,Age,Frontal/Lateral,AP/PA,{OBSERVED}"]
+        + [
+            f"C/train/patient{k}/study1/view1_frontal.jpg,Male,{k},Frontal,AP" + ",1.0,,-1.0,0.0,,,," * 2
+            for k in range(9)
+        ]
+    },
+    "mimic": {
+        "mimic-cxr-2.0.0-chexpert.csv": [f"subject_id,study_id,{OBSERVED}"]
+        + [f"{k},5{k}" + ",1.0,,-1.0,0.0,,," * 2 for k in range(9)],
+        "mimic-cxr-2.0.0-metadata.csv": ["dicom_id,subject_id,study_id,ViewPosition"]
+        + [f"d{k},{k},5{k},PA" for k in range(9)],
+        "mimic-cxr-2.0.0-split.csv": ["dicom_id,split", *(f"d{k},train" for k in range(9))],
+    },
+    "padchest": {
+        "PADCHEST.csv": ["ImageID,PatientID,PatientBirth,StudyDate_DICOM,PatientSex_DICOM,Projection,Labels"]
+        + [f"{k}.png,p{k},1950.0,20140915,F,PA,['edema']" for k in range(9)]
+    },
+    "vindr": {
+        "train.csv": ["image_id,class_name,rad_id,x_min,y_min,x_max,y_max"]
+        + [f"i{k // 3},{['Edema', 'No finding', 'Mass'][k % 3]},R{k % 3},1,2,30,40.5" for k in range(30)]
+    },
+    "rsna": {
+        "stage_2_train_labels.csv": ["patientId,x,y,width,height,Target"]
+        + [f"p{k}," + (f"{k},9,8,7,1" if k % 2 else ",,,,0") for k in range(9)],
+        "stage_2_detailed_class_info.csv": ["patientId,class"]
+        + [f"p{k},{'Lung Opacity' if k % 2 else 'Normal'}" for k in range(9)],
+    },
+    "openi": {f"ecgen-radiology/{k}.xml": [XML.format(k)] for k in range(9)},
+}
+
+
+@pytest.mark.parametrize("source", SOURCE_FILES)
+def test_sources(source: str, tmp_path: Path) -> None:
+    texts = {name: "\n".join(lines) + "\n" for name, lines in SOURCE_FILES[source].items()}
+    request = Request(tmp_path, tmp_path / "labels.csv" if source == "table" else None)
+
+    def case(random: Random, folder: Path) -> None:
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        name = str(random.choice(list(texts)))
+        data = texts[name].encode()
+        damaged = damage_table(random, texts[name]) if name.endswith(".csv") else damage(random, data, [data])
+        (folder / name).write_bytes(gzip.compress(damaged) if random.random() < 0.1 else damaged)
+        found = read_source(source, request)
+        labels = found.labels
+        assert (np.isnan(labels) | ((labels >= 0) & (labels <= 1)) | (labels == -1)).all()
+        assert all(text.isprintable() for text in (*found.names, *found.patients, *found.sexes, *found.views))
+        assert not any(file.startswith("/") or ".." in file.split("/") for file in found.files)
+        films = combine({source: found}, uncertain=Uncertain.parse("ignore"))
+        parts = divide(films, "random", val_fraction=0.3)
+        assert sorted(row for rows in parts.values() for row in rows) == list(range(len(films)))
+        assert films.about().replace("\n", "").isprintable()
+
+    accepted, refused = fuzz(f"source {source}", cases(150, 1500), case, tmp_path)
+    assert min(accepted, refused) > cases(5, 50)
+
+
 def test_predictions(tmp_path: Path) -> None:
     rows = [",".join([f"{k:08}_000.png", *(f"{(k * j % 97) / 97:.6f}" for j in range(14))]) for k in range(30)]
     text = "\n".join([",".join([predictions.NAME, *FINDINGS]), *rows])
@@ -238,12 +315,28 @@ def test_predictions(tmp_path: Path) -> None:
 
     def case(random: Random, folder: Path) -> None:
         (folder / "a.csv").write_bytes(damage_table(random, text))
-        table = predictions.read_predictions(folder / "a.csv")
-        assert ((table.probabilities >= 0) & (table.probabilities <= 1)).all()
+        table = predictions.read_predictions(folder / "a.csv", FINDINGS)
+        assert np.isfinite(table.probabilities).all()
         assert all(name.isprintable() for name in table.names)
-        predictions.match(entries, [table])
+        predictions.match(entries, [table], FINDINGS)
 
     accepted, refused = fuzz("predictions", cases(300, 3000), case, tmp_path)
+    assert min(accepted, refused) > cases(5, 50)
+
+
+def test_labels_to_score_against(tmp_path: Path) -> None:
+    cells = ["1", "0", "", "nan", "-1", "0.5"] * 3
+    rows = [",".join([f"{k:08}_000.png", f"p{k // 2}", *cells[k % 4 :][:14]]) for k in range(30)]
+    text = "\n".join([",".join([predictions.NAME, "Patient ID", *FINDINGS]), *rows])
+
+    def case(random: Random, folder: Path) -> None:
+        (folder / "labels.csv").write_bytes(damage_table(random, text))
+        entries, _, _ = predictions.read_labels(folder / "labels.csv", FINDINGS)
+        labels = np.stack([entry.labels for entry in entries.values()])
+        assert (np.isnan(labels) | ((labels >= 0) & (labels <= 1))).all()
+        assert all(nih.is_film_name(name) and entry.patient.isprintable() for name, entry in entries.items())
+
+    accepted, refused = fuzz("labels", cases(300, 3000), case, tmp_path)
     assert min(accepted, refused) > cases(5, 50)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from chexjax.errors import ConfigError
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_branched_model, create_model
 from chexjax.models.network import by_names
 
-GROUPS = by_names(SPECIALIST_GROUPS)
+GROUPS = by_names(SPECIALIST_GROUPS, FINDINGS)
 SHAPE = (32, 32, 1)
 
 

@@ -16,10 +16,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from chexjax.errors import CheckpointError, ConfigError
+from chexjax.export import to_torch
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 from chexjax.models.layers import Conv
 from chexjax.models.torch_weights import (
+    ABOUT,
     IMAGENET_MEAN,
     IMAGENET_STD,
     convert_state_dict,
@@ -29,6 +31,7 @@ from chexjax.models.torch_weights import (
     to_state_dict,
     torch_names,
 )
+from chexjax.workdir.restore import restore_best
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
@@ -229,10 +232,28 @@ def test_a_head_of_another_size_is_dropped_by_name(resnet) -> None:
     assert kept["params"]["head"]["kernel"].shape == (512, 1000)
 
 
-def test_a_head_in_another_order_is_dropped(resnet) -> None:
-    with pytest.warns(UserWarning, match="in their order"):
-        found = convert_state_dict("resnet18", resnet, findings=FINDINGS[::-1])
-    assert "head" not in found["params"]
+def test_a_head_of_other_findings_is_kept_with_their_names(resnet, tmp_path: Path) -> None:
+    few = {key: x[:3] if key.startswith("fc.") else x for key, x in resnet.items()}
+    torch.save({key: torch.from_numpy(x) for key, x in few.items()}, tmp_path / "few.pth")
+    for name, path, findings in (("few", "few.pth", ("Rust", "Moss", "Hernia")), ("back", "all.pth", FINDINGS[::-1])):
+        if name == "back":
+            torch.save({key: torch.from_numpy(x) for key, x in resnet.items()}, tmp_path / path)
+        import_file("resnet18", tmp_path / path, tmp_path / name, 32, findings=findings)
+        variables, about = load_weights(tmp_path / name)
+        assert about.findings == findings
+        assert variables["params"]["head"]["bias"].tolist() == resnet["fc.bias"][: len(findings)].tolist()
+        restored = restore_best(tmp_path / name)
+        assert restored.findings == findings
+        assert restored.models["net1"].num_outputs == len(findings)
+        arrays, told = to_torch(restored, "net1", 3)
+        assert json.loads(told["findings"]) == list(findings)
+        assert len(arrays["fc.bias"]) == len(findings)
+    with pytest.raises(ConfigError, match="'Rust' is there twice"):
+        import_file("resnet18", tmp_path / "few.pth", tmp_path / "c", 32, findings=("Rust", "Rust", "Moss"))
+    about = json.loads((tmp_path / "back" / ABOUT).read_text())
+    del about["findings"]  # as a folder of before they were kept has it
+    (tmp_path / "back" / ABOUT).write_text(json.dumps(about))
+    assert load_weights(tmp_path / "back")[1].findings == FINDINGS
 
 
 def test_a_head_that_is_absent_is_missing_unless_none_is_wanted(resnet) -> None:

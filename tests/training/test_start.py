@@ -31,7 +31,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 
 def started(config: ConfigDict, name: str, groups=None):
     model = create_network(config, name, groups)
-    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE)
+    return model, start_from(config, name, model, create_state(config, name, model, SHAPE, 10), SHAPE, FINDINGS)
 
 
 def logits_of(workdir: Path, name: str) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_each_network_of_a_pair_starts_from_its_own(
 def test_without_a_source_the_weights_are_new(small_baseline: ConfigDict) -> None:
     model = create_network(small_baseline, "net1")
     state = create_state(small_baseline, "net1", model, SHAPE, 10)
-    assert start_from(small_baseline, "net1", model, state, SHAPE) is state
+    assert start_from(small_baseline, "net1", model, state, SHAPE, FINDINGS) is state
     assert "offset" not in state.params["trunk"]["conv1"]
 
 
@@ -82,6 +82,25 @@ def test_a_head_that_was_left_out_is_new(small_baseline: ConfigDict, earlier: Pa
     jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
     block = "layer1_0"
     jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+
+
+def test_a_head_of_other_findings_is_new_and_one_in_another_order_is_put_in_order(
+    small_baseline: ConfigDict, earlier: Path, tmp_path: Path, capsys
+) -> None:
+    variables = restore_best(earlier).variables["net1"]
+    small_baseline.init_from = str(tmp_path / "others")
+    save_weights(tmp_path / "others", variables, About("tiny", 0.4, 0.3, "file.pth", findings=("x", *FINDINGS[1:])))
+    _, state = started(small_baseline, "net1")
+    assert "new head, for its own is of 14: x, Cardiomegaly, " in capsys.readouterr().out
+    block = "layer1_0"
+    jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
+    fresh = create_state(small_baseline, "net1", create_network(small_baseline, "net1"), SHAPE, 10)
+    jax.tree.map(np.testing.assert_array_equal, state.params["head"], fresh.params["head"])
+    small_baseline.init_from = str(tmp_path / "back")
+    save_weights(tmp_path / "back", variables, About("tiny", 0.4, 0.3, "file.pth", findings=FINDINGS[::-1]))
+    _, state = started(small_baseline, "net1")
+    for key, leaf in variables["params"]["head"].items():
+        np.testing.assert_array_equal(state.params["head"][key], np.asarray(leaf)[..., ::-1])
 
 
 def test_what_does_not_fit_is_listed(small_baseline: ConfigDict, earlier: Path, tmp_path: Path) -> None:
@@ -206,7 +225,7 @@ def test_a_frozen_trunk_stands_still_and_then_moves_as_if_it_began(
         ends.append(checkpoints._load(4, ("networks", "training")))
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
-    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS)
+    groups = None if shared_stages is None else by_names(SPECIALIST_GROUPS, FINDINGS)
     model = create_network(config, "net1", groups)
     start = create_variables(model, config.seed, config.networks.net1.seed, SHAPE)
     was = {key: flatten_dict(dict(start[key]), sep="/") for key in ("params", "batch_stats")}

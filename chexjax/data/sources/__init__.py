@@ -6,32 +6,104 @@ from typing import Final
 
 from ml_collections import ConfigDict
 
-from chexjax.errors import ConfigError
+from chexjax.data.sources.entries import Entries, Request
+from chexjax.errors import ConfigError, printable
+
+# Each loads its module when it is called: whoever reads one kind of films need not load the others' readers.
 
 
-def _phantom(config: ConfigDict) -> Path:
-    from chexjax.data.sources import phantom  # whoever reads real films need not load the simulator
-
-    return phantom.open_folder(config)
-
-
-def _nih(config: ConfigDict) -> Path:
+def _nih(request: Request) -> Entries:
     from chexjax.data.sources import nih
 
-    return nih.open_folder(config)
+    return nih.read(request)
 
 
-# A new source is a module here with `open_folder(config.data) -> Path`, and one line.
-SOURCES: Final[dict[str, Callable[[ConfigDict], Path]]] = {"phantom": _phantom, "chestxray14": _nih}
+def _table(request: Request) -> Entries:
+    from chexjax.data.sources import table
+
+    return table.read(request)
+
+
+def _chexpert(request: Request) -> Entries:
+    from chexjax.data.sources import chexpert
+
+    return chexpert.read(request)
+
+
+def _mimic(request: Request) -> Entries:
+    from chexjax.data.sources import mimic
+
+    return mimic.read(request)
+
+
+def _padchest(request: Request) -> Entries:
+    from chexjax.data.sources import padchest
+
+    return padchest.read(request)
+
+
+def _vindr(request: Request) -> Entries:
+    from chexjax.data.sources import vindr
+
+    return vindr.read(request)
+
+
+def _rsna(request: Request) -> Entries:
+    from chexjax.data.sources import rsna
+
+    return rsna.read(request)
+
+
+def _openi(request: Request) -> Entries:
+    from chexjax.data.sources import openi
+
+    return openi.read(request)
+
+
+# A new source is a module here with `read(request) -> Entries`, and one line.
+SOURCES: Final[dict[str, Callable[[Request], Entries]]] = {
+    "phantom": _nih,  # simulated films, written in the NIH's layout
+    "chestxray14": _nih,
+    "nih": _nih,  # the same, by its shorter name
+    "table": _table,  # any folder with a CSV file
+    "chexpert": _chexpert,
+    "mimic": _mimic,  # MIMIC-CXR-JPG
+    "padchest": _padchest,
+    "vindr": _vindr,  # VinDr-CXR, VinBigData
+    "rsna": _rsna,
+    "openi": _openi,
+}
+NIH_LAYOUT: Final = ("phantom", "chestxray14", "nih")
+
+
+def read_source(source: str, request: Request) -> Entries:
+    """What a source says of its films.
+
+    Raises:
+      ConfigError: there is no such source.
+      DataError: whatever is wrong with its folder; see its module.
+    """
+    _check_name(source)
+    return SOURCES[source](request)
 
 
 def open_folder(config: ConfigDict) -> Path:
-    """The folder of the films that `config.data.source` names, in the NIH's layout; simulated first if need be.
+    """The folder of the films that `config.data.source` names; simulated films are drawn first if need be.
 
     Raises:
       ConfigError: no source has that name, or `data.dir` does not go with it.
       DataError: the folder cannot be made.
     """
-    if config.source not in SOURCES:
-        raise ConfigError(f"no data source is called {config.source!r}; there are {', '.join(SOURCES)}")
-    return SOURCES[config.source](config)
+    _check_name(config.source)
+    if config.source == "phantom":
+        from chexjax.data.sources import phantom  # whoever reads real films need not load the simulator
+
+        return phantom.open_folder(config)
+    if not config.dir:
+        raise ConfigError(f"data.source is {config.source} but no folder is given; add --config.data.dir=FOLDER")
+    return Path(config.dir).expanduser()
+
+
+def _check_name(source: str) -> None:
+    if source not in SOURCES:
+        raise ConfigError(f"no data source is called {printable(source)[:80]!r}; there are {', '.join(SOURCES)}")

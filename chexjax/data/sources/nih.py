@@ -1,9 +1,10 @@
 """Reads the tables of an NIH folder: entries, boxes, splits; and finds its films. No pixel is touched here.
 
 The layout is that of the public download (Wang et al., CVPR 2017): `images/` or `images_001/images/` and so on,
-`Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`. Copies
-of the set have `images-224/images-224/`, `test_list_NIH.txt` or `BBox_List_2017_Official_NIH.csv`: where a table or
-list is not there under its own name, the one file whose name begins like it is taken, and reported.
+`Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`.
+Kaggle's copies are read, too: the resized sets (all films in one folder; `train_val_list_NIH.txt`) and the sample
+(`sample_labels.csv`, `sample/images/`), which has no lists. Where a table or list is not there under its own name, the
+one file whose name begins like it is taken, and reported.
 """
 
 import csv
@@ -16,33 +17,28 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from chexjax.data.images import SUFFIXES
-from chexjax.errors import ConfigError, DataError, first_ten, printable, warn
+from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders
+from chexjax.errors import DataError, first_ten, printable, warn
+from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
 
-SPLITS: Final = ("train", "val", "test")
+SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
-ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
+# Of the NIH's download and, after the first two, of Kaggle's copies: the resized ones and the sample.
+FILM_FOLDERS: Final = ("images*/images*", "images*", "sample/images", "sample/sample/images", "")
 BOX_FILE: Final = "BBox_List_2017.csv"
 _BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
 
 
 @dataclass(frozen=True)
-class Box:
-    """Where a finding lies, in shares of the film's width and height."""
-
-    finding: str
-    left: float
-    top: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
 class Entry:
-    """A row of the entry file. `labels` is uint8 (14,) in the order of FINDINGS; an unknown age is -1."""
+    """A row of the entry file; an unknown age is -1.
+
+    `labels` is float32 (14,) in the order of FINDINGS: 0 absent, 1 present, between them soft, NaN not known.
+    """
 
     name: str
     labels: np.ndarray = field(repr=False, compare=False)
@@ -51,16 +47,17 @@ class Entry:
     sex: str
     view: str
     boxes: tuple[Box, ...] = ()
+    source: str = ""  # where films of several sources are put together
 
 
 def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file as (line number, column -> text).
+    """The rows of a CSV file, gzip or not, as (line number, column -> text).
 
     Raises:
       DataError: the file is absent, is no UTF-8 text, or lacks a column of `needed`.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             reader = csv.DictReader(file)
             columns = reader.fieldnames or []
             missing = [column for column in needed if column not in columns]
@@ -71,19 +68,8 @@ def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str
                 yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
-
-
-def open_folder(config: ConfigDict) -> Path:
-    """The NIH folder that `config.data` names.
-
-    Raises:
-      ConfigError: none is named.
-    """
-    if not config.dir:
-        raise ConfigError(f"data.source is {config.source} but no folder is given; add --config.data.dir=NIH_FOLDER")
-    return Path(config.dir).expanduser()
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
@@ -98,14 +84,14 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     if entry_file is None:
         has = first_ten(sorted(path.name for path in folder.iterdir())) if any(folder.iterdir()) else "nothing"
         raise DataError(
-            f"{folder} holds neither {' nor '.join(ENTRY_FILES)}; is it an unpacked download? It holds {has}\n"
-            f"a table of other films or of another name must be called {ENTRY_FILES[-1]}"
+            f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download? It holds {has}\n"
+            f"a table of another name must be called {ENTRY_FILES[1]}"
         )
     return read_entry_file(entry_file, read_boxes(find_table(folder, BOX_FILE) or folder / BOX_FILE))
 
 
 def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
-    """The file of the first of `names` that is there, else the one whose name begins like them, whatever its case.
+    """The file of the first of `names` that is there, else the one whose name begins like one, whatever its case.
 
     Whether it is the latter is said where `report` is true.
 
@@ -115,14 +101,14 @@ def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    start, suffix = Path(names[-1]).stem.lower(), Path(names[-1]).suffix
-    found = [path for path in folder.glob("*") if path.name.lower().startswith(start)]
-    found = sorted(path for path in found if path.suffix.lower() == suffix and path.is_file())
+    starts, suffixes = tuple(Path(name).stem.lower() for name in names), {Path(name).suffix for name in names}
+    found = [path for path in folder.glob("*") if path.name.lower().startswith(starts)]
+    found = sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
     if len(found) > 1:
         listed = first_ten([path.name for path in found])
-        raise DataError(f"{folder} holds no {names[-1]}, but several like it, {listed}; rename one of them")
+        raise DataError(f"{folder} holds no {names[0]}, but several like it, {listed}; rename one of them")
     if found and report:
-        warn(f"{folder} holds no {names[-1]}; {found[0].name} is taken for it")
+        warn(f"{folder} holds no {names[0]}; {found[0].name} is taken for it")
     return found[0] if found else None
 
 
@@ -145,7 +131,7 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
             twice.append(name)
         entries[name] = Entry(
             name=name,
-            labels=np.array([finding in named for finding in FINDINGS], np.uint8),
+            labels=np.array([finding in named for finding in FINDINGS], np.float32),
             patient=printable(row["Patient ID"].strip()),
             age=parse_age(row.get("Patient Age", "")),
             sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
@@ -256,10 +242,15 @@ def read_splits(
     return parts
 
 
+def _list_path(lists: Path, part: str, report: bool = True) -> Path | None:
+    """The list of a part, under the NIH's name or the one that a copy gives it."""
+    return find_table(lists, f"{part}_list.txt", f"{part}_list_NIH.txt", report=report)
+
+
 def _read_list(folder: Path, part: str) -> list[str]:
     """The first word of each line: the NIH's lists hold a name a line, arnoweng's the labels after it."""
     name = f"{part}_list.txt"
-    path = find_table(folder, name)
+    path = _list_path(folder, part)
     if path is None:
         texts = sorted(found.name for found in folder.glob("*") if found.suffix.lower() in (".txt", ".csv"))
         raise DataError(
@@ -273,7 +264,7 @@ def _read_list(folder: Path, part: str) -> list[str]:
 
 
 def _check_names(
-    parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path, left_out: list[str] | None
+    parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path, left_out: list[str] | None = None
 ) -> dict[str, list[str]]:
     unknown = [name for names in parts.values() for name in names if name not in entries]
     if unknown and left_out is None:
@@ -304,12 +295,6 @@ def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> N
         raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
 
 
-def film_folders(folder: Path) -> list[Path]:
-    """Where films may lie: `images/`, `images_001/images/` and the like, `images-224/images-224/`."""
-    places = {*folder.glob("images*"), *folder.glob("images*/images*")}
-    return sorted(place for place in places if place.is_dir())
-
-
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
     """Where each named film lies below `folder`, and the names that lie nowhere.
 
@@ -318,11 +303,8 @@ def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
     leads out of the folder; a link does, if it is there.
     """
     wanted = set(names)
-    found: dict[str, Path] = {}
-    places = film_folders(folder)
-    for place in places:
-        found |= {path.name: path for path in place.iterdir() if path.name in wanted and path.exists()}
-    alike = _alike(places, wanted - found.keys())
+    found = find_in_folders(folder, wanted, FILM_FOLDERS)
+    alike = _alike(film_folders(folder), wanted - found.keys())
     if alike:
         name, path = next(iter(sorted(alike.items())))
         warn(
@@ -330,6 +312,12 @@ def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
             "and are taken for those that it names"
         )
     return found | alike, sorted(wanted - found.keys() - alike.keys())
+
+
+def film_folders(folder: Path) -> list[Path]:
+    """The folders that are there of those in which films may lie."""
+    places = {place for pattern in FILM_FOLDERS for place in (folder.glob(pattern) if pattern else [folder])}
+    return sorted(place for place in places if place.is_dir())
 
 
 def _alike(places: list[Path], names: set[str]) -> dict[str, Path]:
@@ -343,3 +331,46 @@ def _alike(places: list[Path], names: set[str]) -> dict[str, Path]:
                 pictures.setdefault(stem, {})[path.name] = path
     each = {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
     return {name: path for name, paths in each.items() if len(paths) == 1 for path in paths.values()}
+
+
+def read(request: Request) -> Entries:
+    """The films of the folder as one source among others.
+
+    The parts are those of the NIH's or arnoweng's lists. Where the folder has no lists, as Kaggle's sample has none,
+    or `split` is neither, the films are still to be divided.
+
+    Raises:
+      DataError: see `read_entries` and `read_splits`.
+    """
+    folder = request.folder
+    entries = read_entries(folder)
+    lists = request.lists or folder
+    parts = {}
+    if request.split == "arnoweng":
+        parts = read_splits(folder, entries, "arnoweng", lists)
+    elif request.split == "official" and _list_path(lists, "test", report=False):
+        parts = {part: _read_list(lists, part) for part in (TRAIN_VAL, "test")}
+        _check_names(parts, entries, lists)
+        _check_patients(parts, entries)
+    split_of = {name: part for part, names in parts.items() for name in names}
+    films = [entries[name] for name in (split_of or entries)]
+    return Entries(
+        source="nih",
+        folder=folder,
+        findings=FINDINGS,
+        names=tuple(film.name for film in films),
+        files=tuple(film.name for film in films),
+        labels=np.stack([film.labels for film in films]).astype(np.float32),
+        patients=tuple(patient_number(film.patient) for film in films),
+        sexes=tuple(film.sex for film in films),
+        ages=np.array([film.age for film in films], np.int16),
+        views=tuple(film.view for film in films),
+        splits=tuple(split_of.get(film.name, "") for film in films),
+        boxes={film.name: film.boxes for film in films if film.boxes},
+        film_folders=FILM_FOLDERS,
+    )
+
+
+def patient_number(text: str) -> str:
+    """`00000061` as `61`: the entry file writes the one, the films' names the other."""
+    return text.lstrip("0") or "0"

@@ -68,7 +68,7 @@ def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str
 def test_a_folder_that_is_none_or_empty_or_binary(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is no folder"):
         nih.read_entries(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"holds neither Data_Entry_2017_v2020\.csv nor"):
+    with pytest.raises(DataError, match=r"holds none of Data_Entry_2017_v2020\.csv, "):
         nih.read_entries(tmp_path)
     (tmp_path / "Data_Entry_2017.csv").write_bytes(b"\xff\xfe\x00\x80" * 9)
     with pytest.raises(DataError, match=r"Data_Entry_2017\.csv"):
@@ -173,7 +173,7 @@ def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: 
     expected = nih.read_splits(folder, entries, val_fraction=0.3)
     for old, new in [
         ("Data_Entry_2017.csv", "data_entry_2017 (1).CSV"),
-        ("train_val_list.txt", "train_val_list_NIH.txt"),
+        ("train_val_list.txt", "train_val_list_mine.txt"),
         ("test_list.txt", "Test_List.txt"),
     ]:
         (folder / old).rename(folder / new)
@@ -187,7 +187,7 @@ def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: 
     assert nih.read_splits(folder, renamed, val_fraction=0.3) == expected
     assert list(nih.find_films(folder, ["0_0.png"])[0]) == ["0_0.png"]
     told = capsys.readouterr().err
-    assert f"{folder} holds no train_val_list.txt; train_val_list_NIH.txt is taken for it" in told
+    assert f"{folder} holds no train_val_list.txt; train_val_list_mine.txt is taken for it" in told
     assert told.count("is taken for it") == 4
     (folder / "test_list_mine.txt").touch()
     with pytest.raises(DataError, match=r"no test_list\.txt, but several like it, 2: Test_List\.txt, test_list_mine"):

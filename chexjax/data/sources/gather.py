@@ -1,0 +1,67 @@
+"""The films that `config.data` names, of one source or several, under the run's findings, and their division."""
+
+from pathlib import Path
+from typing import Final
+
+from ml_collections import ConfigDict
+
+from chexjax.data.labels import Uncertain
+from chexjax.data.sources import open_folder, read_source
+from chexjax.data.sources.entries import Request
+from chexjax.data.sources.merge import Collection, combine
+from chexjax.data.sources.splits import Parts, divide
+from chexjax.errors import ConfigError, printable
+
+_FORM: Final = "it is written NAME=FOLDER or NAME=FOLDER=WEIGHT, with commas between"
+
+
+def gather(config: ConfigDict) -> tuple[Collection, Parts]:
+    """Reads the tables of all sources that `config` (a `config.data`) names; no pixel is touched.
+
+    Raises:
+      ConfigError: a field is not of its form, or an unknown source is named.
+      DataError: whatever is wrong with the tables; see the sources, `merge` and `splits`.
+    """
+    findings = tuple(name for part in config.get("findings", "").split(",") if (name := part.strip()))
+    lists = Path(config.lists).expanduser() if config.lists else None
+    table = config.get("table", "")
+    sources = {}
+    for label, (name, folder, _) in named_sources(config).items():
+        request = Request(
+            folder=open_folder(config) if folder is None else folder,
+            table=Path(table).expanduser() if table else None,
+            findings=findings,
+            split=config.split,
+            lists=lists,
+        )
+        if label != name and table and name == "table":
+            raise ConfigError("data.sources names the source table twice, but data.table can name one file only")
+        if table and config.get("sources") and name != "table":
+            request = Request(request.folder, None, findings, config.split, lists)
+        sources[label] = read_source(name, request)
+    uncertain = Uncertain.parse(config.get("uncertain", ""))
+    films = combine(sources, findings, uncertain, frontal=config.get("films", "frontal") == "frontal")
+    return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)
+
+
+def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float]]:
+    """The sources by label: name in `SOURCES`, folder (None: that of `data.dir`) and weight.
+
+    Raises:
+      ConfigError: `data.sources` is not of its form.
+    """
+    text = config.get("sources", "")
+    if not text:
+        return {config.source: (config.source, None, 1.0)}
+    found: dict[str, tuple[str, Path | None, float]] = {}
+    for part in text.split(","):
+        name, *rest = (piece.strip() for piece in part.split("="))
+        try:
+            weight = float(rest[1]) if len(rest) == 2 else 1.0
+        except ValueError:
+            weight = 0.0
+        if not (1 <= len(rest) <= 2 and rest[0] and 0.001 <= weight <= 1000):
+            raise ConfigError(f"data.sources has {printable(part)[:200]!r}; {_FORM}, the weight from 0.001 to 1000")
+        label = name if name not in found else f"{name}{sum(n == name for n, _, _ in found.values()) + 1}"
+        found[label] = (name, Path(rest[0]).expanduser(), weight)
+    return found

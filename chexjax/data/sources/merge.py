@@ -1,0 +1,209 @@
+"""One or several sources as one set of films: findings, labels, names and patients that agree."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from chexjax.data.labels import (
+    Uncertain,
+    align,
+    choose_findings,
+    describe_mapping,
+    match_findings,
+    preferred_name,
+    spelled,
+)
+from chexjax.data.sources.entries import Box, Entries
+from chexjax.errors import ConfigError, DataError, first_ten, printable
+
+MANY: Final = 64  # findings that nobody chose; open vocabularies have hundreds, most with a handful of films
+_FRONTAL: Final = re.compile(r"(|PA|AP|frontal|(PA|AP)[ _](supine|erect|portable|horizontal))", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Films of one or several sources under one set of findings; each sequence has an item for each film.
+
+    Attributes:
+      findings: the run's.
+      names: no two are the same.
+      labels: float32 (films, findings): 0 to 1, NaN where not known.
+      patients: people of two populations never share one.
+      sources: the label of the source, such as "chexpert".
+      sexes, ages, views, splits: as `Entries` has them.
+      boxes: by film name, with findings of the run alone.
+      parts: the entries by the label of their source; `rows` says for each film its row there.
+      mapping: the names of the sources that make each finding, as text.
+      notes: what a reader should know, a line each.
+    """
+
+    findings: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray = field(repr=False, compare=False)
+    patients: tuple[str, ...]
+    sources: tuple[str, ...]
+    sexes: tuple[str, ...]
+    ages: np.ndarray = field(repr=False, compare=False)
+    views: tuple[str, ...]
+    splits: tuple[str, ...]
+    boxes: Mapping[str, tuple[Box, ...]] = field(repr=False, compare=False)
+    parts: Mapping[str, Entries] = field(repr=False, compare=False)
+    rows: tuple[int, ...] = field(repr=False, compare=False)
+    mapping: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, rows: Sequence[int]) -> list[Path | None]:
+        """Where the films of these rows lie; None for one that is not there."""
+        found: dict[int, Path | None] = {}
+        for label, entries in self.parts.items():
+            own = [row for row in rows if self.sources[row] == label]
+            found |= dict(zip(own, entries.find([self.rows[row] for row in own]), strict=True))
+        return [found[row] for row in rows]
+
+    def about(self) -> str:
+        """How the sources' names make the findings, and what else there is to know, a line each."""
+        return "\n".join(filter(None, (self.mapping, *self.notes)))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one source gives: films, patients and, int (findings,), known labels and those that are 1."""
+
+    films: int
+    patients: int
+    known: np.ndarray
+    positives: np.ndarray
+
+
+def count_by_source(sources: Sequence[str], patients: Sequence[str], labels: np.ndarray) -> dict[str, Counts]:
+    """By source; `sources` and `patients` have an item for each film, `labels` is float32 (films, findings)."""
+    counts = {}
+    for source in dict.fromkeys(sources):
+        rows = [row for row, name in enumerate(sources) if name == source]
+        own = labels[rows]
+        people = len({patients[row] for row in rows})
+        counts[source] = Counts(len(rows), people, (~np.isnan(own)).sum(axis=0), (own == 1).sum(axis=0))
+    return counts
+
+
+def combine(
+    sources: Mapping[str, Entries], findings: Sequence[str] = (), uncertain: Uncertain | None = None,
+    frontal: bool = True,
+) -> Collection:  # fmt: skip
+    """The films of all sources under one set of findings.
+
+    Args:
+      sources: entries by the label of their source.
+      findings: what the run is about, in this order; empty: see `labels.choose_findings`.
+      uncertain: what -1 means.
+      frontal: leaves out films whose view is known and neither PA nor AP.
+
+    Raises:
+      ConfigError: a finding twice, or no finding was chosen of more than 64.
+      DataError: a source labels none of the findings, or no source labels one of them; or see `labels.align`.
+    """
+    findings = _check_findings(findings, list(sources.values()))
+    notes: list[str] = []
+    kept: dict[str, Entries] = {}
+    for label, entries in sources.items():
+        if not any(match_findings(entries.findings, findings).values()):
+            raise DataError(
+                f"{label} labels none of the findings {first_ten(findings)}; it has {first_ten(entries.findings)}"
+            )
+        notes += [f"{label}: {note}" for note in entries.notes]
+        kept[label] = _frontal(label, entries, notes) if frontal else entries
+    for finding in findings:
+        if not any(match_findings(entries.findings, (finding,))[finding] for entries in kept.values()):
+            known = choose_findings([entries.findings for entries in kept.values()])
+            raise DataError(f"no source labels {printable(finding)[:80]!r}; there are {first_ten(known)}")
+    counts = Counter(name for entries in kept.values() for name in entries.names)
+    names = {
+        label: tuple(name if counts[name] == 1 else f"{label}/{name}" for name in entries.names)
+        for label, entries in kept.items()
+    }
+    several = len({entries.population for entries in kept.values()}) > 1
+    labels = np.concatenate([align(entries, findings, uncertain) for entries in kept.values()])
+    notes += _one_class(findings, labels)
+    return Collection(
+        findings=findings,
+        names=tuple(name for own in names.values() for name in own),
+        labels=labels,
+        patients=tuple(
+            f"{entries.population}:{patient}" if several else patient
+            for entries in kept.values()
+            for patient in entries.patients
+        ),
+        sources=tuple(label for label, entries in kept.items() for _ in entries.names),
+        sexes=tuple(sex for entries in kept.values() for sex in entries.sexes),
+        ages=np.concatenate([entries.ages for entries in kept.values()]),
+        views=tuple(view for entries in kept.values() for view in entries.views),
+        splits=tuple(split for entries in kept.values() for split in entries.splits),
+        boxes=_boxes(kept, names, findings),
+        parts=kept,
+        rows=tuple(row for entries in kept.values() for row in range(len(entries))),
+        mapping=describe_mapping({label: entries.findings for label, entries in kept.items()}, findings),
+        notes=tuple(notes),
+    )
+
+
+def _check_findings(findings: Sequence[str], sources: Sequence[Entries]) -> tuple[str, ...]:
+    if not findings:
+        findings = choose_findings([entries.findings for entries in sources])
+        if len(findings) > MANY:
+            raise ConfigError(
+                f"{sources[0].source} has {len(findings)} findings of its own; name the ones that are meant\n"
+                f"such as --config.data.findings=Atelectasis,Effusion (--findings); it has {first_ten(findings)}"
+            )
+    by_meaning: dict[str, str] = {}
+    for finding in findings:
+        if (other := by_meaning.setdefault(spelled(preferred_name(finding)), finding)) is not finding:
+            raise ConfigError(f"two findings are one: {printable(other)[:80]!r} and {printable(finding)[:80]!r}")
+    return tuple(findings)
+
+
+def _frontal(label: str, entries: Entries, notes: list[str]) -> Entries:
+    frontal = {view for view in set(entries.views) if _FRONTAL.fullmatch(view)}
+    rows = [row for row, view in enumerate(entries.views) if view in frontal]
+    if len(rows) == len(entries):
+        return entries
+    if not rows:
+        raise DataError(f"{label} has no frontal film; its views are {first_ten(sorted(set(entries.views)))}")
+    others = len(entries) - len(rows)
+    notes.append(f"{label}: {others} films of other views than PA and AP are left out (data.films=all keeps them)")
+    return entries.take(rows)
+
+
+def _one_class(findings: Sequence[str], labels: np.ndarray) -> list[str]:
+    """Findings that nothing can be learned of, or measured on."""
+    notes = []
+    for k, finding in enumerate(findings):
+        known = labels[~np.isnan(labels[:, k]), k]
+        if not len(known):
+            notes.append(f"{printable(finding)}: not one label is known")
+        elif (known > 0.5).all() or (known <= 0.5).all():
+            notes.append(f"{printable(finding)}: all {len(known)} known labels are {'1' if known[0] > 0.5 else '0'}")
+    return notes
+
+
+def _boxes(
+    parts: Mapping[str, Entries], names: Mapping[str, tuple[str, ...]], findings: Sequence[str]
+) -> dict[str, tuple[Box, ...]]:
+    """By film name, each box under the first finding that its own name means; without those of no finding."""
+    found: dict[str, tuple[Box, ...]] = {}
+    for label, entries in parts.items():
+        own = {box.finding for boxes in entries.boxes.values() for box in boxes}
+        meaning = {name: finding for finding, all_ in match_findings(sorted(own), findings).items() for name in all_}
+        for name, new in zip(entries.names, names[label], strict=True):
+            boxes = entries.boxes.get(name, ())
+            kept = tuple(replace(box, finding=meaning[box.finding]) for box in boxes if box.finding in meaning)
+            if kept:
+                found[new] = kept
+    return found

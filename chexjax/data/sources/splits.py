@@ -1,0 +1,125 @@
+"""Which films train, which validate, which test: by the source's own lists, by a table, or by seed; never by film."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from chexjax.data.sources.entries import LEFT_OUT, SPLITS, TRAIN_VAL
+from chexjax.data.sources.merge import Collection
+from chexjax.data.sources.tables import read_table
+from chexjax.errors import ConfigError, DataError, first_ten, printable
+from chexjax.files import cell, text_of
+
+WAYS: Final = ("official", "arnoweng", "folds", "random")
+TEST_SHARE: Final = 0.2  # of patients that no list has placed
+FOLDS: Final = "folds.csv"
+_NAME: Final = "Image Index"
+
+Parts = dict[str, list[int]]
+
+
+def divide(
+    films: Collection, way: str = "official", lists: Path | None = None, val_fraction: float = 0.1, seed: int = 0
+) -> Parts:
+    """The rows of "train", "val" and "test".
+
+    Args:
+      way: "official": what the sources say; where one has no validation part, `val_fraction` of the patients of its
+        training part are held out by `seed`; where it says nothing, a fifth of its patients test, `val_fraction`
+        validate, and the rest train. "arnoweng": the same with that list of the NIH's films.
+        "folds": `folds.csv` in `lists`, with the columns `Image Index` and `fold`.
+        "random": by `seed` alone, whatever the sources say.
+        lists: the folder of `folds.csv`.
+
+    A patient whom one source has placed stays there when another of the same population is divided.
+
+    Raises:
+      ConfigError: no such way.
+      DataError: `folds.csv` is absent or broken, a part is empty, or a patient has films in two parts.
+    """
+    if way not in WAYS:
+        raise ConfigError(f"no split is called {printable(way)[:80]!r}; there are {', '.join(WAYS)}")
+    if way == "folds":
+        parts = _read_folds(films, (lists or next(iter(films.parts.values())).folder) / FOLDS)
+    else:
+        parts = _by_patient(films, way, val_fraction, seed)
+    check_patients(films, parts)
+    for part, rows in parts.items():
+        if not rows:
+            raise DataError(f"the {part} part of the {way!r} split is empty")
+    return parts
+
+
+def _by_patient(films: Collection, way: str, val_fraction: float, seed: int) -> Parts:
+    splits = films.splits if way != "random" else ("",) * len(films)
+    home = {patient: split for patient, split in zip(films.patients, splits, strict=True) if split in SPLITS}
+    for state in (TRAIN_VAL, ""):  # a training patient of one source is not to test another
+        for label in films.parts:
+            own = [row for row, source in enumerate(films.sources) if source == label]
+            mine = [films.patients[row] for row in own if splits[row] == state and films.patients[row] not in home]
+            patients = np.array(sorted(set(mine)))
+            order = np.random.default_rng(seed).permutation(patients).tolist()
+            test = round(len(patients) * TEST_SHARE) if state == "" else 0
+            val = round(len(patients) * val_fraction)
+            for k, patient in enumerate(order):
+                home[patient] = "test" if k < test else "val" if k < test + val else "train"
+    parts: Parts = {part: [] for part in SPLITS}
+    for row, (patient, split) in enumerate(zip(films.patients, splits, strict=True)):
+        if split != LEFT_OUT:
+            parts[split if split in SPLITS else home[patient]].append(row)
+    return parts
+
+
+def _read_folds(films: Collection, path: Path) -> Parts:
+    table = read_table(path, (_NAME, "fold"))
+    row_of = {name: row for row, name in enumerate(films.names)}
+    parts: Parts = {part: [] for part in SPLITS}
+    seen: set[str] = set()
+    unknown, twice = [], []
+    for line, (text, fold) in enumerate(zip(table[_NAME], table["fold"], strict=True)):
+        name, fold = text_of(text.strip()), fold.strip()
+        if fold not in parts:
+            raise table.error(line, f"fold {printable(fold[:80])!r} is none of {', '.join(SPLITS)}")
+        if name in seen:
+            twice.append(name)
+        elif name not in row_of:
+            unknown.append(name)
+        else:
+            parts[fold].append(row_of[name])
+        seen.add(name)
+    if unknown:
+        raise DataError(f"{printable(path)} names films that the tables do not have, {first_ten(unknown)}")
+    if twice:
+        raise DataError(f"{printable(path)} names films more than once, {first_ten(twice)}")
+    return parts
+
+
+def check_patients(films: Collection, parts: Parts) -> None:
+    """A patient on both sides of a split lets a network recognise people instead of findings.
+
+    Raises:
+      DataError: one is; the first ten are named.
+    """
+    home: dict[str, str] = {}
+    leaks: dict[str, str] = {}
+    for part, rows in parts.items():
+        for row in rows:
+            patient = films.patients[row]
+            if home.setdefault(patient, part) != part:
+                leaks[patient] = f"{patient} ({home[patient]} and {part}, film {films.names[row]})"
+    if leaks:
+        raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
+
+
+def folds_csv(parts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
+    """A division, (names, patients) of each part, as a CSV that `divide` reads as "folds"."""
+    file = io.StringIO()
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow([_NAME, "fold", "Patient ID"])
+    for part, (names, patients) in parts.items():
+        table.writerows((cell(name), part, cell(patient)) for name, patient in zip(names, patients, strict=True))
+    return file.getvalue()

@@ -1,0 +1,300 @@
+"""CSV files by columns: plain, gzipped or zipped; hundreds of thousands of rows in a second or two."""
+
+import csv
+import gzip
+import io
+import math
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from chexjax.data.labels import UNCERTAIN
+from chexjax.data.sources.entries import UNKNOWN_AGE, Box, path_below, refuse_twice
+from chexjax.errors import DataError, first_ten, printable, reason_of
+
+MAX_BYTES: Final = 2**30  # of a table, once it is unpacked; the largest of those we know has 0.1 of it
+_NOT_KNOWN: Final = frozenset(("", "nan", "na"))
+_WORDS: Final = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+_SEXES: Final = {"m": "M", "male": "M", "f": "F", "female": "F"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a CSV file as text; `lines` is where in the file each row ends."""
+
+    path: Path
+    columns: dict[str, list[str]]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, column: str) -> list[str]:
+        return self.columns[column]
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    def get(self, column: str | None) -> list[str]:
+        """The column, or empty cells where there is none."""
+        return self.columns[column] if column in self.columns else [""] * len(self)
+
+    def error(self, row: int, what: str) -> DataError:
+        """An error that names the file and the line of a row."""
+        return DataError(f"{printable(self.path)}, line {self.lines[row]}: {what}")
+
+
+def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | None = ()) -> Table:
+    """Reads the columns `needed`, and of `also` those that are there; all where `also` is None.
+
+    Commas separate the cells; semicolons or tabs do where the header has no comma.
+
+    Raises:
+      DataError: the file is absent, not UTF-8 text, larger than 1 GiB, lacks a column that is needed, or has a row of
+        more or fewer cells than its header.
+    """
+    where = printable(path)
+    text = _text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in needed if name not in header]:
+            shown = first_ten([name[:40] for name in header])
+            raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; it has {shown}")
+        kept = [k for k, name in enumerate(header) if name and (also is None or name in needed or name in also)]
+        if twice := sorted({header[k] for k in kept if header.count(header[k]) > 1}):
+            raise DataError(f"{where} has two columns {', '.join(map(repr, twice))[:200]}")
+        pick: Callable[[list[str]], tuple[str, ...]]
+        pick = itemgetter(*kept) if len(kept) > 1 else lambda row: tuple(row[k] for k in kept)
+        rows, lines = [], []
+        for row in reader:
+            if len(row) != len(header):
+                if not row:
+                    continue
+                if len(row) < len(header) or any(row[len(header) :]):
+                    message = f"{len(row)} cells, where the header has {len(header)}"
+                    raise DataError(f"{where}, line {reader.line_num}: {message}")
+            rows.append(pick(row))
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{where}, line {reader.line_num}: {reason_of(error)}") from None
+    if not rows:
+        raise DataError(f"{where} has no rows")
+    names = [header[k] for k in kept]
+    return Table(path, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), lines)
+
+
+def _text(path: Path) -> str:
+    """The text of a file, unpacked where its first bytes say that it is packed."""
+    where = printable(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{where} is not a file")
+        with path.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            if magic[:2] == b"\x1f\x8b":
+                with gzip.open(file) as unpacked:
+                    data = unpacked.read(MAX_BYTES + 1)
+            elif magic == b"PK\x03\x04":
+                with zipfile.ZipFile(file) as archive:
+                    members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+                    if len(members) != 1:
+                        raise DataError(f"{where} holds {len(members)} CSV files; unpack it and name one")
+                    with archive.open(members[0]) as member:
+                        data = member.read(MAX_BYTES + 1)
+            else:
+                data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise DataError(f"{where} holds more than {MAX_BYTES} bytes; no table of films is so large")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{where} does not exist") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{where} cannot be read as CSV: it is not UTF-8 text") from None
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{where} cannot be read: {reason_of(error)}") from None
+
+
+def _delimiter(text: str) -> str:
+    header = text[: text.find("\n")] if "\n" in text else text
+    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
+
+
+# What stands in the cells
+
+
+def label_columns(table: Table, columns: Sequence[str], words: bool = False) -> np.ndarray:
+    """The columns as labels, float32 (rows, columns): 0 to 1, NaN where a cell is empty, -1 uncertain.
+
+    With `words` yes, no, true and false are labels too.
+
+    Raises:
+      DataError: a cell holds something else; file, line, column and text are named.
+    """
+    labels = np.empty((len(table), len(columns)), np.float32)
+    for k, column in enumerate(columns):
+        values = {cell: parse_label(cell, words) for cell in set(table[column])}
+        bad = {cell for cell, value in values.items() if value is None}
+        if bad:
+            row = next(row for row, cell in enumerate(table[column]) if cell in bad)
+            raise table.error(
+                row,
+                f"{printable(table[column][row][:80])!r} in column {printable(column[:80])!r} is not a label; "
+                "labels are 0, 1, a number between, -1 (uncertain) or empty (not known)",
+            )
+        labels[:, k] = [values[cell] for cell in table[column]]
+    return labels
+
+
+def parse_label(cell: str, words: bool = False) -> float | None:
+    """0 to 1, -1 or NaN; None where the text is no label."""
+    text = cell.strip().lower()
+    if text in _NOT_KNOWN:
+        return math.nan
+    if words and text in _WORDS:
+        return _WORDS[text]
+    if not text.isascii() or "_" in text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0.0 <= value <= 1.0 or value == UNCERTAIN else None
+
+
+def numbers(table: Table, columns: Sequence[str], rows: Iterable[int]) -> np.ndarray:
+    """Cells as finite numbers, float64 (rows, columns).
+
+    Raises:
+      DataError: a cell is not a number.
+    """
+    found = []
+    for row in rows:
+        try:
+            values = [float(table[column][row]) for column in columns]
+        except ValueError:
+            values = [math.nan]
+        if not np.isfinite(values).all():
+            cells = ",".join(printable(table[column][row][:40]) for column in columns)
+            raise table.error(row, f"no finite numbers in {', '.join(columns)}: {cells!r}")
+        found.append(values)
+    return np.array(found, np.float64).reshape(-1, len(columns))
+
+
+def box(
+    table: Table, row: int, finding: str, corner: Sequence[float], size: Sequence[float],
+    frame: Sequence[float] | None = None, reader: str = "",
+) -> Box:  # fmt: skip
+    """The box of a row, in shares of `frame` (width, height), or in the film's own pixels where that is None.
+
+    Raises:
+      DataError: it has no area, or none on the film.
+    """
+    (left, top), (width, height) = corner, size
+    across, down = frame or (math.inf, math.inf)
+    if not (max(left, 0) < min(left + width, across) and max(top, 0) < min(top + height, down)):
+        raise table.error(row, f"a box of {finding!r} without area on the film: {left}, {top}, {width} x {height}")
+    if frame is None:
+        return Box(finding, left, top, width, height, reader, in_pixels=True)
+    return Box(finding, left / across, top / down, width / across, height / down, reader)
+
+
+def film_paths(table: Table, column: str, folder: Path, strip: Callable[[str], str] = str) -> list[str]:
+    """The column as paths below the folder; `strip` takes off what is not below it.
+
+    Raises:
+      DataError: a path leaves the folder.
+    """
+    found = []
+    for row, text in enumerate(table[column]):
+        try:
+            found.append(path_below(folder, strip(text)))
+        except ValueError as error:
+            raise table.error(row, f"{error}: {printable(text[:200])!r}") from None
+    return found
+
+
+def film_names(table: Table, column: str) -> list[str]:
+    """The column as names of files in a folder.
+
+    Raises:
+      DataError: a cell is no such name.
+    """
+    names = [text.strip() for text in table[column]]
+    checked = {name for name in set(names) if is_film_name(name)}
+    for row, name in enumerate(names):
+        if name not in checked:
+            raise table.error(row, f"no usable name of a film: {printable(name[:80])!r}")
+    return names
+
+
+def is_film_name(name: str) -> bool:
+    """Whether it names a file in its folder, and neither another folder nor anything a terminal would act on."""
+    return bool(name) and name.isprintable() and not {"/", "\\"} & set(name) and name not in (".", "..")
+
+
+def check_unique(table: Table, names: Sequence[str]) -> None:
+    """Refuses films that have two rows.
+
+    Raises:
+      DataError: the first ten, with their lines.
+    """
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, int] = {}
+    twice = []
+    for row, name in enumerate(names):
+        if first.setdefault(name, row) != row:
+            twice.append(f"{name} (lines {table.lines[first[name]]} and {table.lines[row]})")
+    refuse_twice(printable(table.path), twice)
+
+
+def texts(cells: Iterable[str]) -> tuple[str, ...]:
+    """Cells as text that a terminal shows and does not act on."""
+    known: dict[str, str] = {}
+    return tuple(known.get(cell) or known.setdefault(cell, printable(cell.strip())) for cell in cells)
+
+
+def sexes(cells: Iterable[str]) -> tuple[str, ...]:
+    """M, F, or the text itself where it is neither."""
+    return tuple(_SEXES.get(cell.lower(), cell) for cell in texts(cells))
+
+
+def ages(cells: Iterable[str]) -> np.ndarray:
+    """Years, int16; -1 where not known. See `parse_age`."""
+    cells = list(cells)
+    known = {cell: parse_age(cell) for cell in set(cells)}
+    return np.array([known[cell] for cell in cells], np.int16)
+
+
+def parse_age(text: str) -> int:
+    """Years out of `58`, `58.0`, `058Y`, `010M` or `005D`; -1 where absent or above 120.
+
+    The 2017 edition of the NIH's table has ages of 400.
+    """
+    match = re.fullmatch(r"\s*(\d{1,9})(?:\.\d*)?\s*([YMD]?)\s*", text, re.ASCII)
+    if not match:
+        return UNKNOWN_AGE
+    years = int(match[1]) // {"D": 365, "M": 12}.get(match[2], 1)
+    return years if years <= 120 else UNKNOWN_AGE
+
+
+def require(table: Table, column: str) -> tuple[str, ...]:
+    """A column of text that may not be empty, such as the patients.
+
+    Raises:
+      DataError: a cell is empty.
+    """
+    found = texts(table[column])
+    if not all(found):
+        raise table.error(found.index(""), f"column {column!r} is empty")
+    return found

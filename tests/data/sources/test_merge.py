@@ -1,0 +1,156 @@
+"""Several sources as one set of films, and its division by patient."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from chexjax.data.labels import Uncertain
+from chexjax.data.pipeline import epoch_slots
+from chexjax.data.sources.entries import TRAIN_VAL, Box, Entries
+from chexjax.data.sources.gather import gather, named_sources
+from chexjax.data.sources.merge import combine
+from chexjax.data.sources.splits import divide, folds_csv
+from chexjax.errors import ConfigError, DataError
+
+
+def entries(
+    source: str, findings: str, labels: list[list[float]], patients: str, splits: tuple[str, ...] = (), **more: object
+) -> Entries:
+    names = tuple(f"{k}.png" for k in range(len(labels)))
+    return Entries(
+        source=source,
+        folder=Path("/films"),
+        findings=tuple(findings.split(",")),
+        names=names,
+        files=names,
+        labels=np.array(labels, np.float32),
+        patients=tuple(patients.split()),
+        splits=splits,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_two_sources_under_the_findings_of_the_run() -> None:
+    box = Box("Pleural Effusion", 0.1, 0.2, 0.3, 0.4)
+    first = entries("a", "Pleural Effusion,Cyst", [[1, 0], [-1, 1]], "p q", boxes={"0.png": (box,)})
+    second = entries("b", "Effusion,Mass", [[0, 1]], "p")
+    films = combine({"a": first, "b": second}, ("Effusion", "Mass"), Uncertain.parse("zero"))
+    np.testing.assert_array_equal(films.labels, [[1, np.nan], [0, np.nan], [0, 1]])
+    assert films.names == ("a/0.png", "1.png", "b/0.png")
+    assert films.patients == ("a:p", "a:q", "b:p")  # two sets' p are two people
+    assert films.sources == ("a", "a", "b")
+    assert films.boxes == {"a/0.png": (replace(box, finding="Effusion"),)}
+    assert "a: Pleural Effusion -> Effusion" in films.about()
+
+
+def test_patients_of_one_population_are_the_same_people() -> None:
+    nih = entries("nih", "Mass", [[0]] * 20, " ".join(f"p{k}" for k in range(20)), (TRAIN_VAL,) * 10 + ("test",) * 10)
+    rsna = entries("rsna", "Lung Opacity", [[1]] * 30, " ".join(f"p{k}" for k in range(30)), population="nih")
+    for sources in ({"nih": nih, "rsna": rsna}, {"rsna": rsna, "nih": nih}):
+        films = combine(sources)
+        parts = divide(films, val_fraction=0.2, seed=3)
+        assert sorted(row for rows in parts.values() for row in rows) == list(range(50))
+        homes = {part: {films.patients[row] for row in rows} for part, rows in parts.items()}
+        assert sum(map(len, homes.values())) == len(set.union(*homes.values())) == 30  # each in one part alone
+        assert homes["test"] >= {f"p{k}" for k in range(10, 20)}
+        assert not homes["test"] & {f"p{k}" for k in range(10)}  # the NIH trains with them, whoever is named first
+
+
+def test_a_division_by_seed_and_its_table(tmp_path: Path) -> None:
+    films = combine({"a": entries("a", "X", [[k % 2] for k in range(100)], " ".join(f"p{k // 2}" for k in range(100)))})
+    parts = divide(films, val_fraction=0.1, seed=1)
+    assert {part: len(rows) for part, rows in parts.items()} == {"train": 70, "val": 10, "test": 20}
+    assert divide(films, val_fraction=0.1, seed=1) == parts != divide(films, val_fraction=0.1, seed=2)
+    told = {k: ([films.names[row] for row in v], [films.patients[row] for row in v]) for k, v in parts.items()}
+    (tmp_path / "folds.csv").write_text(folds_csv(told))
+    assert divide(films, "folds", tmp_path) == parts
+
+
+def test_a_patient_in_two_parts_is_refused() -> None:
+    films = combine({"a": entries("a", "X", [[0], [1], [0]], "p p q", ("train", "test", "val"))})
+    with pytest.raises(DataError, match=r"two parts of the split, 1: p \(train and test, film 1\.png\)"):
+        divide(films)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("0.png,both", r"folds\.csv, line 2: fold 'both' is none of train, val, test"),
+        ("9.png,train", r"names films that the tables do not have, 1: 9\.png"),
+        ("0.png,train\n0.png,test", r"more than once, 1: 0\.png"),
+        ("0.png,train\n1.png,test", "the val part of the 'folds' split is empty"),
+    ],
+)
+def test_tables_of_folds_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    films = combine({"a": entries("a", "X", [[0], [1]], "p q")})
+    (tmp_path / "folds.csv").write_text(f"Image Index,fold\n{text}\n")
+    with pytest.raises(DataError, match=told):
+        divide(films, "folds", tmp_path)
+
+
+def test_what_cannot_be_combined() -> None:
+    one = entries("a", "X,Y", [[0, 1], [1, 0]], "p q")
+    with pytest.raises(DataError, match=r"a labels none of the findings 1: Z; it has 2: X, Y"):
+        combine({"a": one}, ("Z",))
+    with pytest.raises(DataError, match=r"no source labels 'Z'; there are 2: X, Y"):
+        combine({"a": one}, ("X", "Z"))
+    with pytest.raises(ConfigError, match=r"two findings are one: 'Effusion' and 'Pleural Effusion'"):
+        combine({"a": one}, ("Effusion", "Pleural Effusion"))
+    many = entries("b", ",".join(f"f{k}" for k in range(80)), [[0] * 80], "p")
+    with pytest.raises(ConfigError, match=r"b has 80 findings of its own.*\n.*config\.data\.findings="):
+        combine({"b": many})
+
+
+def test_a_finding_of_one_class_is_told() -> None:
+    films = combine({"a": entries("a", "X,Y,Z", [[0, 1, np.nan], [0, 0, np.nan]], "p q")})
+    assert films.notes == ("X: all 2 known labels are 0", "Z: not one label is known")
+
+
+def test_lateral_films_are_left_out_unless_asked_for() -> None:
+    one = entries("a", "X", [[0], [1], [1]], "p q r", views=("PA", "LATERAL", ""))
+    films = combine({"a": one})
+    assert films.names == ("0.png", "2.png")
+    assert "1 films of other views" in films.notes[0]
+    assert len(combine({"a": one}, frontal=False).names) == 3
+
+
+def test_how_often_an_epoch_shows_a_film() -> None:
+    sources = ("a", "b") * 50
+    assert epoch_slots(sources, {"a": 2.0, "b": 2.0}) is None
+    slots = epoch_slots(sources, {"a": 1.0, "b": 0.4})
+    assert slots is not None
+    counts = np.bincount(slots, minlength=100)
+    assert (counts[1::2] == 1).all()
+    assert sorted(counts[::2]) == [2] * 25 + [3] * 25
+
+
+def data(**fields: object) -> ConfigDict:
+    rest = {"source": "table", "dir": "", "lists": "", "split": "official", "val_fraction": 0.1, "split_seed": 0}
+    return ConfigDict({**rest, **fields})
+
+
+def test_several_sources_are_named_in_one_field() -> None:
+    named = named_sources(data(sources="nih=/a,rsna=/b=0.5, table = /c ,table=/d"))
+    told = {label: (name, str(folder), weight) for label, (name, folder, weight) in named.items()}
+    assert told == {
+        "nih": ("nih", "/a", 1.0),
+        "rsna": ("rsna", "/b", 0.5),
+        "table": ("table", "/c", 1.0),
+        "table2": ("table", "/d", 1.0),
+    }
+
+
+@pytest.mark.parametrize("text", ["nih", "nih=", "nih=/a=0", "nih=/a=-1", "nih=/a=x", "nih=/a=nan", "nih=/a=1=2", ","])
+def test_sources_that_are_not_of_the_form(text: str) -> None:
+    with pytest.raises(ConfigError, match="NAME=FOLDER or NAME=FOLDER=WEIGHT"):
+        named_sources(data(sources=text))
+
+
+def test_an_unknown_source_and_a_missing_folder() -> None:
+    with pytest.raises(ConfigError, match=r"no data source is called 'padcest'; there are .*padchest"):
+        gather(data(sources="padcest=/a"))
+    with pytest.raises(ConfigError, match=r"add --config\.data\.dir=FOLDER"):
+        gather(data(source="rsna"))
