@@ -76,8 +76,8 @@ def test_nothing_below_training_names_it() -> None:
 
 
 # Who may know ChestX-ray14's findings: its source and the simulation of it, the public name, weights of CheXNet's kind,
-# those that read its tables (`prepare`, and `score` where the labels are its entry file), and the table of synonyms,
-# which prefers the NIH's spelling.
+# those that read its tables (`prepare`, and `score` where the labels are its entry file), and the spelling of names
+# across data sets.
 NIH = {
     "__init__.py",
     "findings.py",

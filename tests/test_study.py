@@ -75,6 +75,15 @@ def test_the_table_has_mean_and_spread_beside_the_reports_column() -> None:
     assert "| Hernia | 0.750 (0.071) / 0.908 | 0.600 (0.000) / 0.882 | 0.800 (0.000) |" in table
 
 
+def test_findings_that_the_report_does_not_have_stand_alone() -> None:
+    entry = {"model": "m", "mean_auroc": 0.7, "auroc": {"Rust": 0.7, "Hernia": 0.6}, "convergence_epoch": 2.0}
+    one = {"split_source": "own", "films": 10, "networks": {"net1": entry, "net2": entry}}
+    lines = format_table(study.get_config(), {"twins": [one]}).splitlines()
+    assert "| Rust | 0.700 | 0.700 |" in lines
+    assert "| Hernia | 0.600 / 0.908 | 0.600 / 0.882 |" in lines
+    assert not any(line.startswith("| Mass") for line in lines)
+
+
 def test_a_small_study_runs_once_and_is_read_the_second_time(
     phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -336,7 +336,6 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("loss.name", "hinge", "bce, weighted_bce, focal, asymmetric"),
         ("groups.by", "hand", "report, cooccurrence, embeddings"),
         ("groups.by", "embeddings", "--config.groups.network=WORKDIR"),
-        ("groups.count", 15, "between 1 and 14"),
         ("networks.net1.shared_stages", 1, "can share 0 to 0"),
     ],
 )
