@@ -224,8 +224,8 @@ def test_a_film_that_makes_the_loss_not_finite_is_among_those_named(
 def test_a_gradient_that_overflows_under_a_finite_loss(config: ConfigDict, tmp_path: Path, monkeypatch) -> None:
     linearize = steps.linearize
 
-    def steep(state, images, context):
-        run = linearize(state, images, context)
+    def steep(state, images, context, key):
+        run = linearize(state, images, context, key)
         scale = jnp.where(state.step == 3, jnp.inf, 1.0)
         return run._replace(pull_back=lambda up: jax.tree.map(lambda x: x * scale, run.pull_back(up)))
 
