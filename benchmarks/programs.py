@@ -163,9 +163,12 @@ def states_of(config: ConfigDict, form: Form, groups: Any) -> PyTree:
         for name, network in config.networks.items():
             model = network_of(config, name, form, groups, AXIS)
             if form.plain:
-                variables = model.init(jax.random.key(0), jnp.zeros((1, *film_shape)))
+                variables = dict(model.init(jax.random.key(0), jnp.zeros((1, *film_shape))))
                 optimizer = create_optimizer(network, 10_000)
-                states.append(TrainState.create(apply_fn=model.apply, **variables, tx=optimizer))
+                params = variables.pop("params")
+                states.append(
+                    TrainState.create(apply_fn=model.apply, params=params, collections=variables, tx=optimizer)
+                )
             else:
                 states.append(create_state(config, name, model, film_shape, 10_000))
         return tuple(states)
