@@ -59,7 +59,11 @@ def main() -> None:
     command = COMMANDS[name]
     given = () if set(arguments) & set(HELP) else command.arguments  # --verify would take --help for its value
     sys.argv = [f"chexjax {name}", *given, *arguments]
-    runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(command.module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # while the command's libraries are loaded
+        print("error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

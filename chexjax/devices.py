@@ -1,15 +1,19 @@
-"""The devices of one process, and the processes of one run: how work is spread, and how all meet and end.
+"""The devices that JAX finds, those of one process, and the processes of one run: how all meet and end.
 
 This module alone knows `jax.pmap`. It runs a function on each local device, on that device's part of a leading axis;
 inside the function the devices are the axis `AXIS`.
 """
 
+import logging
 import os
+import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import contextmanager, suppress
+from functools import cache, wraps
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import flax.jax_utils
@@ -17,12 +21,76 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from chexjax.errors import STOPPED_STATUS, fail
+from chexjax.errors import INTERRUPTED_STATUS, STOPPED_STATUS, ConfigError, fail, reason_of, warn
 
 # What the axis of devices is called.
 AXIS: Final = "data"
 
 PROCESSES: Final = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+# Where JAX's platforms come from, by the name in JAX_PLATFORMS: what to install.
+EXTRAS: Final = {"cuda": "chexjax[cuda]", "gpu": "chexjax[cuda]", "tpu": "chexjax[tpu]"}
+# What an NVIDIA driver leaves in the file system: on Linux, in its containers, under WSL.
+NVIDIA: Final = ("/proc/driver/nvidia/gpus", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+
+
+@cache
+def find_devices() -> list[jax.Device]:
+    """JAX's devices. A command asks for them before anything else that needs JAX, but after `join_processes`.
+
+    An NVIDIA GPU that JAX leaves unused is reported on stderr, once, unless the environment says that it should be.
+
+    Raises:
+      ConfigError: JAX finds none: JAX_PLATFORMS names what is not here, or a plugin fails.
+    """
+    logger = logging.getLogger("jax._src.xla_bridge")
+    silenced = logger.disabled
+    logger.disabled = True  # it says in many words what is said here in one line
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where CUDA is asked for and there is no driver
+        raise ConfigError(_without_devices(error)) from error
+    finally:
+        logger.disabled = silenced
+    if devices[0].platform == "cpu" and not _wanted() and (gpu := _unused_gpu()):
+        warn(
+            f"{gpu}, but JAX computes on the CPU; install 'chexjax[cuda]' to use it, "
+            "or set JAX_PLATFORMS=cpu to do without this line"
+        )
+    return devices
+
+
+def _wanted() -> str:
+    """The platforms that the environment asks for."""
+    return getattr(jax.config, "jax_platforms", None) or os.environ.get("JAX_PLATFORM_NAME", "")
+
+
+def _without_devices(error: Exception) -> str:
+    wanted = _wanted()
+    reason = reason_of(error).partition(" (set JAX_PLATFORMS")[0].partition(" (you may need")[0]
+    if not wanted:
+        return f"JAX finds no device: {reason}; set JAX_PLATFORMS=cpu to compute on the CPU"
+    if isinstance(error, AssertionError):
+        reason = "there is no NVIDIA driver"
+    variable = "JAX_PLATFORMS" if getattr(jax.config, "jax_platforms", None) else "JAX_PLATFORM_NAME"
+    extras = [EXTRAS[name] for name in map(str.strip, wanted.split(",")) if name in EXTRAS]
+    install = f"install {' and '.join(map(repr, extras))}, or " if extras else ""
+    return (
+        f"JAX finds no {wanted} here, as {variable}={wanted} asks: {reason}; "
+        f"{install}unset {variable} to use what is here"
+    )
+
+
+def _unused_gpu() -> str:
+    """What is known of an NVIDIA GPU on this machine; "" where there is none, or where the user has hidden it."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
+        return ""
+    if tool := shutil.which("nvidia-smi"):
+        with suppress(OSError, subprocess.SubprocessError):
+            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+            gpus = [line.partition(" (")[0] for line in listed.splitlines() if line.startswith("GPU ")]
+            return f"there is {', '.join(gpus)}" if gpus else ""
+    return "there is an NVIDIA GPU" if any(Path(path).exists() for path in NVIDIA) else ""
 
 
 def each_device(
@@ -121,11 +189,11 @@ def ended_together() -> Iterator[None]:
     try:
         yield
     except SystemExit as end:
-        if jax.process_count() == 1 or end.code in (0, STOPPED_STATUS):
+        if _alone() or end.code in (0, STOPPED_STATUS, INTERRUPTED_STATUS):
             raise
         leave(end.code if isinstance(end.code, int) else 1)
     except Exception as error:
-        if jax.process_count() == 1:
+        if _alone():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
             print(
@@ -137,6 +205,12 @@ def ended_together() -> Iterator[None]:
         else:
             traceback.print_exc()
         leave(1)
+
+
+def _alone() -> bool:
+    with suppress(RuntimeError, AssertionError):  # without devices JAX cannot count processes
+        return jax.process_count() == 1
+    return not jax.distributed.is_initialized()
 
 
 def leave(status: int) -> NoReturn:

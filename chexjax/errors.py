@@ -28,12 +28,21 @@ class TrainingError(ChexjaxError):
     """Training cannot go on, most often because a loss is no longer finite."""
 
 
+# sysexits.h's EX_TEMPFAIL, "invited to retry". Not 143: that is also the status of what SIGTERM killed unsaved.
+STOPPED_STATUS: Final = 75
+INTERRUPTED_STATUS: Final = 130  # what shells give for Ctrl-C
+
+
 class Stopped(ChexjaxError):
     """A run was asked to stop, and has saved where it is."""
 
+    status = STOPPED_STATUS
 
-# sysexits.h's EX_TEMPFAIL, "invited to retry". Not 143: that is also the status of what SIGTERM killed unsaved.
-STOPPED_STATUS: Final = 75
+
+class Interrupted(Stopped):
+    """The same by Ctrl-C: whoever pressed it does not want it to be started again at once."""
+
+    status = INTERRUPTED_STATUS
 
 
 def printable(text: object) -> str:
@@ -65,17 +74,17 @@ def first_ten(names: Sequence[str]) -> str:
 def told_plainly() -> Iterator[None]:
     """Ends a command with ``error: ...`` on stderr and status 1, instead of a traceback, on what a user can cause.
 
-    A run that was asked to stop, and saved, ends with status 75: it wants to be started again.
+    A run that was asked to stop, and saved, ends with status 75: it wants to be started again. After Ctrl-C it is 130.
     """
     try:
         yield
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
-        raise SystemExit(STOPPED_STATUS) from None
+        raise SystemExit(stopped.status) from None
     except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is the user's to mend, too
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted", status=130)
+        fail("interrupted", status=INTERRUPTED_STATUS)
 
 
 def warn(message: str) -> None:

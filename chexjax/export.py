@@ -30,7 +30,7 @@ from jax import export
 
 from chexjax.data.augment import normalize
 from chexjax.data.recipe import recipe_of
-from chexjax.devices import at_precision
+from chexjax.devices import at_precision, find_devices
 from chexjax.errors import CheckpointError, ConfigError, command
 from chexjax.files import whole
 from chexjax.models import Network
@@ -194,6 +194,7 @@ def main() -> None:
     out = Path(values.out)
     if out.is_dir():
         raise ConfigError(f"--out={out} is a folder, not a file")
+    find_devices()
     restored = restore_best(Path(values.checkpoint).expanduser())
     if values.to == "torch":
         try:

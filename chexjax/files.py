@@ -1,4 +1,4 @@
-"""Files: folders in the making, the manifest of a whole one, and cells that no spreadsheet runs."""
+"""Files: local paths, folders in the making, the manifest of a whole one, and cells that no spreadsheet runs."""
 
 import csv
 import glob
@@ -17,10 +17,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TextIO
 
+from chexjax.errors import ConfigError, printable
+
 MANIFEST: Final = "manifest.json"
 PARTIAL: Final = ".partial"  # the end of a name until the file or folder is whole
 _RUN: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell that is run begins with (OWASP, "CSV Injection")
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+
+
+# Two letters at least: `C:\\films` is a path. One slash will do: `Path("gs://bucket/run")` is `gs:/bucket/run`.
+_ADDRESS: Final = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def address_complaint(text: str | os.PathLike[str]) -> str:
+    """What to say of an address such as `gs://bucket/run`, as the end of a sentence; "" of a path."""
+    address = _ADDRESS.match(str(text))
+    if not address:
+        return ""
+    if address[1].lower() == "file":
+        return "give the path alone, without file://"
+    return f"it takes local folders and files only, not {address[1]}:// addresses: mount the bucket, or copy it here"
+
+
+def local_path(text: str | os.PathLike[str], what: str) -> Path:
+    """A path that a user gave, with `~` expanded. `what` is how the user calls it: a flag or a field.
+
+    Raises:
+      ConfigError: it is an address. As a path it would be a folder called `gs:`.
+    """
+    if complaint := address_complaint(text):
+        raise ConfigError(f"{what} is {printable(text)}; {complaint}")
+    return Path(text).expanduser()
 
 
 # Whole or not at all.

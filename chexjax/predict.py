@@ -33,12 +33,12 @@ from chexjax.data import dicom
 from chexjax.data.augment import normalize
 from chexjax.data.images import SUFFIXES, check_size
 from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
-from chexjax.devices import at_precision
+from chexjax.devices import at_precision, find_devices
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.explain import cam, overlay
 from chexjax.explain.gallery import Card, gallery
 from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat
-from chexjax.files import cell, whole, write_whole
+from chexjax.files import cell, local_path, whole, write_whole
 from chexjax.findings import FILM, RADIOLOGY
 from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.models.network import ENSEMBLE
@@ -148,7 +148,7 @@ class Classifier:
           CheckpointError: the workdir holds no checkpoint, or one that does not load.
           ConfigError: there are no such maps.
         """
-        workdir = Path(workdir).expanduser()
+        workdir = local_path(workdir, "the workdir")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         restored = restore_best(workdir)
@@ -462,6 +462,7 @@ def main() -> None:
         raise ConfigError("usage: python -m chexjax.predict --checkpoint=WORKDIR FILE_OR_FOLDER... --out=DIR; --help")
     if not values.checkpoint:
         raise ConfigError(f"no --checkpoint=WORKDIR is given; one is made by\n{TRAIN_FIRST}")
+    find_devices()
     files = find_files(rest)
     check_out(Path(values.out).expanduser(), [*map(Path, rest), *files.values()])
     classifier = Classifier.from_checkpoint(values.checkpoint, values.maps, values.batch_size)

@@ -14,6 +14,7 @@ from absl import flags
 from tqdm import tqdm
 
 from chexjax.errors import ConfigError
+from chexjax.files import local_path
 
 CACHE_LIMIT: Final = 4 * 2**30  # bytes of compiled programs
 # The names and numbers of glibc's mallopt(3).
@@ -29,7 +30,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
     their flags share names. What the command compiles is kept for its next start.
 
     Raises:
-      ConfigError: a flag that there is not, or a value it cannot have.
+      ConfigError: a flag that there is not, or a value it cannot have; no flag and no file may be an address.
     """
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     try:
@@ -39,14 +40,25 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
     if values["help"].value:
         print(f"{about}\n{values.get_help()}")
         raise SystemExit(0)
+    for name in values:
+        value = values[name].value
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                local_path(text, f"--{name}")
+    for text in rest:
+        local_path(text, "a file")
     keep_compilations()
     keep_freed_memory()
     return rest
 
 
 def cache_folder() -> Path:
-    """`$CHEXJAX_CACHE`, else ~/.cache/chexjax."""
-    return Path(os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax").expanduser()
+    """`$CHEXJAX_CACHE`, else ~/.cache/chexjax.
+
+    Raises:
+      ConfigError: the variable holds an address.
+    """
+    return local_path(os.environ.get("CHEXJAX_CACHE") or "~/.cache/chexjax", "the variable CHEXJAX_CACHE")
 
 
 def keep_compilations() -> None:

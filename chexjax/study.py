@@ -16,10 +16,11 @@ import jax
 from absl import app, logging
 from ml_collections import ConfigDict
 
+from chexjax.devices import find_devices
 from chexjax.errors import ChexjaxError, ConfigError, told_plainly
 from chexjax.evaluation.published import published
 from chexjax.evaluation.tables import Table, as_markdown
-from chexjax.files import write_whole
+from chexjax.files import local_path, write_whole
 from chexjax.formats import format_figure
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -31,9 +32,10 @@ def main(argv: list[str]) -> None:
     from chexjax.training.logging import say
 
     with told_plainly():
+        find_devices()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
-        study, out = CONFIG.value, Path(WORKDIR.value or "").expanduser()
+        study, out = CONFIG.value, local_path(WORKDIR.value or "", "--workdir")
         found: dict[str, list[Results]] = {name: [] for name in chosen(study)}
         for seed in range(1, study.seeds + 1):
             for name in found:
@@ -192,4 +194,5 @@ def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
-    app.run(main, flags_parser=parse)
+    with told_plainly():  # Ctrl-C before the work begins
+        app.run(main, flags_parser=parse)

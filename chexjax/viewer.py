@@ -25,6 +25,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
 from chexjax.data.recipe import Recipe
+from chexjax.devices import find_devices
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.maps import MapBox, heat
@@ -589,6 +590,7 @@ def main() -> None:
     rest = parse(sys.argv, values, __doc__)
     if len(rest) > 1:
         raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")
+    find_devices()
     try:
         window = Viewer(values.checkpoint, Path(rest[0]).expanduser().absolute() if rest else None, values.maps)
     except tk.TclError as error:

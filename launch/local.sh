@@ -5,7 +5,7 @@
 #
 # The first process prepares the films while the others wait; its output is shown, that of the others goes to
 # DIR/process-I.log. When one fails, the others are ended and its status is this script's. SIGTERM is passed on: the run saves its
-# step, and the status is 75. Give the same command again to resume.
+# step, and the status is 75. So does Ctrl-C, with status 130; a second one ends all at once. Give the same command again to resume.
 set -euo pipefail
 
 usage() {
@@ -29,8 +29,15 @@ processes=()
 # JAX's coordination service takes SIGTERM for a notice of preemption and lives on: only KILL ends a waiting process.
 end_all() { kill -KILL "${processes[@]}" 2>/dev/null || true; }
 trap end_all EXIT
-trap 'exit 130' INT
 woken=
+interrupted=
+interrupt() {
+  [[ -z $interrupted ]] || exit 130
+  interrupted=yes woken=yes
+  echo "Ctrl-C: stopping after this step, which is saved; Ctrl-C again stops at once" >&2
+  kill -TERM "${processes[@]}" 2>/dev/null || true
+}
+trap interrupt INT
 trap 'woken=yes; kill -TERM "${processes[@]}" 2>/dev/null || true' TERM
 
 for ((place = 0; place < count; place++)); do
@@ -60,4 +67,5 @@ while ((left > 0)); do
     exit "$status"
   fi
 done
+[[ -z $interrupted || $result != "$stopped" ]] || result=130
 exit "$result"

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chexjax import files
+from chexjax.errors import ConfigError
 
 
 @given(st.text(st.sampled_from("=+-@'\t\r\nab0"), max_size=6))
@@ -52,3 +53,25 @@ def test_a_folder_appears_when_all_of_it_is_there(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not empty"), files.whole(folder) as partial:  # what is there is not lost
         partial.mkdir()
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["weights", "weights/a"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["gs://bucket/run", "S3://b", "gs:/bucket", "https://x.org/w", "file:///a", "abfss://c@a/x", "dbfs:/x"],
+)
+def test_an_address_is_no_path(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--out is .*; (it takes local folders|give the path alone)") as raised:
+        files.local_path(address, "--out")
+    assert "\n" not in str(raised.value)
+    with pytest.raises(ConfigError):
+        files.local_path(Path(address), "--out")  # of two slashes it has one
+
+
+@pytest.mark.parametrize("path", ["runs/first", "/a/b:c", "C:/films", "a b", "x:y", "gs/bucket", "./gs://b"])
+def test_a_path_is_no_address(path: str) -> None:
+    assert files.local_path(path, "--out") == Path(path)
+
+
+def test_the_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.local_path("~/a", "--out") == tmp_path / "a"

@@ -22,7 +22,25 @@ def run(*flags: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["--config=configs/dml.py"], "--workdir"),
         (["--workdir=/tmp/x"], "--config=configs/dml.py"),
         (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.mutual.wieght=1"], "weight"),
-        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.epochs=many"], "many"),
+        (
+            ["--config=configs/dml.py", "--workdir=/tmp/x", "--config.epochs=many"],
+            "epochs is 'many'; it takes a",
+        ),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.max_steps=1e3"], "it takes a whole number"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.data.clean=so"], "it takes True or False"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.data=3"], "it takes a group of fields"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.epochs=None"], "config.epochs cannot be None"),
+        (
+            ["--config=configs/dml.py", "--workdir=/tmp/x", "--config.learning_rate=1e-3"],
+            "do you mean config.networks.net1.learning_rate or config.networks.net2.learning_rate?",
+        ),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.model=resnet34"], "config.networks.net1.model"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.lr=None"], "config.networks.net1.learning_rate"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.clean=True"], "do you mean config.data.clean?"),
+        (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.networks.net3.seed=1"], "config.networks.net1.seed"),
+        (["--config=/tmp/none/config.json", "--workdir=/tmp/x"], "/tmp/none/config.json does not exist"),
+        (["--config=pyproject.toml", "--workdir=/tmp/x"], "error: "),
+        (["--workdir=/tmp/none", "--mode=evaluate"], "or the --workdir of a run"),
         (["--config=configs/dml.py:chexpert", "--workdir=/tmp/x"], "no variant 'chexpert'"),
         (["--config=configs/none.py", "--workdir=/tmp/x"], "configs/none.py does not exist"),
         (["--config=configs/dml.py", "--workdir=/tmp/x", "--mode=test"], "mode"),
@@ -64,9 +82,18 @@ def test_the_command_trains_resumes_and_evaluates(phantom_folder: Path, tmp_path
     assert trained.returncode == 0, trained.stderr
     table = trained.stdout[trained.stdout.rindex("test: ") :]
     assert all(finding in table for finding in ("mean AUROC", *FINDINGS))
-    evaluated = run(*flags, "--mode=evaluate")
+    for given in (
+        [*flags, "--mode=evaluate"],
+        [flags[1], "--mode=evaluate"],
+        [flags[1], f"--config={tmp_path / 'run' / 'config.json'}"],
+    ):
+        evaluated = run(*given)
+        assert evaluated.returncode == 0, evaluated.stderr
+        assert evaluated.stdout[-len(table) :].strip() == table.strip()
+    evaluated = run(flags[1], "--mode=evaluate", "--split=val", "--config.views=flip")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert evaluated.stdout.strip() == table.strip()
+    assert "val: " in evaluated.stdout
+    assert (tmp_path / "run" / "val" / "metrics.json").exists()
     refused = run(*flags, "--config.seed=7")
     assert refused.returncode == 1
     assert "seed: 0 then, 7 now" in refused.stderr

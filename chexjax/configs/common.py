@@ -6,64 +6,66 @@ from typing import Final
 from ml_collections import ConfigDict
 
 from chexjax.configs import fields
-from chexjax.configs.fields import Fields, choice, number, switch, text
+from chexjax.configs.fields import Fields, choice, number, path, switch, text
 from chexjax.errors import ConfigError
+
+MOST_STEPS: Final = 2**31 - 1  # a step's number is an int32
 
 FIELDS: Final[Fields] = {
     "regime": choice("supervised", keys_of="STEPS"),  # of training.steps
     # Of the data's order, the augmentation and, with each network's own, the first weights.
     "seed": number(0, 0, 2**31 - 1),
-    "init_from": text(),  # imported weights, or an earlier run's workdir, that new networks start from
-    "freeze_trunk_epochs": number(0.0, 0),  # for so many epochs the heads learn alone
+    "init_from": path(),  # imported weights, or an earlier run's workdir, that new networks start from
+    "freeze_trunk_epochs": number(0.0, 0, 1e6),  # for so many epochs the heads learn alone
     "mutual": {
         "updates": choice("alternating", "simultaneous"),  # a field "update" would hide a method of ConfigDict
         "kl": choice("bernoulli", keys_of="DIVERGENCES"),  # "softmax" is the report's literal form
-        "weight": number(1.0, 0),
-        "temperature": number(1.0, above=0),
+        "weight": number(1.0, 0, 1e6),
+        "temperature": number(1.0, above=0, most=1e6),
     },
     # What a student learns from: the workdir of a run, or a predictions CSV of the training films.
-    "teacher": text(),
+    "teacher": path(),
     "distill": {
         "targets": choice("bernoulli", keys_of="SOFT_TARGETS"),
         "weight": number(0.5, 0, 1),  # of the teacher's targets; the labels have the rest
-        "temperature": number(2.0, above=0),
+        "temperature": number(2.0, above=0, most=1e6),
     },
     "loss": {
         "name": choice("bce", keys_of="LOSSES"),  # of training.objectives
         "label_smoothing": number(0.0, 0, 0.999),
         # weighted_bce: negatives over positives of the training films, at most this
-        "positive_weight_limit": number(20.0, above=0),
-        "gamma": number(2.0, 0),  # focal
-        "gamma_positive": number(1.0, 0),  # asymmetric, this and the next two
-        "gamma_negative": number(4.0, 0),
+        "positive_weight_limit": number(20.0, above=0, most=1e6),
+        "gamma": number(2.0, 0, 100),  # focal
+        "gamma_positive": number(1.0, 0, 100),  # asymmetric, this and the next two
+        "gamma_negative": number(4.0, 0, 100),
         "margin": number(0.05, 0, 0.999),
     },
     "groups": {
         "by": choice("report", "cooccurrence", "embeddings"),  # groups of findings for branches, see training.groups
-        "count": number(4, 1),  # of the groups that are clustered; at most the findings
-        "network": text(),  # embeddings: the workdir of the network that embeds the films
+        "count": number(4, 1, 1000),  # of the groups that are clustered; at most the findings
+        "network": path(),  # embeddings: the workdir of the network that embeds the films
     },
-    "batch_size": number(16, above=0),  # over all devices
-    "epochs": number(3.0, above=0),
-    "max_steps": number(0, 0),  # stop here, whatever the epochs; 0: no such limit
-    "eval_epochs": number(1.0, above=0),  # validate and save every so many epochs
-    "convergence_tolerance": number(0.001, 0),  # nats of validation loss, for the epoch of convergence
+    "batch_size": number(16, 1, 2**20),  # over all devices
+    "epochs": number(3.0, above=0, most=1e6),
+    "max_steps": number(0, 0, MOST_STEPS),  # stop here, whatever the epochs; 0: no such limit
+    "eval_epochs": number(1.0, above=0, most=1e6),  # validate and save every so many epochs
+    "convergence_tolerance": number(0.001, 0, 1000),  # nats of validation loss, for the epoch of convergence
     "dtype": choice("float32", "bfloat16"),  # of the computation; parameters and statistics stay float32
     # Of products of float32 in training, see `devices.at_precision`; evaluation and prediction have the highest.
     "precision": choice("default", "high", "highest", since="0.2"),
     "sync_batch_norm": switch(True),  # statistics over all devices: the result does not depend on their number
     "views": choice("one", keys_of="VIEWS"),  # of a film in evaluation, averaged: "flip" takes 2 passes, "ten-crop" 10
-    "steps_per_call": number(4, above=0),  # at most, without a word from the host; where the films are on the device
-    "log_every": number(20, above=0),  # steps between TensorBoard points
+    "steps_per_call": number(4, 1, 2**16),  # at most, without a word from the host; where the films are on the device
+    "log_every": number(20, 1, MOST_STEPS),  # steps between TensorBoard points
     "data": {
         "source": choice("phantom", keys_of="SOURCES"),  # simulated films; see data.sources
-        "dir": text(),  # the source's folder
-        "table": text(since="0.2"),  # its table of labels, where that is not in the folder; see data.sources.table
+        "dir": path(),  # the source's folder
+        "table": path(since="0.2"),  # its table of labels, where that is not in the folder; see data.sources.table
         "sources": text(since="0.2"),  # several in one set: NAME=FOLDER,NAME=FOLDER=WEIGHT in place of source and dir
         "findings": text(since="0.2"),  # which, in this order: A,B,C; "": those of the source
         "uncertain": text(since="0.2"),  # what -1 means: ignore, zero, one, 0.5, or zero,Edema=one; "": refuse it
         "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
-        "cache": text(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
+        "cache": path(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
         "threshold": number(50, 1, 255, since="0.2"),  # grey levels
@@ -72,20 +74,20 @@ FIELDS: Final[Fields] = {
         "axes": choice("rows", "columns", "rows,columns", "columns,rows", since="0.2"),
         "spare_wide": switch(False, since="0.2"),
         "split": choice("official", "arnoweng", "folds", "random"),  # see data.sources.splits
-        "lists": text(),  # the folder of the split's lists; "": data.dir
+        "lists": path(),  # the folder of the split's lists; "": data.dir
         "val_fraction": number(0.1, 0, 1),
-        "split_seed": number(0, 0),
+        "split_seed": number(0, 0, 2**63 - 1),
         "skip_unreadable": switch(False),
         "mean": number(0.5, 0, 1),  # of grey / 255, as the network sees films: (grey / 255 - mean) / std
-        "std": number(0.25, above=0),
+        "std": number(0.25, above=0, most=1000),
         "threads": number(2, 1, 1024),
         "residence": choice(
             "auto", "host", "device"
         ),  # of training films: streamed, in device memory, or where they fit
         "phantom": {
-            "count": number(2400, 1),
+            "count": number(2400, 1, 10**7),
             "size": number(64, 32, 4096),
-            "seed": number(0, 0),
+            "seed": number(0, 0, 2**63 - 1),
             "rare_share": number(0.07, 0, 0.15),  # of films with the rarest finding; 0: the real prevalences
             "artifact_share": number(0.2, 0, 1),
         },
@@ -102,19 +104,22 @@ FIELDS: Final[Fields] = {
 NETWORK: Final[Fields] = {
     "model": text(),  # a key of models.NETWORKS
     "width": number(1.0, 0.01, 16),  # multiplies every channel count
-    "shared_stages": number(None, 0),  # None: one head; 0: specialists; 1 to 3: branches after it
+    "shared_stages": number(None, 0, 16),  # None: one head; 0: specialists; 1 to 3: branches after it
     "seed": number(0, 0, 2**31 - 1),
     "optimizer": choice("adamw", "adam", "sgd"),
-    "init_from": text(),  # this network's own start; "": config.init_from
-    "learning_rate": number(5e-4, 0),
-    "head_learning_rate": number(0.0, 0),  # of the head, at the same schedule; 0: as the trunk's
+    "init_from": path(),  # this network's own start; "": config.init_from
+    "learning_rate": number(5e-4, 0, 1000),
+    "head_learning_rate": number(0.0, 0, 1000),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
-    "warmup_steps": number(0, 0),
-    "weight_decay": number(1e-4, 0),
+    "warmup_steps": number(0, 0, MOST_STEPS),
+    "weight_decay": number(1e-4, 0, 1000),
     "momentum": number(0.9, 0, 0.999999),  # sgd
-    "clip_norm": number(0.0, 0),  # of the gradient over all parameters; 0: none
+    "clip_norm": number(0.0, 0, 1e9),  # of the gradient over all parameters; 0: none
     "average_decay": number(0.0, 0, 0.999999),  # of the moving average that evaluation then uses; 0: none
 }
+
+# The fields that may be None.
+OPTIONAL: Final = tuple(name for name, field in NETWORK.items() if field.default is None)
 
 
 def base() -> ConfigDict:
@@ -155,6 +160,16 @@ def complete(config: ConfigDict, later_only: bool = False) -> ConfigDict:
             if isinstance(networks[name], ConfigDict):
                 fields.complete(networks[name], NETWORK, later_only)
     return whole
+
+
+def retype(config: ConfigDict) -> ConfigDict:
+    """The config, whose values went through JSON, with the fields' own types."""
+    fields.retype(config, FIELDS)
+    networks = config.get("networks")
+    for name in networks if isinstance(networks, ConfigDict) else ():
+        if isinstance(networks[name], ConfigDict):
+            fields.retype(networks[name], NETWORK)
+    return config
 
 
 def check(config: ConfigDict, tables: Mapping[str, Collection[str]]) -> None:

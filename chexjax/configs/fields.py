@@ -8,11 +8,12 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from chexjax.errors import ConfigError
+from chexjax.files import address_complaint
 
 
 @dataclass(frozen=True)
 class Field:
-    """One field. Make it by `number`, `choice`, `text` or `switch`.
+    """One field. Make it by `number`, `choice`, `text`, `path` or `switch`.
 
     `since` is the version that brought the field, "" for the first. A workdir made before is read with the default: a
     field that comes later therefore has as its default what runs did without it.
@@ -26,6 +27,7 @@ class Field:
     choices: tuple[str, ...] = ()
     keys_of: str = ""
     since: str = ""
+    is_path: bool = False
 
     def complaint(self, value: Any, tables: Mapping[str, Collection[str]]) -> str:
         """What the field takes, as the end of a sentence, where `value` is something else; otherwise ""."""
@@ -38,12 +40,12 @@ class Field:
         kinds = (int, float) if self.kind is float else (self.kind,)
         if type(value) not in kinds:
             return f"it takes {names[self.kind]}"
+        if self.is_path:
+            return address_complaint(value)
         if self.kind in (bool, str) or self._holds(value):
             return ""
         if self.above is not None:
-            return f"it must be above {self.above}"
-        if self.most is None:
-            return f"it must be at least {self.least}"
+            return f"it must be above {self.above} and at most {self.most}"
         return f"it must lie between {self.least} and {self.most}"
 
     def _holds(self, value: float) -> bool:
@@ -60,7 +62,7 @@ def number(
     default: float | None, least: float | None = None, most: float | None = None, *, above: float | None = None,
     since: str = "",
 ) -> Field:  # fmt: skip
-    """A number from `least` to `most`, or above `above`; a whole one where the default is, or where that is None."""
+    """A number from `least` to `most`, or above `above` and up to `most`; whole where the default is, or is None."""
     return Field(default, float if isinstance(default, float) else int, least, most, above, since=since)
 
 
@@ -72,6 +74,11 @@ def choice(*choices: str, keys_of: str = "", since: str = "") -> Field:
 def text(default: str = "", since: str = "") -> Field:
     """Any text."""
     return Field(default, str, since=since)
+
+
+def path(since: str = "") -> Field:
+    """A local folder or file, "" for none."""
+    return Field("", str, since=since, is_path=True)
 
 
 def switch(default: bool, since: str = "") -> Field:
@@ -100,6 +107,20 @@ def complete(config: ConfigDict, fields: Fields, later_only: bool = False) -> No
                 complete(config[name], field, later_only)
         elif name not in config and (field.since or not later_only):
             config[name] = field.default
+
+
+def retype(config: ConfigDict, fields: Fields) -> None:
+    """Gives values that went through JSON the fields' types back, in place: a float that was whole, a None."""
+    for name, field in fields.items():
+        value = config.get(name)
+        if not isinstance(field, Field):
+            if isinstance(value, ConfigDict):
+                retype(value, field)
+        elif value is None and field.default is None:
+            config[name] = config_dict.placeholder(field.kind)
+        elif type(value) is int and field.kind is float:
+            with config.ignore_type():
+                config[name] = float(value)
 
 
 def check(config: ConfigDict, fields: Fields, tables: Mapping[str, Collection[str]], where: str = "config") -> None:

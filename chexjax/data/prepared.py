@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
@@ -29,20 +29,33 @@ from PIL import Image
 
 from chexjax.data.dicom import read_film
 from chexjax.data.images import MAX_SIDE
-from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
+from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
-from chexjax.data.sources.nih import BOX_FILE, ENTRY_FILES, SPLITS, Entry, find_films, read_entries, read_splits
-from chexjax.errors import ConfigError, DataError, command, first_ten, printable
-from chexjax.files import cell, manifest_troubles, own_folder, text_of, write_manifest
+from chexjax.data.sources.nih import (
+    BOX_FILE,
+    ENTRY_FILES,
+    SPLITS,
+    Entry,
+    film_folders,
+    find_films,
+    find_table,
+    read_entries,
+    read_splits,
+)
+from chexjax.devices import find_devices
+from chexjax.errors import ConfigError, DataError, command, first_ten, printable, warn
+from chexjax.files import cell, local_path, manifest_troubles, own_folder, text_of, write_manifest
 from chexjax.findings import read_findings
-from chexjax.runtime import parse, progress_bar
+from chexjax.runtime import cache_folder, parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in their order
 SKIPPED: Final = "skipped.csv"
+MISSING: Final = "missing"
+NO_ROW: Final = "the entry file has no row of them"
 ORIGINS: Final = "sources.csv"  # from which source each film is, where that is not the NIH's folder alone
 _COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
 _SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
@@ -150,14 +163,15 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
       DataError: whatever is wrong with the folder (see `nih`), a film that is missing or does not decode (all are
         counted, the first ten named), or a disk that cannot take the records.
     """
-    folder, out = Path(folder).expanduser(), Path(out).expanduser()
+    folder, out = local_path(folder, "the folder of films"), local_path(out, "the folder of prepared films")
     entries = read_entries(folder)
     lists = Path(recipe.lists).expanduser() if recipe.lists else folder
-    splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed)
+    unknown: list[str] | None = [] if recipe.skip_unreadable else None
+    splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed, unknown)
     found, missing = find_films(folder, (name for names in splits.values() for name in names))
-    _check_missing(missing, folder, recipe)
+    skipped = _check_missing(missing, str(folder), film_folders(folder), recipe, unknown or ())
     digest = _digest(folder, recipe, lists, splits, found)
-    return _find_or_write(out / "chest_xray14", digest, nih.FINDINGS, entries, splits, found, missing, recipe, progress)
+    return _find_or_write(out / "chest_xray14", digest, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
 
 
 def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
@@ -171,7 +185,7 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
     """
     if is_nih_alone(config):
         return prepare(open_folder(config), out, recipe, progress)
-    out = Path(out).expanduser()
+    out = local_path(out, "the folder of prepared films")
     films, parts = gather(config)
     if progress:
         print(films.about())
@@ -180,11 +194,11 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
     missing = [films.names[row] for row, path in zip(rows, paths, strict=True) if path is None]
     folders = ", ".join(dict.fromkeys(str(entries.folder) for entries in films.parts.values()))
-    _check_missing(missing, folders, recipe)
+    skipped = _check_missing(missing, folders, (), recipe)
     splits = {part: [films.names[row] for row in listed] for part, listed in parts.items()}
     entries = {films.names[row]: _entry(films, row) for row in rows}
     digest = _digest_of_entries(recipe, films.findings, entries, splits, found)
-    return _find_or_write(out / "films", digest, films.findings, entries, splits, found, missing, recipe, progress)
+    return _find_or_write(out / "films", digest, films.findings, entries, splits, found, skipped, recipe, progress)
 
 
 def is_nih_alone(config: ConfigDict) -> bool:
@@ -207,23 +221,31 @@ def _entry(films: Collection, row: int) -> Entry:
     )
 
 
-def _check_missing(missing: Sequence[str], folder: object, recipe: Recipe) -> None:
+def _check_missing(
+    missing: Sequence[str], folder: str, places: Sequence[Path], recipe: Recipe, unknown: Sequence[str] = ()
+) -> dict[str, str]:
+    """The films that are left out, with the reason of each; how many are is said."""
     if missing and not recipe.skip_unreadable:
+        looked = first_ten([str(place.relative_to(folder)) for place in places])
         raise DataError(
             f"films are listed but missing in {printable(folder)}, {first_ten(missing)}\n"
-            "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
+            + (f"looked in folders {looked} of it; " if places else "")
+            + "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
         )
+    skipped = dict.fromkeys(unknown, NO_ROW) | dict.fromkeys(missing, MISSING)
+    for reason, count in Counter(skipped.values()).items():
+        warn(f"{count:,} films of the lists are left out: {reason}")
+    return skipped
 
 
 def _find_or_write(
     out: Path, digest: str, findings: Sequence[str], entries: Mapping[str, Entry],
-    splits: Mapping[str, Sequence[str]], found: Mapping[str, Path], missing: Sequence[str], recipe: Recipe,
+    splits: Mapping[str, Sequence[str]], found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe,
     progress: bool,
 ) -> Prepared:  # fmt: skip
     final = out / f"{recipe.size}px-{'clean-' if recipe.clean else ''}{digest[:12]}" / VERSION
     if not final.exists():
         try:
-            skipped = dict.fromkeys(missing, "missing")
             write_set(final, findings, entries, splits, found, skipped, recipe, progress)
         except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
             raise DataError(f"the prepared films cannot be written to {out.parent}: {error}") from error
@@ -352,6 +374,10 @@ def _digest(
     first, second, *later = ENTRY_FILES  # a file that is looked for since then counts where it is there
     for name in (first, second, BOX_FILE, *(name for name in later if (folder / name).is_file())):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
+    for names in (ENTRY_FILES, (BOX_FILE,)):
+        table = find_table(folder, *names, report=False)
+        if table is not None and table.name not in names:  # see `nih`
+            digest.update(table.read_bytes())
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     digest.update(json.dumps([splits, sizes], sort_keys=True).encode())
     return digest.hexdigest()
@@ -589,7 +615,7 @@ def main() -> None:
     flags.DEFINE_string("findings", "", "Which findings, in which order: A,B,C.", flag_values=values)
     flags.DEFINE_string("uncertain", "", "What -1 means: ignore, zero, one, a number.", flag_values=values)
     flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
-    flags.DEFINE_string("out", None, "Where prepared sets are kept.", flag_values=values)
+    flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
     flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
@@ -605,9 +631,9 @@ def main() -> None:
     flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
     if rest := parse(sys.argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not (values.dir or values.sources) or not values.out:
+    if not (values.dir or values.sources):
         raise ConfigError(
-            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER --out=DIR; --help says more"
+            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER [--out=DIR]; --help says more"
         )
     names = {field.name: "seed" if field.name == "split_seed" else field.name for field in fields(Recipe)}
     given: dict[str, Any] = {name: values[flag].value for name, flag in names.items()}
@@ -621,9 +647,14 @@ def main() -> None:
     }
     if also["source"] == "phantom":
         also["source"] = "nih"  # a folder of simulated films that is there already
-    prepared = prepare_source(ConfigDict({**given, **also}), values.out, recipe)
+    find_devices()
+    out = local_path(values.out, "--out") if values.out else cache_folder()
+    prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
+    fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
+    told = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
+    print(f"a run finds them by {told}, with the same options")
 
 
 if __name__ == "__main__":

@@ -106,13 +106,18 @@ def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> 
 
 
 def cache_of(config: ConfigDict) -> Path:
-    """Where `config.data` has prepared and simulated films kept."""
+    """Where `config.data` has prepared and simulated films kept; the command that prepares ahead calls it `--out`."""
     return Path(config.cache).expanduser() if config.cache else cache_folder()
+
+
+def prepared_below(cache: Path) -> Path:
+    """Where in a cache prepared films lie, whoever prepared them; a cache may be named by that very folder."""
+    return cache if cache.name == "prepared" else cache / "prepared"
 
 
 def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
     """The folders below the cache of `config.data` that hold the prepared set of that digest: one or none."""
-    return sorted((cache_of(config) / "prepared").glob(f"*/*-{digest}/*"))
+    return sorted(prepared_below(cache_of(config)).glob(f"*/*-{digest}/*"))
 
 
 def recipe_of(config: ConfigDict) -> Recipe:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
+from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, first_ten, printable
 from chexjax.evaluation.predictions import (
     Labels,
@@ -84,6 +85,7 @@ def main() -> None:
     if unknown := [kind for kind in values.by if kind not in GROUPINGS]:
         raise ConfigError(f"--by knows {', '.join(GROUPINGS)}, not {', '.join(map(repr, unknown))}")
 
+    find_devices()
     labels = read_labels(Path(values.labels), columns_of(Path(values.predictions)))
     read = [read_predictions(Path(path), labels.findings) for path in (values.predictions, values.against) if path]
     films, notes = match(labels.entries, read, labels.findings)

@@ -41,6 +41,7 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS, read_findings
@@ -630,6 +631,7 @@ def main() -> None:
     except ValueError as error:
         raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
     named = {} if values.findings is None else {"findings": names_in(values.findings)}
+    find_devices()
     import_file(
         values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, source_mean=mean, source_std=std,
         fresh=values.fresh, key=values.key, **named,

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chexjax import scanline
 from chexjax.data.images import SUFFIXES, read_grey
+from chexjax.devices import find_devices
 from chexjax.errors import ConfigError, DataError, command, fail, first_ten, printable, printable_lines
 from chexjax.files import cell
 from chexjax.runtime import parse, progress_bar
@@ -235,6 +236,7 @@ def main() -> None:
     if len(rest) != 1 or not values.out:
         raise ConfigError("usage: python -m chexjax.scanline FILE_OR_FOLDER --out=DIR [--compare]; --help says more")
     out = Path(values.out)
+    find_devices()
     broken = clean_files(Path(rest[0]), out, _options(values), values.compare)
     if broken:
         for reason in broken.values():

@@ -18,7 +18,7 @@ from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
 from chexjax.devices import AXIS, replicate, unreplicate
-from chexjax.errors import CheckpointError, ConfigError, Stopped, TrainingError, first_ten
+from chexjax.errors import CheckpointError, ConfigError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.metrics import mean_over_findings
@@ -36,10 +36,10 @@ from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known
 from chexjax.training.start import start_from
 from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
-from chexjax.training.stopping import stop_on_sigterm
+from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
-from chexjax.workdir.config import check_config, claim_workdir
+from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
 from chexjax.workdir.restore import Restored, findings_in, groups_in, restore_best, restore_others
 
@@ -56,7 +56,7 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
 
     Raises:
-      Stopped: SIGTERM came; the step it found is saved.
+      Stopped: SIGTERM or Ctrl-C came; the step it found is saved.
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
     """
     config = common.complete(config)
@@ -68,7 +68,10 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
 
 def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
     began = time.monotonic()
-    films = open_films(config.data)
+    checkpoints = Checkpoints(workdir, writing=True)
+    latest = checkpoints.latest
+    saved = None if latest is None else checkpoints.metadata(latest)
+    films = open_films(config.data, digest_of(saved, config, workdir))
     say(films.summary())
     write_division(config.data, films, workdir)
 
@@ -83,10 +86,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
     eval_steps = max(round(config.eval_epochs * epoch_steps), 1)
     frozen_steps = round(config.freeze_trunk_epochs * epoch_steps)
 
-    checkpoints = Checkpoints(workdir, writing=True)
-    with stop_on_sigterm() as stop, Profile(workdir, profile) as trace:
-        latest = checkpoints.latest
-        saved = None if latest is None else checkpoints.metadata(latest)
+    with stop_on_signals() as stop, Profile(workdir, profile) as trace:
         groups = choose_groups(config, films, saved)
         teacher = open_teacher(config, films)
         outputs = len(films.findings)
@@ -175,11 +175,16 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
         scalars.close()
         say(f"most memory that was in use: {peak_memory() / 2**20:,.0f} MiB")
     if step < last_step:
-        raise Stopped(f"stopped by SIGTERM after step {step} of {last_step}, which is saved; the same command goes on")
+        kind, by = (Interrupted, "Ctrl-C") if stop.interrupted else (Stopped, "SIGTERM")
+        raise kind(f"stopped by {by} after step {step} of {last_step}, which is saved; the same command goes on")
+    if stop.interrupted:
+        raise Interrupted(f"stopped by Ctrl-C after step {step}, the last; the same command evaluates the run")
 
 
 def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predictions:
     """Restores the best checkpoint of `workdir`, evaluates it on a split, and writes and prints the results.
+
+    The results are those of the run, in `workdir` itself, for the test films; for others they are in `workdir/SPLIT`.
 
     Raises:
       ChexjaxError: of the kind that tells what is wrong; see `errors`.
@@ -187,10 +192,11 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     config = common.complete(config)
     check(config)
     check_config(workdir, config)
-    films = open_films(config.data)
     checkpoints = Checkpoints(workdir)
     best = restore_best(workdir, checkpoints)
-    history = check_metadata(checkpoints.metadata(checkpoints.latest or best.step), films, workdir)
+    saved = checkpoints.metadata(checkpoints.latest or best.step)
+    films = open_films(config.data, digest_of(saved, config, workdir))
+    history = check_metadata(saved, films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
@@ -202,7 +208,9 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
         page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
-        write_run(workdir, results, predictions, history, page, findings)
+        out = workdir if split == "test" else workdir / split
+        out.mkdir(exist_ok=True)
+        write_run(out, results, predictions, history, page, findings)
         print(auroc_text(results, findings))
     return predictions
 
@@ -403,6 +411,15 @@ def check_teacher(metadata: Metadata, teacher: Teaches, config: ConfigDict) -> N
         )
 
 
+def digest_of(metadata: Metadata | None, config: ConfigDict, workdir: Path) -> str:
+    """The digest of a checkpoint's films, by which prepared ones are found when the raw ones are gone.
+
+    "" without a checkpoint, or where `data.dir` is not the run's own: a folder that is newly named must be there.
+    """
+    ours = read_config(workdir).data.dir == config.data.dir
+    return metadata["data"] if metadata is not None and ours else ""
+
+
 def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:
     """The history in a checkpoint's metadata, after making sure that the films are still those it was trained on.
 
@@ -413,7 +430,8 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir"
+            "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
+            "give their predictions (chexjax.predict) to chexjax.evaluation.score"
         )
     if findings_in(metadata) != films.findings:
         raise CheckpointError(

@@ -26,17 +26,23 @@ MAY_CHANGE: Final = (
     "views",
     "teacher",
 )
+# What may differ, too, where no learning rate depends on it.
+LENGTH: Final = ("epochs", "max_steps")
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Writes `config.json` into a workdir; in one that holds checkpoints, checks that this very config made them.
+
+    A run whose length has changed, where that is allowed, gets its new config.
 
     Raises:
       CheckpointError: another config made them, or the workdir cannot be written.
     """
     if any(path.name.isdigit() for path in (workdir / CHECKPOINTS).glob("*")):
         check_config(workdir, config)
-        return
+        old = read_config(workdir)
+        if all(old.get(name) == config.get(name) for name in LENGTH):
+            return
     path = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -49,6 +55,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 def check_config(workdir: Path, config: ConfigDict) -> None:
     """Checks that `config` made `workdir`, but for what `MAY_CHANGE`.
 
+    A run under constant learning rates may become longer or shorter than it was: no step so far depends on that.
+
     Raises:
       CheckpointError: it did not, and the fields that differ are named; or the workdir holds no config.
     """
@@ -56,16 +64,25 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         flatten_dict(fields, sep=".", keep_empty_nodes=True)
         for fields in (read_config(workdir).to_dict(), _plain(config))
     )
-    differing = [
-        f"{key}: {old.get(key, 'absent')!r} then, {new.get(key, 'absent')!r} now"
+    schedules = {key: value for key, value in new.items() if key.endswith(".schedule") and value != "constant"}
+    free = MAY_CHANGE if schedules else (*MAY_CHANGE, *LENGTH)
+    differing = {
+        key: f"{key}: {old.get(key, 'absent')!r} then, {new.get(key, 'absent')!r} now"
         for key in sorted(old.keys() | new.keys())
-        if key not in MAY_CHANGE and old.get(key, "absent") != new.get(key, "absent")
-    ]
-    if differing:
-        raise CheckpointError(
-            f"{workdir} was made by another config, which differs in {first_ten(differing)}\n"
-            "give the run a new --workdir, or the old config"
+        if key not in free and old.get(key, "absent") != new.get(key, "absent")
+    }
+    if not differing:
+        return
+    way = "give the run a new --workdir, or the old config"
+    if set(differing) <= set(LENGTH):
+        (key, schedule), *_ = schedules.items()
+        way = (
+            f"the learning rate ends with the run, as config.{key} is {schedule} and not constant: to train longer, "
+            f"begin anew from these weights, with another --workdir and --config.init_from={workdir}"
         )
+    raise CheckpointError(
+        f"{workdir} was made by another config, which differs in {first_ten(list(differing.values()))}\n{way}"
+    )
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:

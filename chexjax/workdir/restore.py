@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from chexjax.data.images import MAX_SIDE
 from chexjax.data.recipe import CLEANING, Recipe, recipe_of
+from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ChexjaxError, ConfigError, first_ten, reason_of
 from chexjax.findings import read_findings
 from chexjax.models import Groups, create_model
@@ -62,7 +63,9 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
 
     Raises:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
+      ConfigError: JAX finds no device.
     """
+    find_devices()
     imported = (workdir / ABOUT).exists()
     if not imported:
         check_no_file(workdir)

@@ -41,9 +41,10 @@ def refused(config: ConfigDict, name: str, value: Any) -> str:
     return str(raised.value)
 
 
-def test_every_number_has_a_least_value() -> None:
+def test_every_number_has_a_least_and_a_largest_value() -> None:
     assert len(NUMBERS) > 40
     assert [name for name, field in NUMBERS if field.least is None and field.above is None] == []
+    assert [name for name, field in NUMBERS if field.most is None] == []
 
 
 @pytest.mark.parametrize(("name", "field"), FIELDS, ids=[name for name, _ in FIELDS])
@@ -52,7 +53,7 @@ def test_what_lies_outside_is_refused_by_the_fields_name(name: str, field: Field
     if field.kind in (int, float):
         outside += ["1", math.nan, math.inf]
         outside += [field.above] if field.above is not None else [field.least - 1]
-        outside += [field.most + 1] if field.most is not None else []
+        outside += [field.most + 1]
     if field.kind is int:
         outside += [True, (field.least if field.above is None else field.above) + 0.5]
     if field.choices or field.keys_of:

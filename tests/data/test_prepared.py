@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,29 @@ def test_missing_films_are_counted_and_named(folder: Path, tmp_path: Path) -> No
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     assert str(caught.value).count(".png") == 10
     assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_a_part_of_the_set_is_prepared_beside_the_complete_lists(folder: Path, tmp_path: Path, capsys) -> None:
+    """As a test of the whole: a tenth of the patients, their rows and films; the lists name all."""
+    (table,) = folder.glob("Data_Entry*.csv")
+    header, *rows = table.read_text().splitlines()
+    kept = [row for row in rows if int(row.split(",")[3]) % 3]
+    names = {row.split(",")[0] for row in kept}
+    table.write_text("\n".join([header, *kept]))
+    for path in (folder / "images").iterdir():
+        if path.name not in names:
+            path.unlink()
+        else:
+            path.rename(path.with_suffix(".PNG"))
+    with pytest.raises(DataError, match=r"name films that the entry file does not have, \d+: .*\n.*--skip-unreadable"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    found = prepare(folder, tmp_path / "out", replace(RECIPE, skip_unreadable=True), progress=False)
+    assert {name for part in found.parts.values() for name in part.names} == names
+    count = len(rows) - len(kept)
+    told = capsys.readouterr().err
+    assert f"warning: {count} films of the lists are left out: the entry file has no row of them\n" in told
+    assert f"warning: {len(names)} films have another suffix or case than in the table" in told
+    assert len((found.path / "skipped.csv").read_text().splitlines()) == 1 + count
 
 
 def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path, tmp_path: Path) -> None:

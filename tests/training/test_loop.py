@@ -240,6 +240,53 @@ def test_another_config_is_refused_with_the_fields_named(dml: ConfigDict, run_th
         loop.train(dml, run_through)
 
 
+def test_under_a_constant_rate_a_run_that_ended_goes_on_to_a_later_end(dml: ConfigDict, tmp_path: Path) -> None:
+    for network in dml.networks.values():
+        network.update({"schedule": "constant", "warmup_steps": 1})
+    loop.train(dml, tmp_path / "six")
+    dml.max_steps = 3
+    loop.train(dml, tmp_path / "three")
+    dml.update({"max_steps": 0, "epochs": 1.5})
+    loop.train(dml, tmp_path / "three")
+    for found, expected in zip(weights(tmp_path / "three", 6, dml), weights(tmp_path / "six", 6, dml), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert json.loads((tmp_path / "three" / "config.json").read_text())["epochs"] == 1.5
+    loop.check_config(tmp_path / "three", dml)
+    dml.epochs = 0.5
+    loop.train(dml, tmp_path / "three")  # it has more already
+    assert max(steps_kept(tmp_path / "three")) == 6
+    dml.seed = 5
+    with pytest.raises(CheckpointError, match=r"differs in 1: seed: .*\n.*or the old config"):
+        loop.train(dml, tmp_path / "three")
+
+
+def test_where_the_rate_ends_with_the_run_a_longer_one_is_begun_from_its_weights(
+    dml: ConfigDict, run_through: Path
+) -> None:
+    dml.networks.net1.schedule = "constant"
+    dml.networks.net2.schedule = "linear"
+    dml.max_steps = 9
+    with pytest.raises(CheckpointError, match=r"differs in 3: max_steps: 6 then, 9 now, networks"):
+        loop.train(dml, run_through)
+    dml.networks.net1.schedule = dml.networks.net2.schedule = "cosine"
+    with pytest.raises(CheckpointError, match=r"net1\.schedule is cosine.*--config\.init_from=/"):
+        loop.train(dml, run_through)
+
+
+def test_other_splits_are_evaluated_beside_the_runs_own_results(dml: ConfigDict, run_through: Path) -> None:
+    before = {path: path.read_bytes() for path in run_through.glob("*.*")}
+    predictions = loop.evaluate(dml, run_through, "val")
+    assert {path: path.read_bytes() for path in run_through.glob("*.*")} == before
+    found = json.loads((run_through / "val" / "metrics.json").read_text())
+    assert (found["split"], found["films"]) == ("val", len(predictions.films.names))
+    for name, network in found["networks"].items():
+        for finding, labels, probabilities in zip(
+            FINDINGS, predictions.films.labels.T, predictions.probabilities[name].T, strict=True
+        ):
+            if 0 < labels.sum() < len(labels):
+                assert network["auroc"][finding] == pytest.approx(roc_auc_score(labels, probabilities))
+
+
 def test_films_that_changed_are_refused(
     dml: ConfigDict, run_through: Path, tmp_path: Path, phantom_folder: Path
 ) -> None:
@@ -250,6 +297,34 @@ def test_films_that_changed_are_refused(
     with pytest.raises(CheckpointError, match="the data are now"):
         loop.train(dml, run_through)
     assert {path: path.read_bytes() for path in run_through.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_and_evaluates_without_the_raw_films(
+    dml: ConfigDict, run_through: Path, tmp_path: Path, phantom_folder: Path, monkeypatch
+) -> None:
+    dml.data.dir = str(shutil.copytree(phantom_folder, tmp_path / "nih"))
+    add = loop.Window.add
+
+    def stop(self, step, *args):
+        if step == 2:
+            raise KeyboardInterrupt
+        add(self, step, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Window, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(dml, tmp_path / "run")
+    shutil.rmtree(tmp_path / "nih")
+    loop.train(dml, tmp_path / "run")
+    for found, expected in zip(weights(tmp_path / "run", 6, dml), weights(run_through, 6, dml), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    loop.evaluate(dml, tmp_path / "run")
+    both = [json.loads((path / "metrics.json").read_text())["networks"] for path in (tmp_path / "run", run_through)]
+    for name, network in both[1].items():
+        assert both[0][name]["auroc"] == pytest.approx(network["auroc"], nan_ok=True)
+    dml.data.dir = str(tmp_path / "another")
+    with pytest.raises(DataError, match="another is no folder"):
+        loop.evaluate(dml, tmp_path / "run")
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_step_finding_and_films(
@@ -310,10 +385,10 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("mutual.updates", "both", "alternating, simultaneous"),
         ("mutual.kl", "gauss", "bernoulli, softmax"),
         ("dtype", "float16", "float32, bfloat16"),
-        ("batch_size", 0, "above 0"),
+        ("batch_size", 0, "between 1 and"),
         ("batch_size", 6, "no multiple of the 4 devices"),
         ("batch_size", 64, "there are 33 training films"),
-        ("max_steps", -5, "at least 0"),
+        ("max_steps", -5, "between 0 and"),
         ("networks.net2.clip_norm", -1.0, r"networks\.net2\.clip_norm is -1"),
         ("data.val_fraction", -0.1, "between 0 and 1"),
         ("data.size", 16, "between 32"),
@@ -380,8 +455,9 @@ def test_a_folder_given_to_simulated_films_is_not_passed_over(dml: ConfigDict, t
         loop.train(dml, tmp_path)
 
 
-def test_a_network_that_diverged_in_its_last_step_is_not_saved(dml: ConfigDict, tmp_path: Path) -> None:
+def test_a_network_that_diverged_in_its_last_step_is_not_saved(dml: ConfigDict, tmp_path: Path, monkeypatch) -> None:
     dml.networks.net2.update({"learning_rate": 1e30, "clip_norm": 0.0})
+    monkeypatch.setattr(loop, "check", lambda config: None)  # it refuses such a rate
     dml.max_steps = 1
     with pytest.raises(TrainingError, match=r"net2 on the val split are not finite"):
         loop.train(dml, tmp_path)

@@ -3,7 +3,8 @@
 The layout is that of the public download (Wang et al., CVPR 2017): `images/` or `images_001/images/` and so on,
 `Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`.
 Kaggle's copies are read, too: the resized sets (all films in one folder; `train_val_list_NIH.txt`) and the sample
-(`sample_labels.csv`, `sample/images/`), which has no lists.
+(`sample_labels.csv`, `sample/images/`), which has no lists. Where a table or list is not there under its own name, the
+one file whose name begins like it is taken, and reported.
 """
 
 import csv
@@ -17,8 +18,9 @@ from typing import Final
 
 import numpy as np
 
+from chexjax.data.images import SUFFIXES
 from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders
-from chexjax.errors import DataError, first_ten, printable
+from chexjax.errors import DataError, first_ten, printable, warn
 from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
 
@@ -78,10 +80,36 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder; data.dir (--dir) must name the unpacked ChestX-ray14 download")
-    paths = [folder / name for name in ENTRY_FILES if (folder / name).is_file()]
-    if not paths:
-        raise DataError(f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download?")
-    return read_entry_file(paths[0], read_boxes(folder / BOX_FILE))
+    entry_file = find_table(folder, *ENTRY_FILES)
+    if entry_file is None:
+        has = first_ten(sorted(path.name for path in folder.iterdir())) if any(folder.iterdir()) else "nothing"
+        raise DataError(
+            f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download? It holds {has}\n"
+            f"a table of another name must be called {ENTRY_FILES[1]}"
+        )
+    return read_entry_file(entry_file, read_boxes(find_table(folder, BOX_FILE) or folder / BOX_FILE))
+
+
+def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
+    """The file of the first of `names` that is there, else the one whose name begins like one, whatever its case.
+
+    Whether it is the latter is said where `report` is true.
+
+    Raises:
+      DataError: several begin so, and none has the name.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    starts, suffixes = tuple(Path(name).stem.lower() for name in names), {Path(name).suffix for name in names}
+    found = [path for path in folder.glob("*") if path.name.lower().startswith(starts)]
+    found = sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
+    if len(found) > 1:
+        listed = first_ten([path.name for path in found])
+        raise DataError(f"{folder} holds no {names[0]}, but several like it, {listed}; rename one of them")
+    if found and report:
+        warn(f"{folder} holds no {names[0]}; {found[0].name} is taken for it")
+    return found[0] if found else None
 
 
 def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> dict[str, Entry]:
@@ -170,7 +198,7 @@ def parse_age(text: str) -> int:
 
 def read_splits(
     folder: Path, entries: dict[str, Entry], split: str = "official", lists: Path | None = None,
-    val_fraction: float = 0.1, seed: int = 0,
+    val_fraction: float = 0.1, seed: int = 0, unknown: list[str] | None = None,
 ) -> dict[str, list[str]]:  # fmt: skip
     """Film names of "train", "val" and "test".
 
@@ -180,6 +208,7 @@ def read_splits(
         name a film (their 14 labels are passed over; the entry file's count).
         "folds": `folds.csv` with the columns `Image Index` and `fold`.
       lists: the folder of the lists; the NIH folder itself by default.
+      unknown: where it is given, films without an entry are left out of the parts and put here.
 
     Raises:
       DataError: a list is absent, names a film without an entry or one film twice, a part is empty, or a patient has
@@ -187,8 +216,8 @@ def read_splits(
     """
     lists = lists or folder
     if split == "official":
-        parts = {part: _read_list(_list_path(lists, part)) for part in ("train_val", "test")}
-        _check_names(parts, entries, lists)
+        parts = {part: _read_list(lists, part) for part in ("train_val", "test")}
+        parts = _check_names(parts, entries, lists, unknown)
         train_val = parts.pop("train_val")
         patients = np.array(sorted({entries[name].patient for name in train_val}))
         count = round(len(patients) * val_fraction)
@@ -196,7 +225,7 @@ def read_splits(
         parts["train"] = [name for name in train_val if entries[name].patient not in held_out]
         parts["val"] = [name for name in train_val if entries[name].patient in held_out]
     elif split == "arnoweng":
-        parts = {part: _read_list(_list_path(lists, part)) for part in SPLITS}
+        parts = {part: _read_list(lists, part) for part in SPLITS}
     elif split == "folds":
         parts = {part: [] for part in SPLITS}
         for line, row in read_rows(lists / "folds.csv", ("Image Index", "fold")):
@@ -205,8 +234,7 @@ def read_splits(
             parts[row["fold"]].append(row["Image Index"])
     else:
         raise DataError(f"no split is called {split!r}; there are official, arnoweng, folds")
-    parts = {part: parts[part] for part in SPLITS}
-    _check_names(parts, entries, lists)
+    parts = _check_names({part: parts[part] for part in SPLITS}, entries, lists, unknown)
     _check_patients(parts, entries)
     for part, names in parts.items():
         if not names:
@@ -214,30 +242,44 @@ def read_splits(
     return parts
 
 
-def _list_path(lists: Path, part: str) -> Path:
-    """The list of a part, under the NIH's name or the one that a copy on Kaggle gives it."""
-    other = lists / f"{part}_list_NIH.txt"
-    return other if other.is_file() else lists / f"{part}_list.txt"
+def _list_path(lists: Path, part: str, report: bool = True) -> Path | None:
+    """The list of a part, under the NIH's name or the one that a copy gives it."""
+    return find_table(lists, f"{part}_list.txt", f"{part}_list_NIH.txt", report=report)
 
 
-def _read_list(path: Path) -> list[str]:
+def _read_list(folder: Path, part: str) -> list[str]:
     """The first word of each line: the NIH's lists hold a name a line, arnoweng's the labels after it."""
+    name = f"{part}_list.txt"
+    path = _list_path(folder, part)
+    if path is None:
+        texts = sorted(found.name for found in folder.glob("*") if found.suffix.lower() in (".txt", ".csv"))
+        raise DataError(
+            f"{folder / name} does not exist; the split needs it. The lists and tables there: {first_ten(texts)}\n"
+            f"rename the list to {name}, or name the folder where it lies: --lists (data.lists)"
+        )
     try:
         return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; the split needs it") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
 
 
-def _check_names(parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path) -> None:
+def _check_names(
+    parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path, left_out: list[str] | None = None
+) -> dict[str, list[str]]:
     unknown = [name for names in parts.values() for name in names if name not in entries]
-    if unknown:
-        raise DataError(f"the lists in {lists} name films that the entry file does not have, {first_ten(unknown)}")
+    if unknown and left_out is None:
+        raise DataError(
+            f"the lists in {lists} name films that the entry file does not have, {first_ten(unknown)}\n"
+            "for a part of the set, go on with what both have: --skip-unreadable (data.skip_unreadable)"
+        )
+    if left_out is not None:
+        left_out += unknown
+        parts = {part: [name for name in names if name in entries] for part, names in parts.items()}
     counts = Counter(name for names in parts.values() for name in names)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise DataError(f"the lists in {lists} name films more than once, {first_ten(twice)}")
+    return parts
 
 
 def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> None:
@@ -256,11 +298,39 @@ def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> N
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
     """Where each named film lies below `folder`, and the names that lie nowhere.
 
-    The names are only ever compared with what lies there, so none leads out of the folder; a link does, if it is there.
+    A film that is not there under its name is the one whose name differs from it by the suffix (of a picture) or by
+    case, where there is one; how many are is reported. The names are only ever compared with what lies there, so none
+    leads out of the folder; a link does, if it is there.
     """
     wanted = set(names)
     found = find_in_folders(folder, wanted, FILM_FOLDERS)
-    return found, sorted(wanted - found.keys())
+    alike = _alike(film_folders(folder), wanted - found.keys())
+    if alike:
+        name, path = next(iter(sorted(alike.items())))
+        warn(
+            f"{len(alike):,} films have another suffix or case than in the table, as {path.name} for {name}, "
+            "and are taken for those that it names"
+        )
+    return found | alike, sorted(wanted - found.keys() - alike.keys())
+
+
+def film_folders(folder: Path) -> list[Path]:
+    """The folders that are there of those in which films may lie."""
+    places = {place for pattern in FILM_FOLDERS for place in (folder.glob(pattern) if pattern else [folder])}
+    return sorted(place for place in places if place.is_dir())
+
+
+def _alike(places: list[Path], names: set[str]) -> dict[str, Path]:
+    """Of each name the picture in `places` that differs by suffix or case alone, if it is the only one."""
+    stems = {Path(name).stem.casefold() for name in names}
+    pictures: dict[str, dict[str, Path]] = {}
+    for place in places if stems else ():
+        for path in place.iterdir():
+            stem = path.stem.casefold()
+            if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
+                pictures.setdefault(stem, {})[path.name] = path
+    each = {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
+    return {name: path for name, paths in each.items() if len(paths) == 1 for path in paths.values()}
 
 
 def read(request: Request) -> Entries:
@@ -278,8 +348,8 @@ def read(request: Request) -> Entries:
     parts = {}
     if request.split == "arnoweng":
         parts = read_splits(folder, entries, "arnoweng", lists)
-    elif request.split == "official" and _list_path(lists, "test").is_file():
-        parts = {part: _read_list(_list_path(lists, part)) for part in (TRAIN_VAL, "test")}
+    elif request.split == "official" and _list_path(lists, "test", report=False):
+        parts = {part: _read_list(lists, part) for part in (TRAIN_VAL, "test")}
         _check_names(parts, entries, lists)
         _check_patients(parts, entries)
     split_of = {name: part for part, names in parts.items() for name in names}

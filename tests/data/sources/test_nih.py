@@ -155,6 +155,62 @@ def test_films_are_found_in_both_layouts(tmp_path: Path) -> None:
     assert missing == ["d.png"]
 
 
+def test_films_of_another_suffix_or_case_are_found_and_told(tmp_path: Path, capsys) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "more").mkdir()  # no place for films
+    present = ["images/a.jpg", "images/B.PNG", "images/c.png", "images/c.jpeg", "images/d.jpg", "images/d.jpeg"]
+    for place in [*present, "images/e.txt", "more/f.png"]:
+        (tmp_path / place).touch()
+    found, missing = nih.find_films(tmp_path, ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"])
+    assert {name: path.name for name, path in found.items()} == {"a.png": "a.jpg", "b.png": "B.PNG", "c.png": "c.png"}
+    assert missing == ["d.png", "e.png", "f.png"]  # of d nobody knows which is meant
+    told = capsys.readouterr().err
+    assert told.startswith("warning: 2 films have another suffix or case than in the table, as a.jpg for a.png, ")
+
+
+def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: Path, capsys) -> None:
+    folder, entries = listed
+    expected = nih.read_splits(folder, entries, val_fraction=0.3)
+    for old, new in [
+        ("Data_Entry_2017.csv", "data_entry_2017 (1).CSV"),
+        ("train_val_list.txt", "train_val_list_mine.txt"),
+        ("test_list.txt", "Test_List.txt"),
+    ]:
+        (folder / old).rename(folder / new)
+    (folder / "BBox_List_2017_Official_NIH.csv").write_text("header\n0_0.png,Mass,1,2,3,4\n")
+    (folder / "images-224" / "images-224").mkdir(parents=True)
+    (folder / "images-224" / "images-224" / "0_0.png").touch()
+    capsys.readouterr()
+    renamed = nih.read_entries(folder)
+    assert renamed == entries | {"0_0.png": renamed["0_0.png"]}
+    assert [box.finding for box in renamed["0_0.png"].boxes] == ["Mass"]
+    assert nih.read_splits(folder, renamed, val_fraction=0.3) == expected
+    assert list(nih.find_films(folder, ["0_0.png"])[0]) == ["0_0.png"]
+    told = capsys.readouterr().err
+    assert f"{folder} holds no train_val_list.txt; train_val_list_mine.txt is taken for it" in told
+    assert told.count("is taken for it") == 4
+    (folder / "test_list_mine.txt").touch()
+    with pytest.raises(DataError, match=r"no test_list\.txt, but several like it, 2: Test_List\.txt, test_list_mine"):
+        nih.read_splits(folder, renamed)
+    for path in folder.glob("*est_*.txt"):
+        path.unlink()
+    (folder / "held_out.txt").touch()
+    with pytest.raises(DataError, match=r"tables there: 4: .*held_out\.txt.*\nrename the list to test_list\.txt"):
+        nih.read_splits(folder, renamed)
+
+
+def test_of_a_part_of_the_set_goes_on_what_the_lists_and_the_table_both_have(listed) -> None:
+    folder, entries = listed
+    part = {name: entry for name, entry in entries.items() if int(entry.patient) % 3 == 0}
+    with pytest.raises(DataError, match=r"12: 1_0\.png.*\nfor a part of the set, .* --skip-unreadable"):
+        nih.read_splits(folder, part)
+    unknown: list[str] = []
+    splits = nih.read_splits(folder, part, val_fraction=0.3, unknown=unknown)
+    assert sorted(unknown) == sorted(entries.keys() - part.keys())
+    assert sorted(name for names in splits.values() for name in names) == sorted(part)
+    assert splits["test"] == ["9_0.png", "9_1.png"]
+
+
 @pytest.mark.parametrize(
     ("text", "years"), [("58", 58), ("058Y", 58), ("412", -1), ("", -1), ("030D", 0), ("025M", 2), ("old", -1)]
 )

@@ -21,7 +21,7 @@ from chexjax.data.recipe import cache_of
 from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film, FindingBox, render_film
 from chexjax.data.sources.phantom.table import plan_films
 from chexjax.errors import ConfigError, DataError
-from chexjax.files import own_folder
+from chexjax.files import local_path, own_folder
 from chexjax.runtime import progress_bar
 
 VERSION: Final = 1  # to be raised when a seed comes to give other films: what was drawn before is then drawn anew
@@ -110,7 +110,7 @@ def write_films(
         cue_finding=cue_finding,
         cue_share=cue_share,
     )
-    target = Path(out).absolute()
+    target = local_path(out, "out").absolute()
     part: Path | None = None
     try:
         if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
