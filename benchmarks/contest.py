@@ -164,6 +164,6 @@ def introduce(what: str) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Rows as a Markdown table, as they go into README.md and BUILD-notes.md."""
+    """Rows as a Markdown table, as they go into README.md and BUILD-measurements.md."""
     lines = [list(map(str, head)), ["---"] * len(head), *[[*map(str, row)] for row in rows]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

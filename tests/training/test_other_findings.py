@@ -62,7 +62,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture
 def config(small_dml: ConfigDict, films: Prepared, monkeypatch: pytest.MonkeyPatch) -> ConfigDict:
     """Four steps of a pair that learns mutually, of which the second has two branches, found by clustering."""
-    monkeypatch.setattr(loop, "open_films", lambda data: films)
+    monkeypatch.setattr(loop, "open_films", lambda data, digest="": films)
     small_dml.data.update({"source": "chestxray14", "dir": "nowhere"})
     small_dml.groups.update({"by": "cooccurrence", "count": 2})
     small_dml.networks.net2.shared_stages = 0
@@ -214,7 +214,7 @@ def test_it_predicts_draws_exports_and_is_scored(
 
 def test_one_finding_trains_and_evaluates(config: ConfigDict, tmp_path: Path, monkeypatch) -> None:
     films = write_films(tmp_path / "films", ("Rust",))
-    monkeypatch.setattr(loop, "open_films", lambda data: films)
+    monkeypatch.setattr(loop, "open_films", lambda data, digest="": films)
     config.groups.count = 1
     loop.train(config, tmp_path / "run")
     predictions = loop.evaluate(config, tmp_path / "run")
@@ -237,7 +237,7 @@ def test_a_teacher_of_other_findings_is_refused(
     config: ConfigDict, films: Prepared, workdir: Path, monkeypatch, tmp_path: Path
 ) -> None:
     others = write_films(tmp_path / "films", ("Moss", "Rust"))
-    monkeypatch.setattr(loop, "open_films", lambda data: others)
+    monkeypatch.setattr(loop, "open_films", lambda data, digest="": others)
     config.update({"regime": "distill", "teacher": str(workdir)})
     with pytest.raises(ConfigError, match=r"predicts 3: Zebra sign, .* these films have 2: Moss, Rust; a teacher"):
         loop.train(config, tmp_path / "student")
