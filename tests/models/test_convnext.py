@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chexjax.explain.cam import class_activation_map
-from chexjax.findings import SPECIALIST_GROUPS
+from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_branched_model, create_model
 from chexjax.models.convnext import Block
 from chexjax.models.network import PooledNorm, by_names
@@ -74,7 +74,7 @@ def test_the_mean_of_a_map_through_the_norm_is_the_logit(shared_stages: int | No
     if shared_stages is None:
         model: Any = create_model("convnext_tiny", width=0.05)
     else:
-        model = create_branched_model("convnext_tiny", by_names(SPECIALIST_GROUPS), shared_stages, width=0.05)
+        model = create_branched_model("convnext_tiny", by_names(SPECIALIST_GROUPS, FINDINGS), shared_stages, width=0.05)
     variables = shaken(jax.jit(model.init)(jax.random.key(0, impl="rbg"), FILMS))
     maps, logits = class_activation_map(model, variables, FILMS), jax.jit(model.apply)(variables, FILMS)
     assert maps.shape == (2, 2, 2, 14)

@@ -135,7 +135,7 @@ def test_one_device_and_four_agree_however_unevenly_labels_are_known(
     alone, measured_alone = run(config, batch, devices=1, steps=3, targets=targets)
     shared, measured_shared = run(config, batch, devices=4, steps=3, targets=targets)
     for a, b in zip(shared, alone, strict=True):
-        assert_close((a.params, a.batch_stats), (b.params, b.batch_stats), atol=1e-5)
+        assert_close((a.params, a.collections), (b.params, b.collections), atol=1e-5)
     for key, value in measured_alone.items():
         np.testing.assert_allclose(measured_shared[key], value, rtol=1e-3, atol=1e-6, err_msg=key)
     assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(alone[0].params)])).all()
@@ -356,7 +356,7 @@ def test_a_run_on_labels_partly_known_trains_goes_on_and_tells_the_counts(
 
 def test_a_window_averages_over_what_was_known_and_goes_on_from_an_old_checkpoint() -> None:
     def measured(cross_entropy: list[float], known: list[float]) -> dict[str, np.ndarray]:
-        per_network = {"loss": 1.0, "divergence": 0.0, "gradient_norm": 2.0}
+        per_network = {"loss": 1.0, "divergence": 0.0, "gradient_norm": 2.0, "update_norm": 0.1, "parameter_norm": 3.0}
         return {key: np.array([[value]]) for key, value in per_network.items()} | {
             "cross_entropy": np.array([[cross_entropy]]),
             "known": np.array([[known]]),
