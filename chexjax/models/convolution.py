@@ -55,7 +55,7 @@ def _max_pool(x: Array) -> Array:
 
 @_max_pool.defjvp
 def _max_pool_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The tangent at the first of the highest places. XLA's own derivative moves four times as many bytes."""
+    """The tangent at the first of the highest places; for its transpose one byte a window is kept."""
     (x,), (tangent,) = primals, tangents
     highest, *others = _windows(x, -jnp.inf)
     chosen = jnp.zeros(highest.shape, jnp.uint8)

@@ -160,16 +160,19 @@ def find_in_folders(
     """
     wanted = set(files)
     found: dict[str, Path] = {}
-    for pattern in patterns:
-        for place in sorted(folder.glob(pattern)) if pattern else [folder]:
-            if not place.is_dir():
-                continue
-            for suffix in suffixes or ("",):
-                listed = {name.removesuffix(suffix): name for name in os.listdir(place) if name.endswith(suffix)}
-                for file in wanted & listed.keys() - found.keys():
-                    if (path := place / listed[file]).exists():
-                        found[file] = path
+    for place in folders_below(folder, patterns):
+        for suffix in suffixes or ("",):
+            listed = {name.removesuffix(suffix): name for name in os.listdir(place) if name.endswith(suffix)}
+            for file in wanted & listed.keys() - found.keys():
+                if (path := place / listed[file]).exists():
+                    found[file] = path
     return found
+
+
+def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The folders that `patterns` name below `folder`, each once, in the order of the patterns; "" is `folder`."""
+    places = (place for pattern in patterns for place in (sorted(folder.glob(pattern)) if pattern else [folder]))
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
 def path_below(folder: Path, text: str) -> str:

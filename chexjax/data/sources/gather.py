@@ -27,18 +27,12 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
     table = config.get("table", "")
     sources = {}
     for label, (name, folder, _) in named_sources(config).items():
-        request = Request(
-            folder=open_folder(config) if folder is None else folder,
-            table=Path(table).expanduser() if table else None,
-            findings=findings,
-            split=config.split,
-            lists=lists,
-        )
+        folder = open_folder(config) if folder is None else folder
         if label != name and table and name == "table":
             raise ConfigError("data.sources names the source table twice, but data.table can name one file only")
-        if table and config.get("sources") and name != "table":
-            request = Request(request.folder, None, findings, config.split, lists)
-        sources[label] = read_source(name, request)
+        meant = table and (name == "table" or not config.get("sources"))  # of several sources it is that of `table`
+        own_table = Path(table).expanduser() if meant else None
+        sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists))
     uncertain = Uncertain.parse(config.get("uncertain", ""))
     films = combine(sources, findings, uncertain, frontal=config.get("films", "frontal") == "frontal")
     return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from chexjax.data.images import SUFFIXES
-from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders
+from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders, folders_below
 from chexjax.errors import DataError, first_ten, printable, warn
 from chexjax.files import UNREADABLE, open_text
 from chexjax.findings import FINDINGS, NO_FINDING
@@ -316,8 +316,7 @@ def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
 
 def film_folders(folder: Path) -> list[Path]:
     """The folders that are there of those in which films may lie."""
-    places = {place for pattern in FILM_FOLDERS for place in (folder.glob(pattern) if pattern else [folder])}
-    return sorted(place for place in places if place.is_dir())
+    return sorted(folders_below(folder, FILM_FOLDERS))
 
 
 def _alike(places: list[Path], names: set[str]) -> dict[str, Path]:
