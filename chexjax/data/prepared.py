@@ -185,10 +185,21 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
     """
     if is_nih_alone(config):
         return prepare(open_folder(config), out, recipe, progress)
-    out = local_path(out, "the folder of prepared films")
     films, parts = gather(config)
     if progress:
         print(films.about())
+    return prepare_collection(films, parts, out, recipe, progress)
+
+
+def prepare_collection(
+    films: Collection, parts: Mapping[str, Sequence[int]], out: str | Path, recipe: Recipe, progress: bool = True
+) -> Prepared:
+    """The same of the rows of `films` that each of `parts` lists: "train", "val" and "test", or some of them.
+
+    Raises:
+      DataError: see `prepare`.
+    """
+    out = local_path(out, "the folder of prepared films")
     rows = [row for listed in parts.values() for row in listed]
     paths = films.find(rows)
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}

@@ -27,7 +27,7 @@ Predictor = Callable[[dict[str, PyTree], jax.Array], dict[str, jax.Array]]
 class Predictions:
     """What the networks say of a split's films.
 
-    `probabilities` holds float64 (films, 14) per network and, of several, for their "ensemble", the mean of their
+    `probabilities` holds float64 (films, findings) per network and, of several, for their "ensemble", the mean of their
     probabilities. `losses` is each network's binary cross-entropy, the mean over what is known; NaN where nothing is.
     """
 

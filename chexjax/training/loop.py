@@ -430,8 +430,8 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
-            "give their predictions (chexjax.predict) to chexjax.evaluation.score"
+            "bring the old films back, or train anew in another --workdir; other films are evaluated by\n"
+            f"python -m chexjax.evaluation.evaluate --checkpoint={workdir} --source=NAME --dir=FOLDER --out=DIR"
         )
     if findings_in(metadata) != films.findings:
         raise CheckpointError(

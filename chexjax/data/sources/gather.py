@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from chexjax.data.labels import Uncertain
 from chexjax.data.sources import open_folder, read_source
-from chexjax.data.sources.entries import Request
+from chexjax.data.sources.entries import Entries, Request
 from chexjax.data.sources.merge import Collection, combine
 from chexjax.data.sources.splits import Parts, divide
 from chexjax.errors import ConfigError, printable
@@ -23,6 +23,20 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
       DataError: whatever is wrong with the tables; see the sources, `merge` and `splits`.
     """
     findings = tuple(name for part in config.get("findings", "").split(",") if (name := part.strip()))
+    uncertain = Uncertain.parse(config.get("uncertain", ""))
+    films = combine(read_sources(config, findings), findings, uncertain, frontal=takes_frontal(config))
+    lists = Path(config.lists).expanduser() if config.lists else None
+    return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)
+
+
+def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str, Entries]:
+    """What each source that `config` (a `config.data`) names says of its films, by the label of the source.
+
+    `findings` are those that are wanted; see `entries.Request`.
+
+    Raises:
+      ConfigError, DataError: as for `gather`.
+    """
     lists = Path(config.lists).expanduser() if config.lists else None
     table = config.get("table", "")
     sources = {}
@@ -33,9 +47,12 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
         meant = table and (name == "table" or not config.get("sources"))  # of several sources it is that of `table`
         own_table = Path(table).expanduser() if meant else None
         sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists))
-    uncertain = Uncertain.parse(config.get("uncertain", ""))
-    films = combine(sources, findings, uncertain, frontal=config.get("films", "frontal") == "frontal")
-    return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)
+    return sources
+
+
+def takes_frontal(config: ConfigDict) -> bool:
+    """Whether films of other views than PA and AP are left out."""
+    return config.get("films", "frontal") == "frontal"
 
 
 def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float]]:
