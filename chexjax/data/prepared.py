@@ -520,15 +520,15 @@ def _records(
         )
 
 
-class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. The name is that of the first set that
-    was so written, ChestX-ray14 (Wang et al., CVPR 2017). Not registered with TFDS: what there
-    is to build depends on a folder, so `prepare` is the way in.
+    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there is
+    to build depends on a folder, so `prepare` is the way in. Sets of before are called "chest_xray14", and are read by
+    what they say of themselves.
     """
 
-    name = "chest_xray14"
+    name = "films"
     VERSION = tfds.core.Version(VERSION)
 
     def __init__(
@@ -573,9 +573,7 @@ def _build(
     """Runs the TFDS builder in `folder`; returns where the records lie."""
     tfds.disable_progress_bar()  # ours counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
-        builder = ChestXRay14(
-            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
-        )
+        builder = Films(findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 

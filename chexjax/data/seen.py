@@ -1,7 +1,7 @@
 """Films that a run has learned from: on them it is not tested, in whatever data set they turn up again.
 
-RSNA's and Google's films are a part of the NIH's, hospitals number their patients by themselves, and simulated films are
-called like the NIH's. So a name that is equal proves nothing; that what is known of the patients agrees, too, does.
+RSNA's and Google's films are a part of the NIH's. But every hospital numbers its patients from 1, and simulated films
+have names like the NIH's: two films are taken for one where their names and all else that both tables know agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from chexjax.data.sources.gather import named_sources
 from chexjax.data.sources.merge import Collection
 from chexjax.data.sources.splits import FOLDS
 from chexjax.data.sources.tables import read_table
-from chexjax.errors import ConfigError, DataError
+from chexjax.errors import ConfigError
 from chexjax.files import text_of
 from chexjax.findings import FILM
 

@@ -182,8 +182,8 @@ def test_what_cannot_be_evaluated_is_told(run: Path, elsewhere: Path, tmp_path: 
     with pytest.raises(ConfigError, match="name of a file"):
         evaluate(run, data, tmp_path / "x.csv")
     write_table(tmp_path / "other.csv", ("path", "Other", "labels"), [["a.png", "1", "Thing"]])
+    data = data_of("table", str(tmp_path), table=str(tmp_path / "other.csv"))
     with pytest.raises(DataError, match="none of the findings that the run predicts"):
-        data = data_of("table", str(tmp_path), table=str(tmp_path / "other.csv"))
         choose_films(restore_best(run), data, "all")
 
 

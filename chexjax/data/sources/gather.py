@@ -11,6 +11,7 @@ from chexjax.data.sources.entries import Entries, Request
 from chexjax.data.sources.merge import Collection, combine
 from chexjax.data.sources.splits import Parts, divide
 from chexjax.errors import ConfigError, printable
+from chexjax.files import local_path
 
 _FORM: Final = "it is written NAME=FOLDER or NAME=FOLDER=WEIGHT, with commas between"
 
@@ -46,7 +47,8 @@ def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str
             raise ConfigError("data.sources names the source table twice, but data.table can name one file only")
         meant = table and (name == "table" or not config.get("sources"))  # of several sources it is that of `table`
         own_table = Path(table).expanduser() if meant else None
-        sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists))
+        skip = bool(config.get("skip_unreadable", False))
+        sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists, skip))
     return sources
 
 
@@ -59,7 +61,7 @@ def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float
     """The sources by label: name in `SOURCES`, folder (None: that of `data.dir`) and weight.
 
     Raises:
-      ConfigError: `data.sources` is not of its form.
+      ConfigError: `data.sources` is not of its form, or a folder is an address.
     """
     text = config.get("sources", "")
     if not text:
@@ -74,5 +76,5 @@ def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float
         if not (1 <= len(rest) <= 2 and rest[0] and 0.001 <= weight <= 1000):
             raise ConfigError(f"data.sources has {printable(part)[:200]!r}; {_FORM}, the weight from 0.001 to 1000")
         label = name if name not in found else f"{name}{sum(n == name for n, _, _ in found.values()) + 1}"
-        found[label] = (name, Path(rest[0]).expanduser(), weight)
+        found[label] = (name, local_path(rest[0], f"the folder of {printable(name)} in data.sources"), weight)
     return found

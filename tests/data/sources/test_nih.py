@@ -56,8 +56,8 @@ def test_boxes_by_position_with_the_odd_header_and_spelling(tmp_path: Path) -> N
         (HEADER_2017.replace("Finding Labels", "Labels"), [], "no column 'Finding Labels'"),
         (HEADER_2017, ["1.png,Mass|Measles,0,1,50,M,PA,,,,,"], r"1 labels.*'Measles' \(1 films\)"),
         (HEADER_2017, ["1.png,Mass,0,1,50,M,PA,,,,,"] * 2, "more than once, 1: 1.png"),
-        (HEADER_2017, ["../1.png,Mass,0,1,50,M,PA,,,,,"], "line 2: no usable film name"),
-        (HEADER_2017, [], "lists no film"),
+        (HEADER_2017, ["../1.png,Mass,0,1,50,M,PA,,,,,"], "line 2: no usable name of a film"),
+        (HEADER_2017, [], "has no rows"),
     ],
 )
 def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str], told: str) -> None:
