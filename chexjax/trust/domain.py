@@ -9,7 +9,7 @@ directions, fitted on training films that were turned, mirrored and inverted for
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -76,13 +76,13 @@ class Domain:
         total = float(np.square(deviations).sum() / len(training))
         rest = max(total - float(values.sum()), 1e-6 * total) / (training.shape[1] - directions)
         weights, offsets = _discriminants((posed - mean) @ basis)
-        arrays = [array.astype(np.float32) for array in (mean, basis, scales)]
-        unlimited = cls(
-            *arrays, rest, weights.astype(np.float32), offsets.astype(np.float32), math.inf, math.inf, false_alarms
+        mean, basis, scales, weights, offsets = (
+            array.astype(np.float32) for array in (mean, basis, scales, weights, offsets)
         )
-        limit = _upper(unlimited.score(held_out), false_alarms)
-        pose_limit = max(_upper(unlimited.pose_odds(held_out)[0], false_alarms), 0.0)
-        return cls(*arrays, rest, unlimited.weights, unlimited.offsets, limit, pose_limit, false_alarms)
+        fitted = cls(mean, basis, scales, rest, weights, offsets, math.inf, math.inf, false_alarms)
+        limit = _upper(fitted.score(held_out), false_alarms)
+        pose_limit = max(_upper(fitted.pose_odds(held_out)[0], false_alarms), 0.0)
+        return replace(fitted, limit=limit, pose_limit=pose_limit)
 
     def score(self, features: np.ndarray) -> np.ndarray:
         """The squared distance over the number of features, float64 (films,); around 1 for films as in training."""

@@ -21,8 +21,8 @@ POSES: Final[dict[str, Callable[[jax.Array], jax.Array]]] = {
 
 
 def see(model: nn.Module, variables: PyTree, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The logits and the pooled features of normalised films, out of one pass: float32 (batch, findings), (batch, n)."""
-    features = model.apply(variables, x, method="features")
+    """Logits (batch, findings) and pooled features (batch, features) of normalised films, both float32, in one pass."""
+    features: Any = model.apply(variables, x, method="features")
     logits: Any = model.apply(variables, features, method="classify")
     return logits, pool_features(features)
 

@@ -43,11 +43,11 @@ def write_trust(restored: Restored, trust: Trust) -> None:
     }
     found = {_WHOSE: fingerprint(restored), "findings": list(restored.findings), "networks": parts}
     write_whole(restored.workdir / CALIBRATION, json.dumps(found, indent=1, allow_nan=False))
-    arrays = {
-        f"{name}/{key}": array for name, domain in trust.domains.items() for key, array in domain.to_arrays().items()
-    }
+    arrays: dict[str, Any] = {_WHOSE: np.array(fingerprint(restored))}
+    for name, domain in trust.domains.items():
+        arrays |= {f"{name}/{key}": array for key, array in domain.to_arrays().items()}
     with whole(restored.workdir / DOMAIN) as path, path.open("wb") as file:
-        np.savez(file, **{_WHOSE: np.array(fingerprint(restored))}, **arrays)
+        np.savez(file, **arrays)
 
 
 def read_trust(restored: Restored) -> Trust:
