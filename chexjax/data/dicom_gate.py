@@ -81,6 +81,12 @@ def is_raw(header: Header) -> bool:
     return header.sop_class in FOR_PROCESSING or header.text("PresentationIntentType") == "FOR PROCESSING"
 
 
+def is_linear(header: Header) -> bool:
+    """Whether a raw film's values grow with the number of X-rays that arrived: their logarithm is what was absorbed."""
+    relation = header.text("PixelIntensityRelationship")
+    return is_raw(header) and relation == "LIN" and header.word("PixelIntensityRelationshipSign", signed=True) == 1
+
+
 def is_inverted(header: Header) -> bool:
     """Whether the highest value is to be dark.
 
@@ -153,10 +159,7 @@ def _polarity(header: Header) -> Verdict:
         return Verdict("doubtful", ("For Processing: the detector's values, not a film's",))
     if (kind, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         return Verdict("doubtful", ("photometric interpretation and presentation LUT shape contradict each other",))
-    # Many makers set the sign wrongly: worth a word, not a doubt.
-    if not header.items("VOILUTSequence") and (kind, sign) in (("MONOCHROME1", -1), ("MONOCHROME2", 1)):
-        return Verdict("ok", ("the sign of the pixel intensity relationship contradicts the polarity",))
-    return Verdict()
+    return Verdict()  # the sign (0028,1041) of a film for presentation is not asked: ordinary films have either
 
 
 def _annotation(header: Header) -> Verdict:
