@@ -16,7 +16,7 @@ from chexjax.trust.features import POSES, pool_features, see
 FEATURES = 24
 RANDOM = np.random.default_rng(0)
 MIXING = RANDOM.standard_normal((FEATURES, FEATURES)) * np.geomspace(1, 0.05, FEATURES)
-MOVES = RANDOM.standard_normal((len(POSES), FEATURES)) @ MIXING.T * 0.8
+MOVES = RANDOM.standard_normal((len(POSES), FEATURES)) @ MIXING.T * 1.2
 MOVES[0] = 0.0
 
 
