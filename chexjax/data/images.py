@@ -6,6 +6,7 @@
 | 16 bits of grey | the nearest of 256 levels, `round(value / 257)`; refused where no value has the highest bit |
 | colour, palette | Pillow's grey of the colours, ITU-R 601-2: `(19595 R + 38470 G + 7471 B + 2**15) >> 16` |
 | CMYK (JPEG) | the same, of `R = (255 - C)(255 - K) / 255` and so on |
+| an EXIF orientation | applied: the film is upright, as viewers show it |
 | transparency | is left out: the levels are those of the colours below it |
 | more than 8 bits of colour, several frames | refused |
 
@@ -29,6 +30,16 @@ FORMATS: Final = ("PNG", "JPEG")  # Pillow knows forty more, some of which start
 MAX_PIXELS: Final = 2**25  # twice the largest detectors in use; a kilobyte of file can claim a hundred times that
 LIMIT: Final = "CHEXJAX_MAX_PIXELS"  # the environment's word on it
 MAX_SIDE: Final = 2**16 - 1
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BYTES_A_PIXEL: Final = 8  # four channels of 16 bits: no honest file of so few pixels is larger
 
 
@@ -94,9 +105,9 @@ def read_grey(path: Path) -> np.ndarray:
             if frames > 1:
                 raise DataError(f"{where}: {frames} frames; a film is one picture")
             if _is_deep(image, data):
-                return _levels_of_16_bits(where, image)
+                return _levels_of_16_bits(where, upright(image))
             image.info.pop("transparency", None)  # else Pillow warns that a palette's would be better kept
-            return np.asarray(image.convert("L"))
+            return np.asarray(upright(image).convert("L"))
     except DataError:
         raise
     except Image.UnidentifiedImageError:
@@ -106,6 +117,18 @@ def read_grey(path: Path) -> np.ndarray:
         raise DataError(told) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: Pillow has no family
         raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: turned and mirrored as its EXIF orientation says; as it is where that is broken.
+
+    Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # SyntaxError, struct.error, ...: a film is not refused for what a camera wrote beside it
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
