@@ -6,7 +6,6 @@
 | 16 bits of grey | the nearest of 256 levels, `round(value / 257)`; refused where no value has the highest bit |
 | colour, palette | Pillow's grey of the colours, ITU-R 601-2: `(19595 R + 38470 G + 7471 B + 2**15) >> 16` |
 | CMYK (JPEG) | the same, of `R = (255 - C)(255 - K) / 255` and so on |
-| an EXIF orientation | applied: the film is upright, as viewers show it |
 | transparency | is left out: the levels are those of the colours below it |
 | more than 8 bits of colour, several frames | refused |
 
