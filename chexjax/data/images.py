@@ -175,7 +175,7 @@ def upright(image: Image.Image) -> Image.Image:
     Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error, ...: a film is not refused for what a camera wrote beside it
         return image
     return image if turn is None else image.transpose(turn)

@@ -156,7 +156,7 @@ def write(
       OSError: the disk does not take it.
     """
     picture = annotate(film, map2d, boxes, title, extent=extent)
-    picture.save(path, **({"quality": QUALITY} if path.suffix == ".jpg" else {}))
+    picture.save(path, quality=QUALITY)  # which PNG does without
 
 
 def corners(box: MapBox) -> Region:

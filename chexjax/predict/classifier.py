@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, overload
+from typing import Any, Final, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +132,8 @@ class Classifier:
 
         def score(variables: Any, images: jax.Array) -> jax.Array:
             x = normalize(images, data.mean, data.std)
-            return jnp.stack([model.apply(variables[name], x) for name, model in restored.models.items()])
+            logits: list[Any] = [model.apply(variables[name], x) for name, model in restored.models.items()]
+            return jnp.stack(logits)
 
         def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
             x = normalize(images, data.mean, data.std)
@@ -169,14 +170,16 @@ class Classifier:
         restored = choose_network(restore_best(workdir), network)
         return cls(restored, read_thresholds(restored), maps, batch_size)
 
-    @overload
-    def predict(self, films: Iterator[Film], probabilities_only: Literal[False] = False) -> Iterator[Prediction]: ...
+    @overload  # an iterator is an iterable, too
+    def predict(self, films: Iterator[Film]) -> Iterator[Prediction]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, films: Iterator[Film], probabilities_only: bool) -> Iterator[Scores]: ...
+    def predict(  # type: ignore[overload-overlap]
+        self, films: Iterator[Film], probabilities_only: bool
+    ) -> Iterator[Scores]: ...
 
     @overload
-    def predict(self, films: Film | Iterable[Film], probabilities_only: Literal[False] = False) -> list[Prediction]: ...
+    def predict(self, films: Film | Iterable[Film]) -> list[Prediction]: ...
 
     @overload
     def predict(self, films: Film | Iterable[Film], probabilities_only: bool) -> list[Scores]: ...

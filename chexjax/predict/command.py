@@ -6,6 +6,7 @@ Libraries are loaded after the flags are read: `--help` and a mistyped flag are 
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,9 +107,9 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
         options = Options(values.overlays, values.strict, values.uids, values.paths, shard, cores())
         out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    about = {"passed_over": dict(found.passed_over)}
+    passed_over = found.passed_over if shard[0] == 1 else Counter()  # each shard sees the same files
     tell = (lambda record: print(json.dumps(record), flush=True)) if values.json else None
-    journal = score_films(classifier, found.files, out, options, tell=tell, about=about)
+    journal = score_films(classifier, found.files, out, options, tell=tell, about={"passed_over": dict(passed_over)})
     alone = shard[1] == 1
     summary = write_tables(out, [journal]) if alone else summarize([journal])
     if alone:
@@ -121,8 +122,8 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
     if not alone:
         where = f"shard {values.shard} in {values.out}; when all are done: python -m chexjax.predict.join {values.out}"
     say(f"{summary.scored} films in {seconds:.1f} s, {summary.scored / seconds:.1f} images/s with compilation: {where}")
-    report(summary, found.passed_over, say)
-    raise SystemExit(status_of(summary, len(found.files), alone))
+    report(summary, passed_over, say)
+    raise SystemExit(status_of(summary, alone))
 
 
 def report(summary: "Summary", passed_over: Mapping[str, int], say: Callable[[str], None]) -> None:
@@ -146,11 +147,9 @@ def _counted(kinds: Mapping[str, int]) -> str:
     return f"{sum(kinds.values()):,}: {', '.join(f'{count:,} {kind}' for kind, count in sorted(kinds.items()))}"
 
 
-def status_of(summary: "Summary", films: int, alone: bool = True) -> int:
+def status_of(summary: "Summary", alone: bool = True) -> int:
     """0 all films scored, 1 some not, 2 none; a shard that has no films has done its part."""
-    if not films and not alone:
-        return 0
-    return summary.status
+    return summary.status if alone or summary.films else 0
 
 
 def read_shard(text: str) -> tuple[int, int]:
