@@ -158,10 +158,10 @@ def join_processes() -> None:
     JAX knows SLURM, Open MPI and TPU pods by itself, and reads JAX_COORDINATOR_ADDRESS; the two numbers must be given.
     """
     try:
-        count, place = (int(os.environ[name]) if name in os.environ else None for name in PROCESSES)
-        told = None not in (count, place)
+        count, index = (int(os.environ[name]) if name in os.environ else None for name in PROCESSES)
+        is_set = None not in (count, index)
         jax.distributed.initialize(
-            num_processes=count, process_id=place, cluster_detection_method="deactivate" if told else None
+            num_processes=count, process_id=index, cluster_detection_method="deactivate" if is_set else None
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -99,7 +99,7 @@ def fail(message: str, status: int = 1) -> NoReturn:
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Decorates the `main` of a command line: what a user can cause is told plainly."""
+    """Decorates the `main` of a command line: a ChexjaxError becomes a message and an exit status."""
 
     def wrapped() -> None:
         with told_plainly():

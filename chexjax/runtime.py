@@ -106,8 +106,8 @@ def keep_freed_memory() -> None:
     the process stays as large as its largest step. Environment variables that tell glibc otherwise (MALLOC_...,
     GLIBC_TUNABLES) come first; nothing is done where an accelerator's plugin is installed, or without glibc.
     """
-    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if told or sys.platform != "linux" or not _computes_on_cpu():
+    is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if is_set or sys.platform != "linux" or not _computes_on_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -32,15 +32,16 @@ Read = Callable[[Any, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
 
 @dataclass(frozen=True)
 class Feed:
-    """What a call of `steps.create_steps` takes films from.
+    """Where the compiled steps of `steps.create_steps` take films from.
 
-    `sources` gives each call what `read` reads, with `most` steps a call at most; `told` says where the films are.
+    Each call takes the next item of `sources`, from which `read` reads; a call runs at most `most` steps. `description`
+    says in words where the films are.
     """
 
     read: Read
     sources: Iterator[Any]
     most: int
-    told: str
+    description: str
 
 
 class Resident(NamedTuple):

@@ -91,10 +91,10 @@ class Part:
 
 
 class Source:
-    """Records by number, as TFDS gives them; `told` says in messages which they are."""
+    """Records by number, as TFDS gives them; `description` names them in messages."""
 
-    def __init__(self, source: Any, told: str):
-        self._source, self._told = source, told
+    def __init__(self, source: Any, description: str):
+        self._source, self._description = source, description
 
     def __len__(self) -> int:
         return len(self._source)
@@ -104,7 +104,7 @@ class Source:
             return self._source[record]
         except (RuntimeError, OSError) as error:  # ArrayRecord hashes each chunk, and holds what it reads against that
             reason = str(error).splitlines()[0]
-            raise _rotten(self._told, f"seen at record {record}: {reason}") from None
+            raise _rotten(self._description, f"seen at record {record}: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -391,8 +391,8 @@ def _digest_of_entries(
     digest = hashlib.sha256()
     rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
-    told = {**recipe.identity(), "version": VERSION}
-    digest.update(json.dumps([told, list(findings), splits, sizes, rows], sort_keys=True).encode())
+    identity = {**recipe.identity(), "version": VERSION}
+    digest.update(json.dumps([identity, list(findings), splits, sizes, rows], sort_keys=True).encode())
     digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
 
@@ -464,12 +464,12 @@ def _read_films(
     # Pillow lets go of the interpreter lock while it decodes and encodes, so threads are as good as processes here.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
-        for turn in range(len(chunks) + 1):
-            if turn < len(chunks):
-                waiting.append([pool.submit(read, name) for name in chunks[turn]])
-            if turn == 0:
+        for k in range(len(chunks) + 1):
+            if k < len(chunks):
+                waiting.append([pool.submit(read, name) for name in chunks[k]])
+            if k == 0:
                 continue  # the next chunk is always being read while this one is cleaned and written
-            films = dict(zip(chunks[turn - 1], (future.result() for future in waiting.popleft()), strict=True))
+            films = dict(zip(chunks[k - 1], (future.result() for future in waiting.popleft()), strict=True))
             good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
@@ -653,8 +653,8 @@ def main() -> None:
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
     fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
-    told = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
-    print(f"a run finds them by {told}, with the same options")
+    options = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
+    print(f"a run finds them by {options}, with the same options")
 
 
 if __name__ == "__main__":

@@ -74,10 +74,10 @@ class Recipe:
         Where the lists lie is no matter, only what they say; nor how films would be cleaned that are not. Fields that
         came later are left out at their defaults, so that the sets of before are found again.
         """
-        told = asdict(self) | {"lists": ""}
+        fields = asdict(self) | {"lists": ""}
         if not self.clean:
-            told |= {name: _DEFAULTS[name] for name in CLEANING}
-        return {name: value for name, value in told.items() if name not in _LATER or value != _DEFAULTS[name]}
+            fields |= {name: _DEFAULTS[name] for name in CLEANING}
+        return {name: value for name, value in fields.items() if name not in _LATER or value != _DEFAULTS[name]}
 
 
 CLEANING: Final = ("threshold", "max_width", "edge_span", "axes", "spare_wide")

@@ -1,7 +1,7 @@
 """Figures out of labels and scores, and how sure they are. Arrays in, float64 out; nothing here knows a network.
 
 Labels are (films,) or (films, findings); scores and probabilities have the same shape. A figure of one finding is a
-float, of several an array (findings,). What cannot be told (a finding that no film has, or every film) is NaN;
+float, of several an array (findings,). What is not defined (a finding that no film has, or every film) is NaN;
 `why_undefined` says why.
 
 A label is 0 (absent), 1 (present), between them soft, or NaN (not known). Every figure here but the cross-entropy asks
@@ -350,9 +350,9 @@ def percentile_interval(samples: ArrayLike, level: float = LEVEL) -> Interval:
     """The middle `level` of `samples` (resamples, ...), NaN left out; NaN where nothing is left."""
     samples = np.asarray(samples, np.float64)
     tail = 50.0 * (1.0 - level)
-    told = np.isfinite(samples).any(axis=0)
-    ends = np.nanpercentile(np.where(told, samples, 0.0), [tail, 100.0 - tail], axis=0)
-    low, high = np.where(told, ends, np.nan)
+    is_defined = np.isfinite(samples).any(axis=0)
+    ends = np.nanpercentile(np.where(is_defined, samples, 0.0), [tail, 100.0 - tail], axis=0)
+    low, high = np.where(is_defined, ends, np.nan)
     return Interval(low, high) if samples.ndim > 1 else Interval(float(low), float(high))
 
 
@@ -391,11 +391,11 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> Figure:
 def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
     """Of one finding: what was predicted and what was found, in `bins` of equal width over [0, 1]."""
     labels, probabilities = _known(*_checked(labels, probabilities))
-    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
-    films = np.bincount(place, minlength=bins)
+    bin_index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
+    films = np.bincount(bin_index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        predicted = np.bincount(place, probabilities, minlength=bins) / films
-        observed = np.bincount(place, labels, minlength=bins) / films
+        predicted = np.bincount(bin_index, probabilities, minlength=bins) / films
+        observed = np.bincount(bin_index, labels, minlength=bins) / films
     return Reliability(predicted, observed, films)
 
 
@@ -499,9 +499,9 @@ def _by_finding(figure: Any, labels: np.ndarray, scores: np.ndarray) -> np.ndarr
 
 def _tally(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The different scores, ascending, and how many films with and without the finding have each."""
-    values, place = np.unique(scores, return_inverse=True)
-    positives = np.bincount(place, labels, minlength=len(values))
-    return values, positives, np.bincount(place, minlength=len(values)) - positives
+    values, rank = np.unique(scores, return_inverse=True)
+    positives = np.bincount(rank, labels, minlength=len(values))
+    return values, positives, np.bincount(rank, minlength=len(values)) - positives
 
 
 def _clusters(patients: ArrayLike | None, films: int) -> np.ndarray:
@@ -527,12 +527,12 @@ def _delong(labels: np.ndarray, scores: np.ndarray, cluster: np.ndarray) -> tupl
         return np.full(models, np.nan), np.full((models, models), np.nan)
     placement = np.empty((films, models))
     for k in range(models):
-        values, place = np.unique(scores[:, k], return_inverse=True)
-        p = np.bincount(place, labels, minlength=len(values))
-        n = np.bincount(place, minlength=len(values)) - p
+        values, rank = np.unique(scores[:, k], return_inverse=True)
+        p = np.bincount(rank, labels, minlength=len(values))
+        n = np.bincount(rank, minlength=len(values)) - p
         below = np.cumsum(n) - n / 2.0
         above = positives - np.cumsum(p) + p / 2.0
-        placement[:, k] = np.where(has, below[place] / negatives, above[place] / positives)
+        placement[:, k] = np.where(has, below[rank] / negatives, above[rank] / positives)
     area = placement[has].mean(axis=0)
     # Deviations from the mean, summed over each patient's films of a class: (patients, models) each.
     deviation = (placement - area) / np.where(has, positives, negatives)[:, None]

@@ -52,9 +52,9 @@ class PredictionFile:
 
     def rows(self, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """The probabilities of `names` for `findings`."""
-        place = {name: k for k, name in enumerate(self.names)}
+        row = {name: k for k, name in enumerate(self.names)}
         columns = [self.findings.index(finding) for finding in findings]
-        return self.probabilities[[place[name] for name in names]][:, columns]
+        return self.probabilities[[row[name] for name in names]][:, columns]
 
 
 @dataclass(frozen=True)
@@ -121,25 +121,25 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
         raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(findings)}")
     columns, passed_over = _columns(path, head, findings)
     findings = tuple(finding for finding in findings if finding in columns)
-    places = [columns[finding] for finding in findings]
+    positions = [columns[finding] for finding in findings]
     status = head.index(COLUMNS[0]) if COLUMNS[0] in head else None
     refused = 0
     names: list[str] = []
     values: list[list[float]] = []
     for line, row in lines:
-        if status is not None and row[status] == "refused" and not any(row[place].strip() for place in places):
+        if status is not None and row[status] == "refused" and not any(row[position].strip() for position in positions):
             refused += 1
             continue
         names.append(_name(path, line, row[columns[NAME]]))
         try:
-            values.append([float(row[place]) for place in places])
+            values.append([float(row[position]) for position in positions])
         except ValueError:
-            values.append([_number(row[place]) for place in places])
+            values.append([_number(row[position]) for position in positions])
         if not all(map(math.isfinite, values[-1])):
             worst = next(k for k, value in enumerate(values[-1]) if not math.isfinite(value))
             raise DataError(
-                f"{path}, line {line}, column {head[places[worst]]}: {short(row[places[worst]])} is no probability, "
-                "nor any other finite number"
+                f"{path}, line {line}, column {head[positions[worst]]}: {short(row[positions[worst]])} is no "
+                "probability, nor any other finite number"
             )
     if not names:
         raise DataError(f"{path} has a header and no film" + (f" but {refused:,} refused ones" if refused else ""))
@@ -173,11 +173,11 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The place of `Image Index` and of each of `findings`, and the names of all other columns."""
+    """The column index of `Image Index` and of each of `findings`, and the names of all other columns."""
     _refuse_separator(path, head)
     found: dict[str, int] = {}
     others, twice = [], []
-    for place, column in enumerate(head):
+    for position, column in enumerate(head):
         name = text_of(column)
         name = name if name in findings else name.removeprefix("prob_")
         if column != NAME and name not in findings:
@@ -185,7 +185,7 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
         elif name in found:
             twice.append(name)
         else:
-            found[name] = place
+            found[name] = position
     if twice:
         raise DataError(f"{path}, line 1: columns that stand more than once, {first_ten(twice)}")
     if NAME not in found:
@@ -251,10 +251,10 @@ def _read_label_table(
 ) -> Labels:
     """A table with a column a finding; see `read_labels`."""
     columns, _ = _columns(path, head, findings)
-    place = {name: head.index(name) for name in reversed(head)}
+    position = {name: head.index(name) for name in reversed(head)}
 
     def text(row: list[str], *names: str) -> str:
-        return next((printable(row[place[name]].strip()) for name in names if name in place), "")
+        return next((printable(row[position[name]].strip()) for name in names if name in position), "")
 
     entries: dict[str, Entry] = {}
     names: list[str] = []
@@ -285,7 +285,7 @@ def _read_label_table(
         raise DataError(f"{path} has no column 'Finding Labels', and no label of 0 or 1 in a column of a finding")
     shown = printable(path.name)
     notes = [f"{shown}: {uncertain:,} uncertain labels (-1) are taken as not known"] if uncertain else []
-    if "Patient ID" not in place:
+    if "Patient ID" not in position:
         notes.append(f"{shown} has no column 'Patient ID': each film is taken for a patient of its own")
     return Labels(entries, findings, notes)
 
@@ -352,17 +352,17 @@ def match(
 
 def _note(table: PredictionFile) -> str:
     """What is to be said of a table by itself: columns passed over, numbers that are no probabilities."""
-    told = []
+    notes = []
     if table.refused:
-        told.append(f"{table.refused:,} films without probabilities are left out: they were refused")
+        notes.append(f"{table.refused:,} films without probabilities are left out: they were refused")
     if table.passed_over:
-        told.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
+        notes.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
     if not table.are_probabilities:
         low, high = table.probabilities.min(), table.probabilities.max()
-        told.append(
+        notes.append(
             f"numbers from {low:g} to {high:g} are no probabilities: they are ranked as written, without calibration"
         )
-    return f"{printable(table.path.name)}: {'; '.join(told)}" if told else ""
+    return f"{printable(table.path.name)}: {'; '.join(notes)}" if notes else ""
 
 
 def _titles(tables: Sequence[PredictionFile]) -> list[str]:

@@ -76,8 +76,8 @@ def likeness(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     labels = np.nan_to_num(np.asarray(labels, np.float64))
     embeddings = np.asarray(embeddings, np.float64)
-    spread = embeddings.std(axis=0)
-    standard = (embeddings - embeddings.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    std = embeddings.std(axis=0)
+    standard = (embeddings - embeddings.mean(axis=0)) / np.where(std > 0, std, 1.0)
     counts = labels.sum(axis=0)
     return _correlation((labels.T @ standard) / np.where(counts > 0, counts, 1.0)[:, None])
 

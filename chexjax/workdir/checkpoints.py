@@ -128,7 +128,7 @@ class Checkpoints:
         """The states at `step`, shaped as `states`, and the metadata.
 
         Raises:
-          CheckpointError: the checkpoint does not load, or does not fit the networks; every key that does not is told.
+          CheckpointError: the checkpoint does not load, or does not fit the networks; every key that differs is named.
         """
         wanted = dict(zip(("networks", "training"), split_states(states), strict=True))
         loaded = self._load(step, ("networks", "training"))
@@ -270,9 +270,9 @@ def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
         "unexpected": [key for key in have if key not in want],
         "misshaped": [f"{k} {have[k]} for {want[k]}" for k in want if k in have and have[k] != want[k]],
     }
-    told = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
-    if told:
-        raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(told))
+    troubled = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
+    if troubled:
+        raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(troubled))
 
 
 def verify(workdir: Path) -> list[str]:

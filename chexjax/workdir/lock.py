@@ -34,7 +34,7 @@ class Owner:
     boot: str
     pid: int
     started: str
-    since: float  # Unix time; only told, never reckoned with
+    since: float  # Unix time; shown to the user, never computed with
 
     def __str__(self) -> str:
         hours, minutes = divmod(int(max(time.time() - self.since, 0)) // 60, 60)
@@ -61,7 +61,7 @@ def hold(workdir: Path) -> Iterator[Callable[[], None]]:
     except OSError as error:
         raise CheckpointError(f"{workdir} cannot be used as a workdir: {error.strerror}") from None
 
-    def held() -> None:
+    def check_lock_is_ours() -> None:
         if not _is(file, path):
             raise CheckpointError(f"{path} is no longer this run's: another run has taken the workdir over")
 
@@ -75,7 +75,7 @@ def hold(workdir: Path) -> Iterator[Callable[[], None]]:
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
-        yield held
+        yield check_lock_is_ours
     finally:
         released.set()
         heart.join()

@@ -69,7 +69,7 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
     imported = (workdir / ABOUT).exists()
     if not imported:
         check_no_file(workdir)
-        read_config(workdir)  # what is no workdir is told so
+        read_config(workdir)  # a folder without config.json is refused
     try:
         return _imported(workdir) if imported else _restore(workdir, checkpoints or Checkpoints(workdir))
     except ChexjaxError:
@@ -83,8 +83,8 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
         RecursionError,
         AssertionError,
     ) as error:
-        told = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
-        raise CheckpointError(told) from error
+        message = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
+        raise CheckpointError(message) from error
 
 
 def check_no_file(workdir: Path) -> None:
@@ -97,9 +97,9 @@ def check_no_file(workdir: Path) -> None:
     if workdir.is_dir() and not (workdir / CONFIG).exists():
         files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
     if files:
-        held = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
+        found = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
         raise CheckpointError(
-            f"{workdir} is {held}\nimport weights first, then name the folder that this makes: "
+            f"{workdir} is {found}\nimport weights first, then name the folder that this makes: "
             f"python -m chexjax.models.torch_weights --model=MODEL {files[0]} --out=DIR"
         )
 

@@ -77,7 +77,7 @@ def test_films_stay_where_they_fill_no_more_than_half(
     config.steps_per_call = 3
     monkeypatch.setattr(feed, "free_memory", lambda: free)
     found = feed.open_feed(config, open_films(config.data), 0)
-    assert told in found.told
+    assert told in found.description
     assert found.most == most
 
 
