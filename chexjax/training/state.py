@@ -23,8 +23,8 @@ PyTree = Any
 class TrainState(train_state.TrainState):
     """flax's TrainState with the network's other collections and, if the config asks for it, a moving average.
 
-    `collections` holds everything beside `params`: `{"batch_stats": ...}`, others, or nothing. The moving average covers
-    both.
+    `collections` holds everything beside `params`: `{"batch_stats": ...}`, others, or nothing. The moving average
+    covers both.
     """
 
     collections: dict[str, PyTree]
