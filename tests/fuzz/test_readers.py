@@ -161,7 +161,7 @@ def dicoms(folder: Path) -> list[bytes]:
     from pydicom.dataset import Dataset
     from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
 
-    from tests.dicom_files import jpeg, lossless_jpeg, write_dicom
+    from tests.dicom_files import jpeg, jpeg_2000, lossless_jpeg, write_dicom
 
     pixels = np.sort(np.random.default_rng(1).integers(0, 4096, (64, 64)).astype(np.uint16), axis=1)
     table, item = Dataset(), Dataset()
@@ -180,7 +180,7 @@ def dicoms(folder: Path) -> list[bytes]:
         write_dicom(folder / "3.dcm", pixels, BitsStored=12, VOILUTSequence=[table], ReferencedImageSequence=[item]),
         write_dicom(folder / "4.dcm", pixels.astype(np.int16), VOILUTFunction="SIGMOID", **window),
     ]
-    made.append(write_dicom(folder / "5.dcm", pixels, JPEG2000Lossless, BitsStored=12))
+    made.append(write_dicom(folder / "5.dcm", pixels, JPEG2000Lossless, jpeg_2000(pixels), BitsStored=12))
     small = (pixels // 16).astype(np.uint8)
     made.append(write_dicom(folder / "6.dcm", small, JPEGBaseline8Bit, encoded=jpeg(small)))
     lossless = lossless_jpeg(pixels, 12)
