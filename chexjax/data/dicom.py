@@ -48,6 +48,7 @@ _RLE: Final = "1.2.840.10008.1.2.5"
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _MAX_LEVELS: Final = 2**24  # different stored values; of 16 bits there are 2**16
+_ROWS: Final = 256  # are counted at once
 _SQUARE: Final = 0.01  # pixels of nearly equal sides are left alone
 _MAX_ASPECT: Final = 4.0  # no detector's pixels are longer
 
@@ -383,8 +384,13 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     if high - low >= _MAX_LEVELS:
         raise ValueError("more levels than a film has")
     outside, of_padding = find_padding(stored, header)
-    index = (stored.astype(np.int64 if layout.allocated == 32 else np.int32) - low).astype(np.uint32)
-    counts = np.bincount((index if outside is None else index[~outside]).ravel(), minlength=high - low + 1)
+    wide = stored.astype(np.int32) if stored.dtype.kind == "i" else stored  # the range of int16 is no int16
+    index = wide - low if low else wide
+    counts = np.zeros(high - low + 1, np.int64)
+    for row in range(0, layout.rows, _ROWS):  # bincount makes 8 bytes of each pixel
+        part = index[row : row + _ROWS]
+        part = part.ravel() if outside is None else part[~outside[row : row + _ROWS]]
+        counts += np.bincount(part, minlength=len(counts))
     with np.errstate(all="ignore"):  # what is no number is found below
         grey, of_levels = grey_levels(np.arange(low, high + 1), counts, header)
     if not np.isfinite(grey).all():
