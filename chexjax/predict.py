@@ -174,7 +174,8 @@ class Classifier:
             cleaned = [clean_film(film, self.recipe) for _, film in batch] if self.recipe.clean else None
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
             for place, (_, film) in enumerate(batch):
-                images[place, ..., 0] = shrink(cleaned[place] if cleaned else film, self.recipe.size)
+                film = cleaned[place] if cleaned else film
+                images[place, ..., 0] = shrink(film, self.recipe.size, self.recipe.enlarge)
             logits, maps = jax.device_get(self._apply(self._variables, images))
             probabilities = probability_of(logits).mean(axis=0)
             for place, (name, film) in enumerate(batch):
