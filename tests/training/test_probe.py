@@ -89,7 +89,7 @@ def test_the_command_probes_a_workdir(films: Prepared, small_baseline, tmp_path:
     np.testing.assert_allclose(table.probabilities, expected.probabilities, atol=1e-4)
     labels = films.parts["test"].labels
     areas = [roc_auc_score(y, p) for y, p in zip(labels.T, table.probabilities.T, strict=True) if np.ptp(y)]
-    assert f"{np.mean(areas):.3f} (" in printed
+    assert f"{np.mean(areas):.4f} (" in printed
 
 
 def pixels_of(record: dict) -> np.ndarray:
