@@ -140,8 +140,8 @@ def pillow_coefficients(width: int, size: int, kernel: str) -> tuple[np.ndarray,
     first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + support + 0.5).astype(np.int64), width)
     taps = np.arange((last - first).max())
-    places = (first[:, None] + taps - centres[:, None] + 0.5) / max(scale, 1.0)
-    weights = np.where(first[:, None] + taps < last[:, None], weigh(places), 0.0)
+    offsets = (first[:, None] + taps - centres[:, None] + 0.5) / max(scale, 1.0)
+    weights = np.where(first[:, None] + taps < last[:, None], weigh(offsets), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
     return first, (np.copysign(0.5, weights) + weights * (1 << PRECISION)).astype(np.int32)
 
@@ -171,8 +171,16 @@ def to_torch(restored: Restored, network: str, channels: int) -> tuple[dict[str,
     model = restored.config.networks[name].model
     arrays = to_state_dict(model, restored.variables[name], channels, data.mean, data.std)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((data.mean,), (data.std,))
-    told = {"model": model, "findings": restored.findings, "channels": channels, "size": data.size, "clean": data.clean}
-    return arrays, {key: json.dumps(value) for key, value in (told | {"mean": mean, "std": std}).items()}
+    about = {
+        "model": model,
+        "findings": restored.findings,
+        "channels": channels,
+        "size": data.size,
+        "clean": data.clean,
+        "mean": mean,
+        "std": std,
+    }
+    return arrays, {key: json.dumps(value) for key, value in about.items()}
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:

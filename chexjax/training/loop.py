@@ -26,6 +26,7 @@ from chexjax.evaluation.page import run_page
 from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
+from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
 from chexjax.models import Groups
 from chexjax.models.network import names
@@ -38,6 +39,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
+from chexjax.trust.kept import Trust, write_trust
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
@@ -61,12 +63,12 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """
     config = common.complete(config)
     check(config)
-    with hold(workdir) as held:
+    with hold(workdir) as check_lock_is_ours:
         claim_workdir(workdir, config)
-        _train(config, workdir, profile, held)
+        _train(config, workdir, profile, check_lock_is_ours)
 
 
-def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: Callable[[], None]) -> None:
     began = time.monotonic()
     checkpoints = Checkpoints(workdir, writing=True)
     latest = checkpoints.latest
@@ -95,7 +97,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
 
-        films_of = namer(config, shown)
+        films_of = film_names_of(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
@@ -118,7 +120,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
 
         known = context(config, films, groups, teacher)
         feed = open_feed(config, films, step)
-        say(feed.told)
+        say(feed.description)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
         variables = teacher.variables if isinstance(teacher, Restored) else {}
@@ -164,9 +166,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 window = Window(tuple(states), films_of, films.findings)
             if validating or stopping:
-                held()
+                check_lock_is_ours()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
-                saved = bookmark(config, films, groups, teacher, step, history, window)
+                saved = checkpoint_metadata(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
                 pace.restart(step)
             if stopping:
@@ -203,11 +205,17 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
+    calibrations, bands = fit_calibration(validation)
+    domains, gate = fit_domains(best, variables, films, split)
     if jax.process_index() == 0:
         findings = best.findings
+        trust = Trust(calibrations, bands, domains)
+        write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
+        results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
-        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
+        sources = films.sources()
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
         out.mkdir(exist_ok=True)
         write_run(out, results, predictions, history, page, findings)
@@ -340,7 +348,7 @@ class Window:
         )
 
 
-def namer(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
+def film_names_of(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
     """The function from a step to the names of its batch's films."""
     return lambda step: [train_films[k] for k in batch_films(config.seed, step, config.batch_size, len(train_films))]
 
@@ -381,7 +389,7 @@ def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher:
     return Context(config, known_prevalence(films.parts["train"].labels), groups, teaching)
 
 
-def bookmark(
+def checkpoint_metadata(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
@@ -454,8 +462,8 @@ def describe(
     if isinstance(teacher, Targets):
         say(f"teacher: {teacher.path}, {teacher.films:,} of {len(films.parts['train'].names):,} training films")
     elif teacher is not None:
-        told = ", ".join(model_title(network) for network in teacher.config.networks.values())
-        say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
+        titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
+        say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "

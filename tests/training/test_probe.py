@@ -105,14 +105,14 @@ def test_weights_that_lack_a_stage_are_probed_before_it_and_refused_behind_it(tm
     held["conv1"] = held["conv1"] | {"offset": np.full_like(held["conv1"]["kernel"], 0.1)}
     stats = {name: leaf for name, leaf in variables["batch_stats"]["trunk"].items() if not name.startswith("layer2")}
     weights = {"params": {"trunk": held}, "batch_stats": {"trunk": stats}}
-    save_weights(tmp_path, weights, About("tiny2", 0.4, 0.3, "x.pth", fresh=("layer2.0.conv1.weight",)))
-    frozen = probe.open_trunk(tmp_path, stages=1)
+    save_weights(tmp_path / "weights", weights, About("tiny2", 0.4, 0.3, "x.pth", fresh=("layer2.0.conv1.weight",)))
+    frozen = probe.open_trunk(tmp_path / "weights", stages=1)
     assert (frozen.mean, frozen.std) == (0.4, 0.3)
     whole["conv1"]["offset"] = held["conv1"]["offset"]
     expected = create_model("tiny2").trunk.clone(end=1).apply({**frozen.variables, "params": whole}, x)
     np.testing.assert_array_equal(frozen.trunk.apply(frozen.variables, x), expected)
     for stages in (0, 2):
         with pytest.raises(CheckpointError, match=r"lacks arrays of tiny2.*layer2_0.*\n.*--stages=N"):
-            probe.open_trunk(tmp_path, stages)
+            probe.open_trunk(tmp_path / "weights", stages)
     with pytest.raises(ConfigError, match="--stages is 3; tiny2 has 2"):
-        probe.open_trunk(tmp_path, 3)
+        probe.open_trunk(tmp_path / "weights", 3)
