@@ -81,15 +81,24 @@ def is_raw(header: Header) -> bool:
     return header.sop_class in FOR_PROCESSING or header.text("PresentationIntentType") == "FOR PROCESSING"
 
 
+def is_linear(header: Header) -> bool:
+    """Whether a raw film's values grow with the number of X-rays that arrived: their logarithm is what was absorbed."""
+    relation = header.text("PixelIntensityRelationship")
+    return is_raw(header) and relation == "LIN" and header.word("PixelIntensityRelationshipSign", signed=True) == 1
+
+
 def is_inverted(header: Header) -> bool:
     """Whether the highest value is to be dark.
 
-    Of a film for presentation its photometric interpretation says so, or the shape of its presentation table. A raw
-    one is bright where many X-rays arrived, if its sign is 1.
+    Of a film for presentation the shape of its presentation LUT says so, as in dcmtk, and where it has none the
+    photometric interpretation. A raw one is bright where many X-rays arrived, if its sign is 1.
     """
     if is_raw(header):
         return header.word("PixelIntensityRelationshipSign", signed=True) == 1
-    return header.text("PhotometricInterpretation") == "MONOCHROME1" or header.text("PresentationLUTShape") == "INVERSE"
+    shape = header.text("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return header.text("PhotometricInterpretation") == "MONOCHROME1"
 
 
 def _kind(header: Header) -> Verdict:
@@ -153,10 +162,7 @@ def _polarity(header: Header) -> Verdict:
         return Verdict("doubtful", ("For Processing: the detector's values, not a film's",))
     if (kind, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         return Verdict("doubtful", ("photometric interpretation and presentation LUT shape contradict each other",))
-    # Many makers set the sign wrongly: worth a word, not a doubt.
-    if not header.items("VOILUTSequence") and (kind, sign) in (("MONOCHROME1", -1), ("MONOCHROME2", 1)):
-        return Verdict("ok", ("the sign of the pixel intensity relationship contradicts the polarity",))
-    return Verdict()
+    return Verdict()  # the sign (0028,1041) of a film for presentation is not asked: ordinary films have either
 
 
 def _annotation(header: Header) -> Verdict:

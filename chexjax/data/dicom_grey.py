@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
+from chexjax.data.dicom_gate import is_linear
 from chexjax.data.dicom_header import Header
 from chexjax.data.verdict import Verdict
 
@@ -22,6 +23,7 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
 
     In the standard's order: the modality's table, or slope and intercept; then the first VOI table, else the first
     window, else the range of the film's own values (see `own_range`). 8-bit films without a window stay as they are.
+    Of a linear raw film the logarithm's range is shown.
 
     Args:
       levels: int64 (values,), ascending.
@@ -43,12 +45,13 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
         values = levels * (1.0 if slope is None else slope) + (intercept or 0.0)
     if not np.isfinite(values).all():
         raise ValueError("values that are no numbers")
-    table = next(iter(header.items("VOILUTSequence")), None)
-    if table:
+    table, window = next(iter(header.items("VOILUTSequence")), None), _window(header)
+    if is_linear(header):
+        values = np.log(np.maximum(values, 1.0))
+    elif table:
         entries, top = _look_up(values, table, signed or bool(values.min() < 0))
         return entries / top, _ok(reasons)
-    window = _window(header)
-    if window:
+    elif window:
         return apply_window(values, *window, header.text("VOILUTFunction") or "LINEAR"), _ok(reasons)
     bits = header.word("BitsStored") or header.word("BitsAllocated") or 16
     if bits <= 8 and not signed and np.array_equal(values, levels):

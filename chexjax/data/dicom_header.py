@@ -57,6 +57,7 @@ _TAGS: Final = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "PixelIntensityRelationship",
     "PixelIntensityRelationshipSign",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -107,15 +108,15 @@ def _is_vr(two: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Header:
-    """The elements of a film, or of one item of a sequence.
+    """The elements of a film, or of one item of a sequence, as they stand in the file.
 
     Attributes:
-      dataset: a `pydicom.Dataset` with the transfer syntax in its `file_meta`.
+      elements: pydicom's raw elements by their tags.
       syntax: the transfer syntax's UID as the file meta states it; "" where it states none that there is.
       stated_class: the SOP class that the file meta states.
     """
 
-    dataset: Any
+    elements: dict[int, Any]
     syntax: str = ""
     stated_class: str = ""
 
@@ -127,7 +128,7 @@ class Header:
     def _element(self, keyword: str) -> Any:
         from pydicom.datadict import tag_for_keyword
 
-        return self.dataset.get_item(tag_for_keyword(keyword))
+        return self.elements.get(tag_for_keyword(keyword) or 0)
 
     def raw(self, keyword: str) -> bytes:
         """An element's bytes as they stand in the file; b"" where it is absent or empty."""
@@ -180,11 +181,19 @@ class Header:
 
     def items(self, keyword: str) -> list["Header"]:
         """The items of a sequence; [] where it is absent or broken."""
+        from pydicom.dataelem import RawDataElement, convert_raw_data_element
+
+        element = self._element(keyword)
         try:
-            value = self.dataset[keyword].value if keyword in self.dataset else []
-            return [Header(item, self.syntax) for item in value or []]
-        except Exception:  # pydicom parses it now, and has no family of exceptions
+            value = convert_raw_data_element(element).value if isinstance(element, RawDataElement) else element.value
+            return [Header(_raw(item)) for item in value or []]
+        except Exception:  # pydicom parses it only now, and has no family of exceptions
             return []
+
+
+def _raw(dataset: Any) -> dict[int, Any]:
+    tags = dataset.keys()  # the elements themselves would be converted
+    return {int(tag): dataset.get_item(tag) for tag in tags}
 
 
 def read_header(data: bytes, where: str) -> Header:
@@ -257,8 +266,8 @@ def _read(file: BinaryIO, where: str, keywords: tuple[str, ...], with_pixels: bo
     return Header(found, syntax, meta.text("MediaStorageSOPClassUID"))
 
 
-def _elements(pydicom: Any, file: BinaryIO, implicit: bool, little: bool, **options: Any) -> Any:
-    return pydicom.filereader.read_dataset(file, implicit, little, **options)
+def _elements(pydicom: Any, file: BinaryIO, implicit: bool, little: bool, **options: Any) -> dict[int, Any]:
+    return _raw(pydicom.filereader.read_dataset(file, implicit, little, **options))
 
 
 def _encoding(first: bytes) -> tuple[bool, bool]:

@@ -1,10 +1,9 @@
-"""The predictions CSV: a film a row, a number a finding; written, read, and joined with a table of labels.
+"""The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
-It has the column `Image Index` and one a finding, named `Atelectasis` or `prob_Atelectasis`, in any order; gzip or not.
-`status` and `reasons`, as `chexjax.predict` writes them, may stand beside; films that it refused are left out, and
-counted. Other columns (an index, `No Finding`, a count of models) are passed over, and named. Numbers are
-probabilities; where some lie outside 0 to 1 they are logits, or whatever the model gives, and count by their order
-alone.
+It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
+not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
+Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
+lies outside 0 to 1, they are logits or other scores, of which only the order counts.
 """
 
 import csv
@@ -24,7 +23,7 @@ from chexjax.files import UNREADABLE, cell, open_text, text_of
 from chexjax.findings import FILM as NAME
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
-# Columns of tables that are no findings, whatever stands in them.
+# Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
 _NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *COLUMNS, *_OF_PATIENTS}
 
@@ -33,9 +32,8 @@ _NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", 
 class PredictionFile:
     """A predictions CSV.
 
-    `probabilities` is float64 (films, findings), as it is written: any finite numbers. `findings` are those that were
-    asked for and have a column; `passed_over` are the columns of others. `refused` counts films that have a row, but no
-    probabilities.
+    `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
+    for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
     """
 
     path: Path
@@ -59,9 +57,9 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class Matched:
-    """The films that are scored: labels float32 (films, findings), NaN not known; each model's numbers; the rows.
+    """The films to score: labels float32 (films, findings), NaN not known; each model's numbers; the label rows.
 
-    `ranked_only` names the models whose numbers are no probabilities.
+    `ranked_only` names the models whose numbers are not probabilities.
     """
 
     names: tuple[str, ...]
@@ -73,7 +71,7 @@ class Matched:
 
     @property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """Of the models whose numbers are probabilities."""
+        """The numbers of the models that give probabilities."""
         return {name: numbers for name, numbers in self.models.items() if name not in self.ranked_only}
 
     @property
@@ -82,9 +80,9 @@ class Matched:
 
 
 def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]) -> None:
-    """Writes probabilities (films, findings), each with as many digits as it takes to read the same float64 back.
+    """Writes probabilities (films, findings) with enough digits to read the same float64 back.
 
-    Of probabilities by `models.probability.probability_of` the order of the logits so survives.
+    Probabilities from `models.probability.probability_of` so keep the order of the logits.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -94,7 +92,7 @@ def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarra
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The names that the columns of a predictions CSV may be findings by, in its order.
+    """The column names of a predictions CSV that may be findings, in its order.
 
     Raises:
       DataError: as `read_predictions`; an empty file.
@@ -108,7 +106,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
-    """Reads what a predictions CSV says of `findings`; those without a column are left out.
+    """Reads the columns of `findings` from a predictions CSV; findings without a column are left out.
 
     Raises:
       DataError: no such file or no UTF-8 text, separated by something else than commas, no film, no column of a finding
@@ -148,7 +146,7 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a CSV file that are not blank, with their numbers; the first is the header, without outer blanks.
+    """The non-blank rows of a CSV file with their line numbers; the first is the header, its names stripped.
 
     Raises:
       DataError: the file cannot be read, or a row has more or fewer cells than the header.
@@ -219,7 +217,7 @@ def _number(text: str) -> float:
 
 
 class Labels(NamedTuple):
-    """What to score against: rows by film name, whose labels are those of `findings`; `notes` are lines on them."""
+    """The reference labels: rows by film name, with labels of `findings`; `notes` are lines for the user."""
 
     entries: dict[str, Entry]
     findings: tuple[str, ...]
@@ -249,7 +247,7 @@ def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
 def _read_label_table(
     path: Path, head: list[str], lines: Iterator[tuple[int, list[str]]], findings: tuple[str, ...]
 ) -> Labels:
-    """A table with a column a finding; see `read_labels`."""
+    """A table with one column per finding; see `read_labels`."""
     columns, _ = _columns(path, head, findings)
     position = {name: head.index(name) for name in reversed(head)}
 
@@ -291,7 +289,7 @@ def _read_label_table(
 
 
 def short(text: str) -> str:
-    """A cell as a message shows it: on one line, and not all of a long one."""
+    """A cell for a message: on one line, and shortened."""
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
@@ -305,13 +303,13 @@ def _refuse_twice(path: Path, names: Sequence[str], what: str) -> None:
 def match(
     entries: dict[str, Entry], tables: Sequence[PredictionFile], labelled: Sequence[str]
 ) -> tuple[Matched, list[str]]:
-    """The films that the table of labels and every table of predictions know, and lines that say how many there were.
+    """The films that are in the labels and in every predictions table, and notes with the counts.
 
     Args:
       labelled: the findings of the entries' labels, in their order.
 
     Raises:
-      DataError: there is none, or the tables have no finding in common.
+      DataError: there are none, or the tables have no finding in common.
     """
     first = tables[0]
     names = [name for name in first.names if name in entries]
@@ -351,7 +349,7 @@ def match(
 
 
 def _note(table: PredictionFile) -> str:
-    """What is to be said of a table by itself: columns passed over, numbers that are no probabilities."""
+    """A note on one table: ignored columns, numbers that are not probabilities."""
     notes = []
     if table.refused:
         notes.append(f"{table.refused:,} films without probabilities are left out: they were refused")
@@ -366,7 +364,7 @@ def _note(table: PredictionFile) -> str:
 
 
 def _titles(tables: Sequence[PredictionFile]) -> list[str]:
-    """What each table is called: its file's name, with its folder's where two are alike."""
+    """A title for each table: its file name, with the folder's if two are equal."""
     stems = [printable(table.path.name.removesuffix(".gz").removesuffix(".csv")) for table in tables]
     if len(set(stems)) < len(stems):
         stems = [f"{printable(table.path.parent.name)}/{stem}" for table, stem in zip(tables, stems, strict=True)]

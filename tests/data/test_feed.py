@@ -83,5 +83,5 @@ def test_films_stay_where_they_fill_no_more_than_half(
 
 def test_a_batch_that_does_not_divide_is_refused(config: ConfigDict) -> None:
     config.batch_size = 6
-    with pytest.raises(ConfigError, match="batch_size 6 is no multiple of the 4 devices"):
+    with pytest.raises(ConfigError, match="batch_size 6 is not a multiple of the 4 devices"):
         feed.open_feed(config, open_films(config.data), 0)
