@@ -28,6 +28,7 @@ from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
+from chexjax.explain.check import read_check
 from chexjax.models import Groups
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
@@ -214,6 +215,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        results["maps"] = read_check(workdir, best.step)
         sources = films.sources()
         page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
