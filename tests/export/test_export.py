@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax import export
+from chexjax.export import __main__ as command
 from chexjax.data import recipe
 from chexjax.data.augment import normalize
 from chexjax.errors import ConfigError
@@ -58,7 +59,7 @@ print(*artefact.platforms)
 def run_command(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
     """In this process: the small networks have no name elsewhere."""
     monkeypatch.setattr(sys, "argv", ["export", *flags])
-    export.main()
+    command.main()
 
 
 def test_the_artefact_runs_without_chexjax(pair: Path, tmp_path: Path, monkeypatch) -> None:
@@ -154,7 +155,7 @@ def test_a_pair_needs_a_name_for_torch(pair: Path) -> None:
     [
         (["--film=1024"], "HEIGHTxWIDTH"),
         (["--network=net9"], "no network 'net9'"),
-        (["--to=onnx"], "stablehlo"),
+        (["--to=tflite"], "stablehlo, onnx, torch"),
         (["--out=."], "is a folder"),
     ],
 )
