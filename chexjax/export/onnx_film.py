@@ -23,9 +23,9 @@ def prepare(graph: Graph, films: str, recipe: Recipe) -> str:
 
 
 def shrink(graph: Graph, films: str, size: int) -> str:
-    """uint8 (batch, height, width) -> uint8 (batch, size, size): Pillow's BOX filter, bit for bit.
+    """uint8 (batch, height, width) -> uint8 (batch, size, size): `recipe.shrink`, bit for bit.
 
-    Along the rows first, rounded to 8 bits, then along the columns. A BOX filter's coefficients are equal, so the sum
+    A BOX filter's coefficients are equal, so the sum
     of the grey levels, exact in float32, is multiplied once.
     """
     columns, factor = _box(graph, films, 2, size)
@@ -91,11 +91,11 @@ def _clean_rows(graph: Graph, films: str, recipe: Recipe) -> str:
     columns = _cast(graph, graph.add("Range", _scalar(0), width, _scalar(1)), np.int32)
     across = graph.add("Unsqueeze", columns, _integers(1, 2))
     ups, downs, left = _edges(graph, x, across, recipe)
-    nowhere = graph.add(
-        "Expand", np.int32(NOWHERE).reshape(1, 1), graph.add("Slice", graph.add("Shape", x), _integers(1), _integers(3))
-    )
+    rows = graph.add("Slice", graph.add("Shape", x), _integers(1), _integers(3))
+    nowhere = graph.add("Expand", np.array([[NOWHERE]], np.int32), rows)
     ends, levels = _next_downs(graph, nowhere, columns, x, downs)
-    near = graph.add("LessOrEqual", graph.add("Sub", ends, across), np.int32(recipe.max_width))
+    widest = np.int32(min(recipe.max_width, NOWHERE // 2))  # of no film so wide as to reach NOWHERE
+    near = graph.add("LessOrEqual", graph.add("Sub", ends, across), widest)
     mean = graph.add("Div", graph.add("Add", left, levels), np.int32(2))
     kept = np.int32(-1)  # instead of a grey level: pixels stay as they are
     if recipe.spare_wide:  # a wide object is passed over as a whole

@@ -54,7 +54,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
 
 
 def shrink(film: jax.Array, size: int) -> jax.Array:
-    """uint8 (height, width) -> uint8 (size, size): `chestxray14.shrink`, which is Pillow's BOX filter, bit for bit.
+    """uint8 (height, width) -> uint8 (size, size): `recipe.shrink`, which is Pillow's BOX filter, bit for bit.
 
     Pillow averages along the rows, rounds to 8 bits, then averages along the columns, with coefficients of 22 binary
     places (`src/libImaging/Resample.c`).
