@@ -319,7 +319,7 @@ def jobs_of(chip: str, programs: Sequence[str], dtypes: Sequence[str], options: 
     ]
 
 
-def told(row: Row) -> str:
+def describe(row: Row) -> str:
     """A row in a line, while the others are still compiled."""
     name = f"{row['program']}, {row['form']['dtype']}{', plain linen' * row['form']['plain']}"
     if "failed" in row:
@@ -362,7 +362,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         )
         print(f"{chip}, {options.devices} device(s), {form}, jax {jax.__version__}: compiled, not run", flush=True)
         jobs = jobs_of(chip, programs, options.dtypes.split(","), options)
-        rows = compile_all(jobs, lambda row: print(told(row), flush=True))
+        rows = compile_all(jobs, lambda row: print(describe(row), flush=True))
         print(f"\n{format_rows(rows)}\n", flush=True)
         found[chip] = {"rows": rows}
     return finish({"jax": jax.__version__, "chips": found}, options.json)

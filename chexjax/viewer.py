@@ -429,13 +429,13 @@ class Viewer(tk.Tk):
             return
         if isinstance(value, Exception):
             known = isinstance(value, ChexjaxError | OSError)
-            told = str(value) if known else f"{type(value).__name__}: {value}"
-            self.say(printable_lines(told)[:LONGEST])
+            message = str(value) if known else f"{type(value).__name__}: {value}"
+            self.say(printable_lines(message)[:LONGEST])
             self._retitle("cannot be read" if tag[0] == "film" else "failed")
         elif tag == "load":
             self.classifier = value
-            told = "" if np.isfinite(value.thresholds).any() else f" {NO_THRESHOLDS[0].upper()}{NO_THRESHOLDS[1:]}."
-            self.say(f"Ready.{told} Ctrl+O opens a film.")
+            note = "" if np.isfinite(value.thresholds).any() else f" {NO_THRESHOLDS[0].upper()}{NO_THRESHOLDS[1:]}."
+            self.say(f"Ready.{note} Ctrl+O opens a film.")
             self._retitle()
             self._predict()
         elif tag[0] == "film":

@@ -1,7 +1,7 @@
 """From stored films to network input, on the device, inside the compiled step.
 
-Films arrive as uint8 (batch, height, width, 1). What a film goes through depends on the run's seed, the step, and the
-film's own record number, and on nothing else: not on its place in the batch, nor on how many devices share the batch.
+Films arrive as uint8 (batch, height, width, 1). A film's augmentation depends only on the run's seed, the step and the
+film's record number, not on its place in the batch or the number of devices.
 """
 
 import jax
@@ -55,9 +55,9 @@ def _augment_one(image: jax.Array, key: jax.Array, config: ConfigDict) -> jax.Ar
 
 
 def _resample(grey: jax.Array, side: jax.Array, turn: jax.Array, mirror: jax.Array, shift: jax.Array) -> jax.Array:
-    """Reads `grey` (height, width) bilinearly on a grid that is scaled by `side`, turned, mirrored and moved.
+    """Reads `grey` (height, width) bilinearly on a grid that is scaled by `side`, rotated, mirrored and shifted.
 
-    `shift` (2,) is in shares of the film's extent. Beyond the border the film's edge goes on.
+    `shift` (2,) is a fraction of the film's extent. Outside the film, its border pixels are repeated.
     """
     extent = jnp.array(grey.shape, jnp.float32)
     grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, grey.shape), indexing="ij")).astype(jnp.float32)

@@ -1,6 +1,6 @@
-"""Films prepared once: a source's tables are read and checked; its films cleaned, shrunk, and written as ArrayRecord.
+"""Prepares films once: reads and checks a source's tables, cleans and shrinks its films, writes them as ArrayRecord.
 
-`prepare` is for a folder in the NIH's layout under its own lists; `prepare_source` for all that `config.data` can say.
+`prepare` handles a folder in the NIH's layout with its own lists, `prepare_source` all that `config.data` allows.
 
     python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
@@ -52,21 +52,21 @@ from chexjax.runtime import cache_folder, parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
-TABLE: Final = "films.csv"  # beside the records, in their order
+TABLE: Final = "films.csv"  # beside the records, in the same order
 SKIPPED: Final = "skipped.csv"
 MISSING: Final = "missing"
 NO_ROW: Final = "the entry file has no row of them"
-ORIGINS: Final = "sources.csv"  # from which source each film is, where that is not the NIH's folder alone
+ORIGINS: Final = "sources.csv"  # the source of each film, unless all are from one NIH folder
 _COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
-_SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
+_SMALL: Final = 16 << 20  # bytes; files up to this size are hashed whenever a set is opened
 
 
 @dataclass(frozen=True)
 class Part:
     """One part of the split, in the order of its records.
 
-    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` says from
-    which source each film is; it is empty for a folder in the NIH's layout alone.
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` names the
+    source of each film; it is empty if all are from one folder in the NIH's layout.
     """
 
     names: tuple[str, ...]
@@ -76,25 +76,25 @@ class Part:
 
     @property
     def known(self) -> np.ndarray:
-        """Of how many films each finding is known, int (findings,)."""
+        """The number of films where each finding is known, int (findings,)."""
         return (~np.isnan(self.labels)).sum(axis=0)
 
     @property
     def positives(self) -> np.ndarray:
-        """How many films have each finding for certain, int (findings,)."""
+        """The number of films labelled 1 for each finding, int (findings,)."""
         return (self.labels == 1).sum(axis=0)
 
     @property
     def healthy(self) -> int:
-        """How many films are known to have none of the findings."""
+        """The number of films known to have none of the findings."""
         return int((self.labels == 0).all(axis=1).sum())
 
 
 class Source:
-    """Records by number, as TFDS gives them; `told` says in messages which they are."""
+    """Records by number, as TFDS gives them; `description` names them in messages."""
 
-    def __init__(self, source: Any, told: str):
-        self._source, self._told = source, told
+    def __init__(self, source: Any, description: str):
+        self._source, self._description = source, description
 
     def __len__(self) -> int:
         return len(self._source)
@@ -102,16 +102,16 @@ class Source:
     def __getitem__(self, record: int) -> dict[str, Any]:
         try:
             return self._source[record]
-        except (RuntimeError, OSError) as error:  # ArrayRecord hashes each chunk, and holds what it reads against that
+        except (RuntimeError, OSError) as error:  # ArrayRecord verifies the hash of each chunk that it reads
             reason = str(error).splitlines()[0]
-            raise _rotten(self._told, f"seen at record {record}: {reason}") from None
+            raise _rotten(self._description, f"seen at record {record}: {reason}") from None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared record set: where it lies, by which digest it is known, and what it holds.
+    """A prepared set: its folder, its digest and its content.
 
-    `findings` names the columns of its labels.
+    `findings` names the columns of the labels.
     """
 
     path: Path
@@ -121,20 +121,20 @@ class Prepared:
     parts: dict[str, Part]
 
     def source(self, split: str) -> Any:
-        """A random-access source of the split's records, as TFDS gives them; the film still as PNG bytes."""
+        """A random-access source of the split's records, as TFDS gives them; films are still PNG bytes."""
         builder = tfds.builder_from_directory(str(self.path))
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         return Source(source, f"the {split} records in {self.path}")
 
     def sources(self) -> dict[str, Counts]:
-        """What each source gives to all parts together; empty for a folder in the NIH's layout alone."""
+        """The counts of each source over all parts; empty if all films are from one folder in the NIH's layout."""
         parts = [part for part in self.parts.values() if part.sources]
         labels = np.concatenate([part.labels for part in parts]) if parts else np.zeros((0, len(self.findings)))
         sources = [source for part in parts for source in part.sources]
         return count_by_source(sources, [patient for part in parts for patient in part.patients], labels)
 
     def summary(self) -> str:
-        """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
+        """One line per part: films, patients, films without a finding, the rarest finding, unknown labels."""
         lines = []
         for name, part in self.parts.items():
             rarest = int(part.positives.argmin())
@@ -157,11 +157,11 @@ class Prepared:
 def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
     """Finds the prepared set of `folder` and `recipe` below `out`, or makes it.
 
-    The set appears under its name only when it is whole: it is written beside, verified, then renamed.
+    The set gets its name only when complete: it is written to a temporary folder, verified, then renamed.
 
     Raises:
-      DataError: whatever is wrong with the folder (see `nih`), a film that is missing or does not decode (all are
-        counted, the first ten named), or a disk that cannot take the records.
+      DataError: something is wrong with the folder (see `nih`), films are missing or do not decode (all are counted,
+        the first ten named), or the records cannot be written.
     """
     folder, out = local_path(folder, "the folder of films"), local_path(out, "the folder of prepared films")
     entries = read_entries(folder)
@@ -175,9 +175,9 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
 
 
 def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
-    """The same of the films that `config` (a `config.data`) names: of any source, of several, of chosen findings.
+    """Like `prepare`, for the films of `config` (a `config.data`): any source, several sources, chosen findings.
 
-    Prints how the sources' names make the findings, and what else there is to know of them.
+    Prints how the sources' names map to the findings, and the sources' notes.
 
     Raises:
       ConfigError: see `sources.gather`.
@@ -202,7 +202,7 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
 
 
 def is_nih_alone(config: ConfigDict) -> bool:
-    """Whether `config.data` means one folder in the NIH's layout, with all its findings, under its lists."""
+    """Whether `config.data` is one folder in the NIH's layout, with all its findings and its own lists."""
     chosen = config.get("findings") or config.get("sources") or config.split not in nih.SPLIT_NAMES
     return config.source in NIH_LAYOUT and not chosen
 
@@ -224,7 +224,7 @@ def _entry(films: Collection, row: int) -> Entry:
 def _check_missing(
     missing: Sequence[str], folder: str, places: Sequence[Path], recipe: Recipe, unknown: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The films that are left out, with the reason of each; how many are is said."""
+    """The films that are left out, with reasons; warns with their number."""
     if missing and not recipe.skip_unreadable:
         looked = first_ten([str(place.relative_to(folder)) for place in places])
         raise DataError(
@@ -247,7 +247,7 @@ def _find_or_write(
     if not final.exists():
         try:
             write_set(final, findings, entries, splits, found, skipped, recipe, progress)
-        except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when the disk is full
             raise DataError(f"the prepared films cannot be written to {out.parent}: {error}") from error
     return load(final)
 
@@ -255,11 +255,11 @@ def _find_or_write(
 def load(path: str | Path) -> Prepared:
     """Opens a prepared set by its folder.
 
-    Its manifest is checked: the size of each file, and the content of the small ones. The large ones, the records, are
-    checked by ArrayRecord as they are read; hashing 7 GB at each start would take longer than starting.
+    The manifest is checked: the size of each file and the content of small ones. ArrayRecord checks the large ones, the
+    records, while they are read; hashing 7 GB at every start would take too long.
 
     Raises:
-      DataError: the folder holds none, or one that is not as it was written.
+      DataError: the folder holds no prepared set, or a damaged one.
     """
     path = Path(path)
     if path.is_dir() and (troubles := manifest_troubles(path, _SMALL)):
@@ -326,7 +326,7 @@ def _read_origins(path: Path) -> dict[str, str]:
         return {text_of(row["Image Index"]): text_of(row["source"]) for row in csv.DictReader(file)}
 
 
-_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
+_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # nearly every cell
 
 
 def _label(cell: str) -> float:
@@ -344,12 +344,12 @@ def _label(cell: str) -> float:
 
 
 def _label_cell(label: float) -> str:
-    """A float32 label, to its last bit; an unknown one is an empty cell."""
+    """A float32 label, exact to the last bit; an unknown one is an empty cell."""
     return "" if math.isnan(label) else f"{label:.9g}"
 
 
 def _check_classes(tree: Any) -> None:
-    """TFDS imports whatever module `features.json` names: only its own may be named.
+    """TFDS imports any module that `features.json` names, so only its own are allowed.
 
     Raises:
       ValueError: another is.
@@ -365,13 +365,13 @@ def _check_classes(tree: Any) -> None:
 def _digest(
     folder: Path, recipe: Recipe, lists: Path, splits: dict[str, list[str]], found: dict[str, Path]
 ) -> str:  # fmt: skip
-    """A hash of what goes in: the recipe, the tables' text, the split, and each film's name and size in bytes.
+    """A hash of the inputs: the recipe, the text of the tables, the split, and each film's name and size in bytes.
 
-    Films are known by their size, not their content: hashing 45 GB would take as long as preparing them.
+    A film's size stands for its content: hashing 45 GB would take as long as preparing them.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
-    first, second, *later = ENTRY_FILES  # a file that is looked for since then counts where it is there
+    first, second, *later = ENTRY_FILES  # a table added to the format later counts only if it is there
     for name in (first, second, BOX_FILE, *(name for name in later if (folder / name).is_file())):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
     for names in (ENTRY_FILES, (BOX_FILE,)):
@@ -387,12 +387,12 @@ def _digest_of_entries(
     recipe: Recipe, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
     found: Mapping[str, Path],
 ) -> str:  # fmt: skip
-    """The same of what was made of the tables: labels by the run's findings, patients, boxes."""
+    """Like `_digest`, of what the tables became: labels of the run's findings, patients, boxes."""
     digest = hashlib.sha256()
     rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
-    told = {**recipe.identity(), "version": VERSION}
-    digest.update(json.dumps([told, list(findings), splits, sizes, rows], sort_keys=True).encode())
+    identity = {**recipe.identity(), "version": VERSION}
+    digest.update(json.dumps([identity, list(findings), splits, sizes, rows], sort_keys=True).encode())
     digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
 
@@ -401,14 +401,14 @@ def write_set(
     final: Path, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
     found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails.
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind if that fails.
 
     Args:
       findings: the names of the entries' labels, in their order.
-      entries: by film name; what is not of a split is passed over.
+      entries: by film name; those in no split are ignored.
       splits: the film names of "train", "val" and "test".
-      found: the file of each film, for those that there are.
-      skipped: why a film is left out, by name; those that do not decode are added.
+      found: the file of each film that exists.
+      skipped: reasons by film name; films that do not decode are added.
 
     Raises:
       DataError: a part has no film, or films do not decode and the recipe does not skip them.
@@ -438,7 +438,7 @@ def write_set(
         write_manifest(built)
         built.rename(final)
     except OSError:
-        if not final.exists():  # else another process was quicker, with the same films
+        if not final.exists():  # otherwise another process was faster, with the same films
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -447,7 +447,7 @@ def write_set(
 def _read_films(
     names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
 ) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Names, prepared PNG bytes, and width and height before, in order; what does not decode goes to `skipped`."""
+    """Names, prepared PNG bytes, and original width and height, in order; films that do not decode go to `skipped`."""
 
     def read(name: str) -> np.ndarray | DataError:
         try:
@@ -461,15 +461,15 @@ def _read_films(
         return buffer.getvalue()
 
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    # Pillow lets go of the interpreter lock while it decodes and encodes, so threads are as good as processes here.
+    # Pillow releases the interpreter lock while it decodes and encodes, so threads suffice.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
-        for turn in range(len(chunks) + 1):
-            if turn < len(chunks):
-                waiting.append([pool.submit(read, name) for name in chunks[turn]])
-            if turn == 0:
-                continue  # the next chunk is always being read while this one is cleaned and written
-            films = dict(zip(chunks[turn - 1], (future.result() for future in waiting.popleft()), strict=True))
+        for k in range(len(chunks) + 1):
+            if k < len(chunks):
+                waiting.append([pool.submit(read, name) for name in chunks[k]])
+            if k == 0:
+                continue  # the next chunk is read while this one is cleaned and written
+            films = dict(zip(chunks[k - 1], (future.result() for future in waiting.popleft()), strict=True))
             good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
@@ -512,9 +512,9 @@ def _records(
 class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. The name is that of the first set that
-    was so written, ChestX-ray14 (Wang et al., CVPR 2017). Not registered with TFDS: what there
-    is to build depends on a folder, so `prepare` is the way in.
+    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS, because
+    what it builds depends on a folder: use `prepare`. The class is named after the first set written with it,
+    ChestX-ray14 (Wang et al., CVPR 2017).
     """
 
     name = "chest_xray14"
@@ -544,7 +544,7 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             "view": tfds.features.Text(),
             "bboxes": tfds.features.Sequence(box),
         }
-        # In the order of the split: `films.csv` then has a row a record.
+        # In the order of the split, so `films.csv` has one row per record.
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -559,9 +559,9 @@ class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 def _build(
     folder: Path, findings: Sequence[str], records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]], size: int
 ) -> Path:
-    """Runs the TFDS builder in `folder`; returns where the records lie."""
-    tfds.disable_progress_bar()  # ours counts films over all parts
-    with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
+    """Runs the TFDS builder in `folder`; returns the folder of the records."""
+    tfds.disable_progress_bar()  # our bar counts films over all parts
+    with redirect_stdout(io.StringIO()):  # nothing is downloaded, despite the name
         builder = ChestXRay14(
             findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
         )
@@ -576,7 +576,7 @@ def _write_tables(
     written: dict[str, list[str]],
     skipped: dict[str, str],
 ) -> None:
-    """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
+    """Writes `films.csv`, one row per record in their order, and `skipped.csv` if films were left out."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*_COLUMNS, *map(cell, findings)])
@@ -596,7 +596,7 @@ def _write_tables(
 
 
 def _verify(folder: Path, written: dict[str, list[str]]) -> None:
-    """Reads every record's name back: a file cut short by a full disk must not be taken for whole."""
+    """Reads every record's name back, in case a full disk cut a file short."""
     prepared = _load(folder)
     for split, names in written.items():
         source = prepared.source(split)
@@ -606,7 +606,7 @@ def _verify(folder: Path, written: dict[str, list[str]]) -> None:
 
 @command
 def main() -> None:
-    """The command line: prepares a set, and says where it lies and what it holds."""
+    """The command line: prepares a set, and prints its folder and its content."""
     values = flags.FlagValues()
     flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
     flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
@@ -646,15 +646,15 @@ def main() -> None:
         name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
     }
     if also["source"] == "phantom":
-        also["source"] = "nih"  # a folder of simulated films that is there already
+        also["source"] = "nih"  # a folder with simulated films
     find_devices()
     out = local_path(values.out, "--out") if values.out else cache_folder()
     prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
     fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
-    told = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
-    print(f"a run finds them by {told}, with the same options")
+    options = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
+    print(f"a run finds them by {options}, with the same options")
 
 
 if __name__ == "__main__":

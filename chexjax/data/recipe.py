@@ -1,4 +1,4 @@
-"""How films are prepared, and where prepared ones are kept: what training, prediction and export share."""
+"""How films are prepared and where prepared ones are kept; shared by training, prediction and export."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ MAX_SPAN: Final = 64  # pixels
 
 @dataclass(frozen=True)
 class Recipe:
-    """How films become records. All of it, and what lies in the folder, decides which prepared set is found again.
+    """How films become records. A prepared set is found by these fields and the folder's content.
 
     Each field is one of `config.data`, too. `size` is the side of the square films in the records. `clean` removes
     bright artefacts at native resolution, by the five fields after it, which are arguments of
@@ -44,7 +44,7 @@ class Recipe:
         """The arguments of `scanline.remove_artifacts`, beside the films.
 
         Raises:
-          ValueError: `axes` names something else than rows and columns.
+          ValueError: `axes` names anything but rows and columns.
         """
         names = [name.strip() for name in self.axes.split(",")]
         if unknown := [name for name in names if name not in AXES]:
@@ -69,15 +69,15 @@ class Recipe:
             raise ValueError(f"edge_span must be at most {MAX_SPAN} pixels; got {self.edge_span}")
 
     def identity(self) -> dict[str, Any]:
-        """What tells two preparations of one folder apart.
+        """The fields that distinguish two preparations of one folder.
 
-        Where the lists lie is no matter, only what they say; nor how films would be cleaned that are not. Fields that
-        came later are left out at their defaults, so that the sets of before are found again.
+        The path of the lists does not count, only their content; cleaning options do not count without `clean`. Fields
+        added later are left out at their defaults, so older sets are still found.
         """
-        told = asdict(self) | {"lists": ""}
+        fields = asdict(self) | {"lists": ""}
         if not self.clean:
-            told |= {name: _DEFAULTS[name] for name in CLEANING}
-        return {name: value for name, value in told.items() if name not in _LATER or value != _DEFAULTS[name]}
+            fields |= {name: _DEFAULTS[name] for name in CLEANING}
+        return {name: value for name, value in fields.items() if name not in _LATER or value != _DEFAULTS[name]}
 
 
 CLEANING: Final = ("threshold", "max_width", "edge_span", "axes", "spare_wide")
@@ -86,10 +86,10 @@ _LATER: Final = ("edge_span", "axes", "spare_wide")
 
 
 def shrink(film: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (height, width) -> uint8 (size, size), by averaging areas, so that nothing aliases.
+    """uint8 (height, width) -> uint8 (size, size), by averaging areas, without aliasing.
 
-    Rows first, rounded to 8 bits, then columns. In one call Pillow 13 does the columns of tall films first, earlier
-    versions never: a grey level of difference in a third of the pixels.
+    Rows first, rounded to 8 bits, then columns. In a single call, Pillow 13 starts with the columns where the film is
+    tall, which earlier versions never do: a third of the pixels would differ by a grey level.
     """
     if film.shape == (size, size):
         return film
@@ -98,11 +98,11 @@ def shrink(film: np.ndarray, size: int) -> np.ndarray:
 
 
 def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> list[np.ndarray]:
-    """Removes bright artefacts from at most `chunk` films of any shapes, those of one shape in one call."""
+    """Removes bright artefacts from at most `chunk` films of any shapes, one call per shape."""
     cleaned: dict[int, np.ndarray] = {}
     for shape in {film.shape for film in films}:
         places = [place for place, film in enumerate(films) if film.shape == shape]
-        # A full batch each time: the kernel is then compiled once a shape.
+        # Always a full batch, so the kernel is compiled once per shape.
         batch = np.zeros((chunk, *shape), np.uint8)
         batch[: len(places)] = [films[place] for place in places]
         done = np.asarray(remove_artifacts(batch, **recipe.cleaning))
@@ -111,12 +111,12 @@ def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> 
 
 
 def cache_of(config: ConfigDict) -> Path:
-    """Where `config.data` has prepared and simulated films kept; the command that prepares ahead calls it `--out`."""
+    """The folder for prepared and simulated films; `--out` of the command that prepares ahead."""
     return Path(config.cache).expanduser() if config.cache else cache_folder()
 
 
 def prepared_below(cache: Path) -> Path:
-    """Where in a cache prepared films lie, whoever prepared them; a cache may be named by that very folder."""
+    """The folder of prepared films in a cache; a cache may also be named by this folder itself."""
     return cache if cache.name == "prepared" else cache / "prepared"
 
 
@@ -126,5 +126,5 @@ def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
 
 
 def recipe_of(config: ConfigDict) -> Recipe:
-    """How `config.data` wants films to be prepared; a field that it lacks, as an old workdir's may, has its default."""
+    """The recipe in `config.data`; a field missing there (in an old workdir) has its default."""
     return Recipe(**{name: config.get(name, default) for name, default in _DEFAULTS.items()})

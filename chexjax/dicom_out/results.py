@@ -201,7 +201,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
         for number, box in enumerate(boxes.get(finding, ()), start=1):
             region = sr.ImageRegion(
                 graphic_type=sr.GraphicTypeValues.POLYLINE,
-                graphic_data=_outline(box),
+                graphic_data=_outline(box, result.film),
                 source_image=sr.SourceImageForRegion(**image),
             )
             name = f"{finding[:50]}, region {number}"
@@ -255,7 +255,7 @@ def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -
     objects, texts = [], []
     for finding, found in boxes.items():
         for box in found:
-            objects.append(pr.GraphicObject("POLYLINE", _outline(box, 0.5), pr.AnnotationUnitsValues.PIXEL))
+            objects.append(pr.GraphicObject("POLYLINE", _outline(box, result.film, 0.5), pr.AnnotationUnitsValues.PIXEL))
             words = f"{finding} {result.probability(finding):.2f}"
             corner = (box.left + 1.0, box.top + 1.0)
             texts.append(pr.TextObject(words, pr.AnnotationUnitsValues.PIXEL, anchor_point=corner))
@@ -276,13 +276,15 @@ def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -
     return state
 
 
-def _outline(box: MapBox, corner: float = 0.0) -> np.ndarray:
+def _outline(box: MapBox, film: np.ndarray, corner: float = 0.0) -> np.ndarray:
     """float64 (5, 2), closed; `corner` is the coordinate of the image's upper left corner.
 
     It is 0.0 in a report (PS3.3, C.18.6.1.2) and 0.5 in a presentation state, where the centre of the first pixel is at
-    1 (C.10.5.1.2).
+    1 (C.10.5.1.2); there highdicom takes no coordinate above the number of rows or columns.
     """
+    height, width = film.shape
     left, top, right, bottom = (edge + corner for edge in overlay.corners(box))
+    right, bottom = min(right, width), min(bottom, height)
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64)
 
 

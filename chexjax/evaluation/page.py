@@ -1,4 +1,4 @@
-"""`report.html`: a run, or a score, on one page that stands alone: light or dark, wide or narrow, no script."""
+"""`report.html`: a run, or a score, on one self-contained page: light or dark, wide or narrow, without scripts."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ from chexjax.findings import is_nih
 from chexjax.models.network import ENSEMBLE
 from chexjax.templates import render
 
-if TYPE_CHECKING:  # they load TFDS, which scoring does not need
+if TYPE_CHECKING:  # imported late: it loads TFDS, which scoring does not need
     from chexjax.data.prepared import Part
     from chexjax.data.sources.merge import Counts
     from chexjax.evaluation.evaluator import Predictions

@@ -1,4 +1,4 @@
-"""Tables of an evaluation: what stands in them, and how they are printed on a terminal, in Markdown and as CSV.
+"""The tables of an evaluation: their content, and their form on a terminal, in Markdown and as CSV.
 
 Pages show the same tables (`chexjax/templates/macros.html`).
 """
@@ -26,7 +26,7 @@ from chexjax.models.network import ENSEMBLE
 
 WIDTH: Final = 120  # characters of a terminal
 CALIBRATION: Final = {"average_precision": "AP", "brier": "Brier", "expected_calibration_error": "ECE"}
-RULES: Final = {"youden": "Youden's point"}  # what thresholds are called; the others are "sensitivity 90 %"
+RULES: Final = {"youden": "Youden's point"}  # titles of thresholds; the others are "sensitivity 90 %"
 KINDS: Final = {"iou": "IoU", "iobb": "IoBB"}
 OVERLAPS: Final = ("0.1", "0.3", "0.5", "0.7")  # of `localization.THRESHOLDS`
 _COUNTS: Final = {"true_positives": "TP", "false_positives": "FP", "false_negatives": "FN", "true_negatives": "TN"}
@@ -35,7 +35,7 @@ _SHARES: Final = ("sensitivity", "specificity", "precision")
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text. The first `lead` rows are set off; `words`: cells hold text, not figures."""
+    """Cells of text. The first `lead` rows are set apart; `words`: cells hold text, not numbers."""
 
     title: str
     heads: Sequence[str]
@@ -44,11 +44,11 @@ class Table:
     words: bool = False
 
 
-# How a table is printed
+# Forms of a table
 
 
 def as_text(table: Table) -> str:
-    """For a terminal: the first column stands left, the others right."""
+    """For a terminal: the first column left-aligned, the others right-aligned."""
     lines = [[printable(cell) for cell in line] for line in (table.heads, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [printable(table.title)] if table.title else []
@@ -65,7 +65,7 @@ def as_markdown(table: Table) -> str:
 
 
 def write_csv(path: Path, tables: Sequence[Table]) -> None:
-    """All tables in one file, each under its title and above an empty line; no cell is run by a spreadsheet."""
+    """All tables in one file, each under its title and above an empty line; no cell is a formula to a spreadsheet."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for table in tables:
@@ -73,11 +73,11 @@ def write_csv(path: Path, tables: Sequence[Table]) -> None:
                 writer.writerow([files.cell(cell) for cell in line])
 
 
-# What stands in them
+# Contents
 
 
 def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True) -> Table:
-    """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; a column a network."""
+    """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; one column per network."""
     networks = found["networks"].values()
 
     def cell(entry: Summary, key: str, finding: str | None = None) -> str:
@@ -97,7 +97,7 @@ def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True)
 
 
 def positives_of(found: Summary, finding: str) -> str:
-    """The films with a finding as a cell says it, see `format_count`; `found` has "films", "known", "positives"."""
+    """The number of positive films as a cell (see `format_count`); `found` has "films", "known", "positives"."""
     return format_count(found["positives"][finding], found["known"][finding], found["films"])
 
 
@@ -127,7 +127,7 @@ def calibration_table(found: Summary, findings: Sequence[str]) -> Table:
 
 
 def published_table(found: Summary, here: str, findings: Sequence[str]) -> Table:
-    """A run beside the columns of the report that chexjax re-implements; `here` says on which films the run was."""
+    """A run beside the columns of the report that chexjax re-implements; `here` describes the run's films."""
     own, report = found["networks"], published()["report"]
     columns = report["columns"].values()
     heads = [
@@ -164,7 +164,7 @@ def films_table(parts: Mapping[str, Any], findings: Sequence[str]) -> Table:
 
 
 def sources_table(counts: Mapping[str, Any], findings: Sequence[str]) -> Table | None:
-    """What each source gives, `Prepared.sources()`; None where there is but a folder in the NIH's layout."""
+    """The counts of each source, from `Prepared.sources()`; None for one folder in the NIH's layout."""
     if not counts:
         return None
     rows = [[word, *(f"{getattr(count, word):,}" for count in counts.values())] for word in ("films", "patients")]
@@ -188,7 +188,7 @@ def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table
 
 
 def localization_tables(found: Summary) -> tuple[Table, Table]:
-    """Shares of hits over all cases, and per finding; `found` is as `localization.localize` returns it."""
+    """Hit rates over all cases and per finding; `found` is the result of `localization.localize`."""
     heads = ["cases", "maps of", "pointing game", *(f"{word} {t}" for word in KINDS.values() for t in OVERLAPS)]
 
     def rows(group: str) -> Iterator[list[str]]:
@@ -217,7 +217,7 @@ def published_localization_table() -> Table:
 
 
 def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
-    """All tables of a score: a model each, thresholds, the comparison, subgroups."""
+    """All tables of a score: one per model, thresholds, the comparison, subgroups."""
     networks = found["networks"]
     tables = [_model_table(name, entry, found, findings) for name, entry in networks.items()]
     tables += [confusion_table(name, entry, findings) for name, entry in networks.items() if "thresholds" in entry]
@@ -270,13 +270,13 @@ def _subgroup_table(kind: str, model: str, groups: Mapping[str, Summary], findin
 
 
 def _with_plus(group: Summary, finding: str) -> str:
-    """`12+`, or `12+ of 300` where the finding is known of so many films alone."""
+    """`12+`, or `12+ of 300` if the finding is known only for that many films."""
     known, positives = (group[what][finding] for what in ("known", "positives"))
     return f"{positives:,}+" + ("" if known == group["films"] else f" of {known:,}")
 
 
 def format_epoch(entry: Mapping[str, float], epochs: float, names: Sequence[str]) -> str:
-    """A line for a validation: the epoch, and loss and mean AUROC of each network."""
+    """One line per validation: the epoch, and loss and mean AUROC of each network."""
     networks = [
         f"{name} {'' if name == ENSEMBLE else format(entry[f'val/{name}/loss'], '.4f') + ' '}"
         f"AUROC {format_figure(entry[f'val/{name}/auroc'])}"

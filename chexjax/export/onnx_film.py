@@ -51,8 +51,8 @@ def _box(graph: Graph, films: str, axis: int, size: int) -> tuple[str, str]:
     last = graph.add("Floor", graph.add("Add", graph.add("Add", centres, support), half))
     pixels = _cast(graph, graph.add("Range", _scalar(0), extent, _scalar(1)), np.float64)
     pixels = graph.add("Unsqueeze", pixels, _integers(1))
-    places = graph.add("Div", graph.add("Add", graph.add("Sub", pixels, centres), half), stretch)
-    inside = graph.add("And", graph.add("Greater", places, -half), graph.add("LessOrEqual", places, half))
+    offsets = graph.add("Div", graph.add("Add", graph.add("Sub", pixels, centres), half), stretch)
+    inside = graph.add("And", graph.add("Greater", offsets, -half), graph.add("LessOrEqual", offsets, half))
     near = graph.add("And", graph.add("GreaterOrEqual", pixels, first), graph.add("Less", pixels, last))
     chosen = graph.add("And", inside, near)
     taps = graph.add("ReduceSum", _cast(graph, chosen, np.float64), _integers(0), keepdims=0)
@@ -160,7 +160,7 @@ def _next_downs(graph: Graph, nowhere: str, columns: str, x: str, downs: str) ->
 
 
 def _fill(graph: Graph, nowhere: str, columns: str, ups: str, ends: str, mean: str) -> str:
-    """What replaces each pixel: int32 (columns, batch, height), -1 where nothing does."""
+    """What reoffsets each pixel: int32 (columns, batch, height), -1 where nothing does."""
     body = Graph(f"{ups}_")
     taken = body.add("And", "up", body.add("GreaterOrEqual", "column", "next_before"))
     following = body.add("Where", taken, "end", "next_before")

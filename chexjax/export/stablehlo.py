@@ -84,8 +84,8 @@ def box_coefficients(width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + support + 0.5).astype(np.int64), width)
     taps = np.arange((last - first).max())
-    places = (first[:, None] + taps - centres[:, None] + 0.5) / max(scale, 1.0)
-    weights = ((places > -0.5) & (places <= 0.5) & (first[:, None] + taps < last[:, None])).astype(np.float64)
+    offsets = (first[:, None] + taps - centres[:, None] + 0.5) / max(scale, 1.0)
+    weights = ((offsets > -0.5) & (offsets <= 0.5) & (first[:, None] + taps < last[:, None])).astype(np.float64)
     weights /= weights.sum(axis=1, keepdims=True)
     return first, (0.5 + weights * (1 << PRECISION)).astype(np.int32)
 

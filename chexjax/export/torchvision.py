@@ -26,5 +26,13 @@ def to_torch(restored: Restored, network: str, channels: int) -> tuple[dict[str,
     model = restored.config.networks[name].model
     arrays = to_state_dict(model, restored.variables[name], channels, data.mean, data.std)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((data.mean,), (data.std,))
-    told = {"model": model, "findings": restored.findings, "channels": channels, "size": data.size, "clean": data.clean}
-    return arrays, {key: json.dumps(value) for key, value in (told | {"mean": mean, "std": std}).items()}
+    about = {
+        "model": model,
+        "findings": restored.findings,
+        "channels": channels,
+        "size": data.size,
+        "clean": data.clean,
+        "mean": mean,
+        "std": std,
+    }
+    return arrays, {key: json.dumps(value) for key, value in about.items()}

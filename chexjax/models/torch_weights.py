@@ -9,18 +9,19 @@ A folder of imported weights holds `weights.npz` (an array a path, as `params/tr
 (whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
 to predict, explain, export, teach.
 
-**The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and spread s_c; a
-chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives, with r running over
-the places of the kernel W that fall INSIDE the film (padding is zero after normalisation: the others give nothing),
+**The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and standard
+deviation s_c; a chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives,
+with r running over the taps of the kernel W that fall INSIDE the film (the others meet zero padding, which comes after
+normalisation),
 
     sum_r sum_c W_c(r) (g(p + r) - m_c) / s_c  =  sum_r A(r) g(p + r) - sum_r B(r),
     A(r) = sum_c W_c(r) / s_c,    B(r) = sum_c W_c(r) m_c / s_c.
 
 With films that we normalise as x = (g - m) / s this is a convolution of x by the kernel `s A`, and one of a film of
 ones by the kernel `m A - B`, both padded with zeros. The second does not depend on the film: away from the border it is
-a constant per channel, at the border it lacks the places outside. No single kernel, and no constant, can stand for
-both; so an imported stem has a second parameter beside `kernel`, `offset`, and is exact up to the last pixel. See
-`layers.Conv`.
+a constant per channel, at the border the taps outside the film are missing. No single kernel, and no constant, can
+replace both; so an imported stem has a second parameter beside `kernel`, `offset`, and is exact up to the last pixel.
+See `layers.Conv`.
 """
 
 import fnmatch
@@ -413,9 +414,9 @@ def _choose(
     if not asked:
         raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
     troubles = [_troubles(network, wanted, anew, own, stem, channels, tensors) for network in asked]
-    fitting = [network for network, told in zip(asked, troubles, strict=True) if not any(told.values())]
+    fitting = [network for network, trouble in zip(asked, troubles, strict=True) if not any(trouble.values())]
     if not fitting:
-        nearest = min(troubles, key=lambda told: sum(map(len, told.values())))
+        nearest = min(troubles, key=lambda trouble: sum(map(len, trouble.values())))
         only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
         advice = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
         raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *advice]))
@@ -493,7 +494,7 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
       model: as there.
       variables: `{"params": ..., "batch_stats": ...}`.
       channels: 1 or 3, of the films that the torch network is to see. A grey stem becomes one of three channels, to
-        see films replicated and normalised by ImageNet's mean and spread, and gives the same logits.
+        see films replicated and normalised by ImageNet's mean and standard deviation, and gives the same logits.
       mean, std: of the films that a grey stem sees.
 
     Returns:
@@ -586,7 +587,7 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
         fields = json.loads((folder / ABOUT).read_text())
         about = About(**{**fields, "findings": read_findings(fields.get("findings"))})
         if not (isinstance(about.model, str) and abs(about.mean) < 1e6 and 0 < about.std < 1e6):
-            raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
+            raise ValueError(f"{ABOUT} does not name a model, a mean and a std")
         if not (isinstance(about.fresh, list | tuple) and all(isinstance(name, str) for name in about.fresh)):
             raise ValueError(f"{ABOUT}: fresh is no list of names")
         with zipfile.ZipFile(folder / ARRAYS) as file:

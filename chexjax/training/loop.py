@@ -61,12 +61,12 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """
     config = common.complete(config)
     check(config)
-    with hold(workdir) as held:
+    with hold(workdir) as check_lock_is_ours:
         claim_workdir(workdir, config)
-        _train(config, workdir, profile, held)
+        _train(config, workdir, profile, check_lock_is_ours)
 
 
-def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: Callable[[], None]) -> None:
     began = time.monotonic()
     checkpoints = Checkpoints(workdir, writing=True)
     latest = checkpoints.latest
@@ -95,7 +95,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
 
-        films_of = namer(config, shown)
+        films_of = film_names_of(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
@@ -118,7 +118,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
 
         known = context(config, films, groups, teacher)
         feed = open_feed(config, films, step)
-        say(feed.told)
+        say(feed.description)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
         variables = teacher.variables if isinstance(teacher, Restored) else {}
@@ -164,9 +164,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 window = Window(tuple(states), films_of, films.findings)
             if validating or stopping:
-                held()
+                check_lock_is_ours()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
-                saved = bookmark(config, films, groups, teacher, step, history, window)
+                saved = checkpoint_metadata(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
                 pace.restart(step)
             if stopping:
@@ -340,7 +340,7 @@ class Window:
         )
 
 
-def namer(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
+def film_names_of(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
     """The function from a step to the names of its batch's films."""
     return lambda step: [train_films[k] for k in batch_films(config.seed, step, config.batch_size, len(train_films))]
 
@@ -381,7 +381,7 @@ def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher:
     return Context(config, known_prevalence(films.parts["train"].labels), groups, teaching)
 
 
-def bookmark(
+def checkpoint_metadata(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
@@ -454,8 +454,8 @@ def describe(
     if isinstance(teacher, Targets):
         say(f"teacher: {teacher.path}, {teacher.films:,} of {len(films.parts['train'].names):,} training films")
     elif teacher is not None:
-        told = ", ".join(model_title(network) for network in teacher.config.networks.values())
-        say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
+        titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
+        say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "

@@ -45,13 +45,13 @@ def start_from(
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
     fresh = {"params": state.params, **state.collections}
-    told = "new head" if not has_head(variables) else "head included"
+    description = "new head" if not has_head(variables) else "head included"
     variables = renormalize(variables, mean, std, config, config.networks[name].model)
     if has_head(variables) and tuple(theirs) != tuple(findings):
         if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
             variables = in_order(variables, [theirs.index(finding) for finding in findings])
         else:
-            told = f"new head, for its own is of {first_ten(list(theirs))}"
+            description = f"new head; its own predicts {first_ten(list(theirs))}"
             variables = without_head(variables, state)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
@@ -60,14 +60,14 @@ def start_from(
         shapes = jax.eval_shape(model.whole(0).init, jax.random.key(0), jnp.zeros((1, *film_shape)))
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
         variables, anew = fill(variables, missing, zeros)
-        variables = spread(model, variables, state, film_shape)
+        variables = to_branches(model, variables, state, film_shape)
         variables = renew(variables, fresh, anew)
     else:
         anew = []
     if anew:
-        told += f", drawn anew: {first_ten(['/'.join(path[1:]) for path in anew])}"
+        description += f", drawn anew: {first_ten(['/'.join(path[1:]) for path in anew])}"
     check_fit(fresh, variables, f"{source}, from which {name} is to start,")
-    say(f"{name}: starts from {source}, {told}")
+    say(f"{name}: starts from {source}, {description}")
     variables = jax.tree.map(jnp.array, variables)
     average = state.average and jax.tree.map(jnp.copy, variables)
     collections = {key: variables[key] for key in state.collections}
@@ -75,9 +75,9 @@ def start_from(
 
 
 def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], set[Key]]:
-    """Variables, the mean and spread of their films, the findings of their head, the paths of arrays left out.
+    """Variables, mean and std of their films, the findings of their head, the paths of arrays that are left out.
 
-    Of several networks in a workdir the namesake.
+    If a workdir holds several networks, the one called `name`.
 
     Raises:
       CheckpointError: there are none, or it is not clear which are meant.
@@ -145,8 +145,8 @@ def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, 
     return variables
 
 
-def spread(model: Any, whole: PyTree, state: TrainState, film_shape: tuple[int, ...]) -> PyTree:
-    """A branched network out of one whole network's variables; without a head there, the heads of `state`."""
+def to_branches(model: Any, whole: PyTree, state: TrainState, film_shape: tuple[int, ...]) -> PyTree:
+    """A branched network's variables, from those of one whole network; without a head there, the heads of `state`."""
     head = {
         "head": {"kernel": np.zeros((1, sum(map(len, model.groups)))), "bias": np.zeros(sum(map(len, model.groups)))}
     }

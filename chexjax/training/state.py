@@ -69,7 +69,7 @@ def create_state(
 def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransformation:
     """`rule` for the shared part and for each branch by itself.
 
-    Each is clipped by its own norm, and a branch's vectors are told from its kernels though they are stacked.
+    Each is clipped by its own norm. Weight decay treats a branch's vectors as vectors, although they are stacked.
     """
     each = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
     return optax.partition({"shared": rule, "branch": each}, lambda params: {part: part for part in params})

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chexjax.data.dicom import apply_window, is_dicom, read_dicom
+from chexjax.data.dicom import is_dicom, read_dicom
+from chexjax.data.dicom_grey import apply_window
 from chexjax.errors import DataError
 
 pydicom = pytest.importorskip("pydicom")
@@ -147,7 +148,7 @@ def test_what_cannot_be_decoded_says_what_is_needed(tmp_path: Path) -> None:
     film["PixelData"].is_undefined_length = True
     film.file_meta.TransferSyntaxUID = JPEGLosslessSV1
     film.save_as(path)
-    with pytest.raises(DataError, match=r"(?s)cannot be decoded.*JPEG Lossless.*pylibjpeg"):
+    with pytest.raises(DataError, match=r"cannot be decoded.*JPEG Lossless"):
         read_dicom(path)
 
 
@@ -169,7 +170,12 @@ def test_broken_files(tmp_path: Path) -> None:
     (tmp_path / "cut.dcm").write_bytes(whole[:-500])
     (tmp_path / "text.dcm").write_text("no film")
     (tmp_path / "header.dcm").write_bytes(whole[: whole.index(b"\xe0\x7f\x10\x00")])
-    for name, message in (("cut", "decoded"), ("text", "as DICOM"), ("header", "without pixels"), ("no", "No such")):
+    for name, message in (
+        ("cut", "cut short: 4620 bytes, not 5120"),
+        ("text", "as DICOM"),
+        ("header", "without pixels"),
+        ("no", "No such"),
+    ):
         with pytest.raises(DataError, match=message):
             read_dicom(tmp_path / f"{name}.dcm")
 

@@ -139,8 +139,8 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
             boxes=tuple(boxes.get(name, ())),
         )
     if unknown:
-        told = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
-        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {told}")
+        found = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
+        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {found}")
     if twice:
         raise DataError(f"{path} lists films more than once, {first_ten(twice)}")
     if not entries:
