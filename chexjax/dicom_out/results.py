@@ -141,7 +141,7 @@ def _reduced(header: Any) -> Any:
             setattr(reduced, name, header[name].value)
     for table in (*reduced.get("VOILUTSequence", ()), *reduced.get("ModalityLUTSequence", ())):
         if not isinstance(table.LUTData, bytes):  # in files with implicit VR it is a list of numbers
-            table.LUTData = np.array(table.LUTData, "<u2").tobytes()
+            table.add_new("LUTData", "OW", np.array(table.LUTData, "<u2").tobytes())
     return reduced
 
 
