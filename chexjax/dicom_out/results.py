@@ -23,9 +23,10 @@ from chexjax.files import whole
 
 NAME: Final = "chexjax"
 SERIES: Final = {"report": 9101, "boxes": 9102, "overlay": 9103}
+REFERRED_TO: Final = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 REPEATED: Final = (
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "PatientName",
-    "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName",
+    *REFERRED_TO, "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID",
+    "StudyDate", "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 SHOWN: Final = (
     "SpecificCharacterSet", "Modality", "SamplesPerPixel", "Rows", "Columns", "BitsStored", "PixelRepresentation",
@@ -82,7 +83,9 @@ def _silence() -> Iterator[None]:
 
 
 @_silence()
-def write_results(source: Path, result: Result, algorithm: Algorithm, folder: Path, in_place: bool = True) -> list[Path]:
+def write_results(
+    source: Path, result: Result, algorithm: Algorithm, folder: Path, in_place: bool = True
+) -> list[Path]:
     """Writes the report, the boxes (where a finding is called) and the overlay of one film.
 
     Args:
@@ -108,7 +111,11 @@ def write_results(source: Path, result: Result, algorithm: Algorithm, folder: Pa
         header = pydicom.dcmread(source, stop_before_pixels=True)
     except Exception as error:
         raise DataError(f"{where}: no DICOM results ({type(error).__name__} as its header was read)") from None
-    missing = [name for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID") if not header.get(name)]
+    missing = [
+        name
+        for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+        if not header.get(name)
+    ]
     if missing:
         raise DataError(f"{where}: no DICOM results: its header lacks {', '.join(missing)}")
     in_place = in_place and result.film.shape == (header.get("Rows"), header.get("Columns"))
@@ -177,9 +184,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
             uid=hd.UID(), name=NAME, manufacturer_name=NAME, model_name=f"{NAME} {chexjax.__version__}"
         ),
     )
-    identification = sr.AlgorithmIdentification(
-        name=NAME, version=chexjax.__version__, parameters=algorithm.parameters
-    )
+    identification = sr.AlgorithmIdentification(name=NAME, version=chexjax.__version__, parameters=algorithm.parameters)
     image = {
         "referenced_sop_class_uid": header.SOPClassUID,
         "referenced_sop_instance_uid": header.SOPInstanceUID,
@@ -255,7 +260,9 @@ def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -
     objects, texts = [], []
     for finding, found in boxes.items():
         for box in found:
-            objects.append(pr.GraphicObject("POLYLINE", _outline(box, result.film, 0.5), pr.AnnotationUnitsValues.PIXEL))
+            objects.append(
+                pr.GraphicObject("POLYLINE", _outline(box, result.film, 0.5), pr.AnnotationUnitsValues.PIXEL)
+            )
             words = f"{finding} {result.probability(finding):.2f}"
             corner = (box.left + 1.0, box.top + 1.0)
             texts.append(pr.TextObject(words, pr.AnnotationUnitsValues.PIXEL, anchor_point=corner))

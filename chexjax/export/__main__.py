@@ -18,8 +18,9 @@ The second writes ONNX, which does the same for films of any size, and gives the
     session = onnxruntime.InferenceSession("FILE.onnx")
     probabilities, maps = session.run(["probabilities", "maps"], {"films": films})
 
-`maps` is float32 (number, h, w, findings); the findings stand in the file's metadata. With --int8=FILMS, a folder of
-films like those to come, the networks compute in 8 bits, whose ranges are taken from these films.
+`maps` is float32 (number, h, w, findings). Findings and thresholds are in the file's metadata. Probabilities are
+calibrated where the run's evaluation fitted a calibration; --raw leaves them as the networks give them. With
+--int8=FILMS, a folder of films like those to come, the networks compute in 8 bits, with ranges taken from these films.
 
 The third gives the same logits in torch; how it wants its films stands in the file's metadata.
 """
@@ -42,7 +43,7 @@ from chexjax.export.stablehlo import PLATFORMS, to_stablehlo
 from chexjax.export.torchvision import to_torch
 from chexjax.files import whole
 from chexjax.models.network import ENSEMBLE
-from chexjax.predict import as_film, find_files
+from chexjax.predict.films import as_film, find_films
 from chexjax.runtime import parse
 from chexjax.workdir.restore import Restored, restore_best
 
@@ -63,16 +64,16 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
-def write_onnx(restored: Restored, network: str, out: Path, films: str | None) -> None:
+def write_onnx(restored: Restored, network: str, out: Path, films: str | None, raw: bool) -> None:
     """Writes an ONNX file, in 8 bits where `films` names a folder of films for their ranges.
 
     Raises:
       ConfigError: see `to_onnx`, `to_int8`; there are no films.
       DataError: one of the first `CALIBRATION` cannot be read.
     """
-    model = to_onnx(restored, network)
+    model = to_onnx(restored, network, raw)
     if films:
-        found = list(find_files([films]).values())
+        found = list(find_films([films]).files.values())
         step = max(len(found) // CALIBRATION, 1)  # from the whole folder, not from its beginning
         model = to_int8(model, (as_film(path) for path in found[::step][:CALIBRATION]))
     write(out, lambda path: path.write_bytes(model))
@@ -94,6 +95,7 @@ def main() -> None:
     flags.DEFINE_string("film", "1024x1024", "StableHLO: height x width of the films that go in.", flag_values=values)
     flags.DEFINE_list("platforms", [*PLATFORMS], "StableHLO: what it can run on.", flag_values=values)
     flags.DEFINE_string("int8", None, "ONNX: a folder of films to compute in 8 bits by.", flag_values=values)
+    flags.DEFINE_boolean("raw", False, "ONNX: probabilities without calibration.", flag_values=values)
     flags.DEFINE_enum("channels", "3", ["1", "3"], "torch: 3, as ImageNet's networks, or 1.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)
     if rest or not values.checkpoint or not values.out:
@@ -118,7 +120,7 @@ def main() -> None:
         print(f"{out}: a torchvision state dict of {len(arrays)} arrays, step {restored.step} of {restored.workdir}")
         return
     if values.to == "onnx":
-        write_onnx(restored, values.network, out, values.int8)
+        write_onnx(restored, values.network, out, values.int8, values.raw)
         return
     height, width = map(int, film.groups())
     artefact = to_stablehlo(restored, (height, width), values.network, values.platforms)

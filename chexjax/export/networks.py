@@ -1,6 +1,6 @@
 """The networks that an export holds, as one function from small films to probabilities and maps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,20 +32,20 @@ def chosen(restored: Restored, network: str) -> list[str]:
     return [network]
 
 
-def create_explainer(restored: Restored, names: Sequence[str]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+def create_explainer(restored: Restored) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
     """What `Classifier` computes of films that are cleaned and shrunk already, all in float32.
 
     Returns:
-      A function of uint8 (batch, size, size) -> float32 probabilities (batch, findings) and class activation maps
+      A function of uint8 (batch, size, size) -> float32 logits (networks, batch, findings) and class activation maps
       (batch, h, w, findings), those of several networks averaged.
     """
     data = restored.config.data
-    networks = [(in_float32(restored.models[name]), restored.variables[name]) for name in names]
+    networks = [(in_float32(model), restored.variables[name]) for name, model in restored.models.items()]
 
     def explain(films: jax.Array) -> tuple[jax.Array, jax.Array]:
         x = normalize(films[..., None], data.mean, data.std)
         logits, maps = zip(*(logits_and_maps(model, own, x) for model, own in networks), strict=True)
-        return jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(0), average_maps(maps)
+        return jnp.stack(logits), average_maps(maps)
 
     return explain
 

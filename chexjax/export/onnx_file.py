@@ -12,11 +12,14 @@ from jax import export as jax_export
 from chexjax.data.recipe import recipe_of
 from chexjax.devices import at_precision
 from chexjax.errors import ConfigError
-from chexjax.export.networks import chosen, create_explainer
+from chexjax.export.networks import create_explainer
 from chexjax.export.onnx_film import prepare
 from chexjax.export.onnx_graph import Graph, convert
+from chexjax.export.onnx_probabilities import probabilities_of
 from chexjax.models.network import ENSEMBLE
-from chexjax.predict import read_thresholds
+from chexjax.predict.classifier import choose_network, read_thresholds
+from chexjax.trust.calibration import Calibration
+from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
 
 OPSET: Final = 17  # the oldest that has all that is needed here; runtimes of 2022 and later read it
@@ -25,7 +28,7 @@ LIMIT: Final = 2**31  # bytes: protobuf's
 FILM: Final = "film_"  # before the names of the nodes that prepare films
 
 
-def to_onnx(restored: Restored, network: str = ENSEMBLE) -> bytes:
+def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> bytes:
     """The networks as an ONNX file.
 
     Its input `films` is uint8 (batch, height, width), of any three sizes. Its outputs are `probabilities`, float32
@@ -34,6 +37,8 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE) -> bytes:
     Args:
       restored: the networks, and the config that says how their films are prepared.
       network: one of them by name; "ensemble" is the mean of the probabilities, and of the maps, of all.
+      raw: leaves the probabilities as the networks give them. By default they are calibrated where the workdir's
+        evaluation found a calibration.
 
     Raises:
       ConfigError: no network has that name, onnx is not installed, or the networks do what is not translated.
@@ -42,25 +47,26 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE) -> bytes:
         from onnx import TensorProto, checker, helper, numpy_helper
     except ImportError:
         raise ConfigError("--to=onnx needs onnx; pip install 'chexjax[onnx]'") from None
-    names, recipe = chosen(restored, network), recipe_of(restored.config.data)
+    digest, restored = restored.digest, choose_network(restored, network)
+    recipe, calibration = recipe_of(restored.config.data), None if raw else calibration_of(restored)
     graph = Graph(FILM)
     small = prepare(graph, "films", recipe)
     graph.prefix = ""
     (batch,) = jax_export.symbolic_shape("batch")
-    program = at_precision("highest", create_explainer(restored, names))
-    results = convert(program, graph, small, (batch, recipe.size, recipe.size), np.uint8)
-    for name, result in zip(("probabilities", "maps"), results, strict=True):
-        graph.nodes.append(helper.make_node("Identity", [result.name], [name]))
+    program = at_precision("highest", create_explainer(restored))
+    logits, maps = convert(program, graph, small, (batch, recipe.size, recipe.size), np.uint8)
+    probabilities = probabilities_of(graph, logits.name, calibration)
+    for name, result in (("probabilities", probabilities), ("maps", maps.name)):
+        graph.nodes.append(helper.make_node("Identity", [result], [name]))
     graph.prune(("probabilities", "maps"))
-    probabilities, maps = (["batch", *result.shape[1:]] for result in results)
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "chexjax",
             [helper.make_tensor_value_info("films", TensorProto.UINT8, ["batch", "height", "width"])],
             [
-                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, probabilities),
-                helper.make_tensor_value_info("maps", TensorProto.FLOAT, maps),
+                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(restored.findings)]),
+                helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["batch", *maps.shape[1:]]),
             ],
             [numpy_helper.from_array(array, name) for name, array in graph.arrays.items()],
         ),
@@ -68,22 +74,37 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE) -> bytes:
         ir_version=IR,
         producer_name="chexjax",
     )
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in about(restored, names).items()})
+    known = about(restored, calibration) | {"weights": digest}
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in known.items()})
     if model.ByteSize() >= LIMIT:
-        raise ConfigError(f"the networks {', '.join(names)} are larger than the 2 GiB of an ONNX file; export fewer")
+        raise ConfigError(
+            f"the networks {', '.join(restored.models)} are larger than the 2 GiB of an ONNX file; export fewer"
+        )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def about(restored: Restored, names: list[str]) -> dict[str, Any]:
+def calibration_of(restored: Restored) -> Calibration | None:
+    """That of the one network, or of the ensemble of several; None where none was found.
+
+    Raises:
+      CheckpointError: the workdir's calibration is broken.
+    """
+    name = ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
+    return read_trust(restored).calibrations.get(name)
+
+
+def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]:
     """What a reader of the file must know: findings in order, their thresholds (null where unknown), what made it."""
-    thresholds = [None if np.isnan(threshold) else float(threshold) for threshold in read_thresholds(restored)]
+    thresholds = read_thresholds(restored)
+    if calibration is not None:
+        thresholds = calibration.apply(thresholds)
     return {
         "findings": list(restored.findings),
-        "thresholds": thresholds,
-        "networks": names,
+        "thresholds": [None if np.isnan(threshold) else float(threshold) for threshold in thresholds],
+        "calibrated": calibration is not None,
+        "networks": list(restored.models),
         "step": restored.step,
-        "weights": restored.digest,
         "size": restored.config.data.size,
         "clean": restored.config.data.clean,
     }

@@ -51,7 +51,7 @@ Value = Constant | Tensor
 
 @dataclass
 class Graph:
-    """The nodes and stored arrays of an ONNX graph as it grows. Names within a loop's body need a `prefix` of their own."""
+    """The nodes and stored arrays of an ONNX graph as it grows. A loop's body needs a `prefix` for its names."""
 
     prefix: str = ""
     nodes: list[Any] = field(default_factory=list)

@@ -9,23 +9,24 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.configs import baseline, dml
+from chexjax.configs import baseline
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.errors import ConfigError
+from chexjax.export import __main__ as command
+from chexjax.export import onnx_film, onnx_graph, to_onnx
+from chexjax.export.onnx_file import IR, OPSET
 from chexjax.findings import FINDINGS
 from chexjax.models import NETWORKS
 from chexjax.predict import Classifier
 from chexjax.scanline import remove_artifacts_reference
+from chexjax.trust.calibration import Calibration, Curve
+from chexjax.trust.kept import Trust, write_trust
+from chexjax.trust.selective import Bands
 from chexjax.workdir.restore import restore_best
-from tests.conftest import shrink as shrink_config
 from tests.untrained import save_untrained
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-from chexjax.export import __main__ as command
-from chexjax.export import onnx_film, onnx_graph, to_onnx
-from chexjax.export.onnx_file import IR, OPSET
 
 
 def run_film_graph(change, films: np.ndarray) -> np.ndarray:
@@ -54,7 +55,16 @@ def open_session(model: bytes):
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(64, 64, 64), (100, 70, 32), (512, 640, 320), (30, 50, 64), (65, 64, 64), (1, 1, 8), (333, 257, 31), (300, 90, 32)],
+    [
+        (64, 64, 64),
+        (100, 70, 32),
+        (512, 640, 320),
+        (30, 50, 64),
+        (65, 64, 64),
+        (1, 1, 8),
+        (333, 257, 31),
+        (300, 90, 32),
+    ],
 )
 def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, size: int) -> None:
     films = np.random.default_rng(height).integers(0, 256, (2, height, width), np.uint8)
@@ -128,6 +138,27 @@ def test_one_file_takes_films_of_any_number_and_size(small_baseline: ConfigDict,
         np.testing.assert_allclose(maps, [each.maps for each in expected], atol=1e-4, rtol=0)
 
 
+def test_probabilities_are_calibrated_by_every_kind_of_curve(small_dml: ConfigDict, tmp_path: Path) -> None:
+    workdir = save_untrained(small_dml, tmp_path / "pair")
+    restored = restore_best(workdir)
+    kinds = [
+        Curve(),
+        Curve("temperature", slope=0.3),
+        Curve("platt", slope=2.5, offset=-1.0),
+        Curve("isotonic", knots=((0.1, 0.0), (0.49, 0.05), (0.51, 0.6), (0.9, 0.6))),
+        Curve("platt", slope=0.5, offset=4.0, shift=-2.0),
+    ]
+    calibration = Calibration(tuple(kinds[k % 5] for k in range(14)), (0.1,) * 14)
+    write_trust(restored, Trust({"ensemble": calibration}, {"ensemble": Bands(0.1, np.zeros(14), np.ones(14))}))
+    films = random_films(4, 50, 50)
+    found, _ = open_session(to_onnx(restored)).run(None, {"films": films})
+    raw, _ = open_session(to_onnx(restored, raw=True)).run(None, {"films": films})
+    np.testing.assert_allclose(found, calibration.apply(raw.astype(np.float64)), atol=1e-5, rtol=0)
+    assert np.abs(found - raw).max() > 0.1
+    one, _ = open_session(to_onnx(restored, "net1")).run(None, {"films": films})
+    assert np.abs(one - found).max() > 0.1  # a single network has no calibration of the ensemble
+
+
 def test_a_network_trained_in_bfloat16_computes_in_float32(small_baseline: ConfigDict, tmp_path: Path) -> None:
     """Its numbers are near those of the workdir, by bfloat16's 8 bits."""
     small_baseline.dtype = "bfloat16"
@@ -162,7 +193,7 @@ def test_eight_bits_stay_near(tmp_path: Path, phantom_folder: Path, small_baseli
     monkeypatch.setattr(sys, "argv", ["export", *flags])
     command.main()
     films = np.stack([np.asarray(Image.open(path)) for path in sorted(phantom_folder.rglob("*.png"))[:8]])
-    found, maps = open_session(out.read_bytes()).run(None, {"films": films})
+    found, _ = open_session(out.read_bytes()).run(None, {"films": films})
     expected = np.stack([each.probabilities for each in Classifier.from_checkpoint(workdir).predict(list(films))])
     np.testing.assert_allclose(found, expected, atol=0.05, rtol=0)
     assert np.abs(found - expected).max() > 1e-6  # it is not the same network
