@@ -102,7 +102,13 @@ def test_rows_are_ranked_with_marks_where_thresholds_are_known() -> None:
     probabilities = np.linspace(0.05, 0.7, 14)
     thresholds = np.full(14, 0.5)
     thresholds[3] = np.nan
-    rows = list_rows(Prediction("a", FILM, None, probabilities, thresholds, np.zeros((2, 2, 14), np.float32), FINDINGS))
+    maps = np.zeros((2, 2, 14), np.float32)
+    rows = list_rows(
+        Prediction(
+            name="a", film=FILM, cleaned=None, probabilities=probabilities, thresholds=thresholds, maps=maps,
+            findings=FINDINGS,
+        )
+    )  # fmt: skip
     assert [row.finding for row in rows] == list(FINDINGS[::-1])
     assert [row.above for row in rows] == [p >= 0.5 for p in probabilities[::-1]]
     assert rows[10].mark is None

@@ -66,9 +66,19 @@ def predict_split(
 ) -> Predictions:
     """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated.
 
-    `done` is called after each batch with its number of films.
+    `done` is told of every batch how many films it held.
     """
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in variables}
+    return summarize(films, run_split(predictor, variables, batches, done))
+
+
+def run_split(
+    predictor: Predictor,
+    variables: dict[str, PyTree],
+    batches: Iterable[dict[str, Any]],
+    done: Callable[[int], Any] = lambda films: None,
+) -> dict[str, np.ndarray]:
+    """What `predictor` gives of every film, per network (films, outputs), in the order of the films."""
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in variables}
     order: list[np.ndarray] = []
     for batch in batches:
         output = predictor(variables, batch["image"])
@@ -79,9 +89,9 @@ def predict_split(
         order.append(gathered.pop("film").reshape(-1)[real])
         done(int(real.sum()))
         for name, values in gathered.items():
-            logits[name].append(values.reshape(-1, values.shape[-1])[real])
+            outputs[name].append(values.reshape(-1, values.shape[-1])[real])
     rows = np.argsort(np.concatenate(order))
-    return summarize(films, {name: np.concatenate(parts)[rows] for name, parts in logits.items()})
+    return {name: np.concatenate(parts)[rows] for name, parts in outputs.items()}
 
 
 def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # imported late: it loads TFDS, which scoring does not need
     from chexjax.data.sources.merge import Counts
     from chexjax.evaluation.evaluator import Predictions
     from chexjax.evaluation.localization import Example
+    from chexjax.trust.kept import Trust
 
 _SIDE: Final = 320  # of the example films, in pixels
 
@@ -36,6 +37,7 @@ def run_page(
     examples: Sequence["Example"],
     findings: Sequence[str],
     sources: Mapping[str, "Counts"],
+    trust: "Trust",
 ) -> str:
     """The page of a training run.
 
@@ -44,6 +46,7 @@ def run_page(
       parts: the films of each part of the split.
       sources: what each source gives to them, `Prepared.sources()`.
       examples: films to show.
+      trust: what was fitted on validation; `found["trust"]` says how it does on these films.
     """
     networks = found["networks"]
     models = ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE)
@@ -52,7 +55,9 @@ def run_page(
     simulation = "simulated films in ChestX-ray14's layout"
     localization = found["localization"]
     labels, probabilities = predictions.films.labels, predictions.probabilities
-    headings = ["Results", "Training", "Films", "ROC curves", "Reliability", "At thresholds"]
+    best = next(name for name in (ENSEMBLE, *networks) if name in networks)
+    reliable = {**probabilities, f"{best}, calibrated": trust.calibrations[best].apply(probabilities[best])}
+    headings = ["Results", "Training", "Films", "ROC curves", "Reliability", "Abstaining", "The gate", "At thresholds"]
     headings += ["Where the networks look", "Example films", "Model card", "Configuration and versions"]
     if nih:
         headings.insert(1, "Published figures")
@@ -79,12 +84,17 @@ def run_page(
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
             "published_localization": tables.published_localization_table() if nih else None,
+            "fitted": tables.fitted_calibration_table(found, best, findings),
+            "abstaining": tables.abstaining_table(found, best, findings),
+            "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
         splits=[f"{name}: {text}" for name, text in published()["splits"].items()],
         curves=charts.as_svg(charts.curves(history, list(networks))) if history else None,
         roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, probabilities, findings)),
+        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings)),
+        reliable=list(reliable),
+        best=best,
         examples=[
             {
                 "finding": example.finding,

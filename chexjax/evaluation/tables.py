@@ -126,6 +126,42 @@ def calibration_table(found: Summary, findings: Sequence[str]) -> Table:
     return Table("Average precision and calibration", heads, rows)
 
 
+def fitted_calibration_table(found: Summary, network: str, findings: Sequence[str]) -> Table:
+    """Per finding the kind of curve that was fitted, and figures before and after it, of one network."""
+    fitted = found["trust"]["calibration"][network]
+    words = {"log_loss": "log loss", "expected_calibration_error": "ECE", "brier": "Brier"}
+    rows = []
+    for finding in findings:
+        figures = (format_figure(side) for key in words for side in fitted[finding][key])
+        rows.append([finding, fitted[finding]["kind"], *figures])
+    heads = [f"{word}, {side}" for word in words.values() for side in ("before", "after")]
+    return Table("Fitted calibration", ["", "curve", *heads], rows)
+
+
+def abstaining_table(found: Summary, network: str, findings: Sequence[str]) -> Table:
+    """Per finding the band in which nothing is decided, and how that went, of one network."""
+    bands = found["trust"]["abstaining"]["networks"][network]
+    rows = []
+    for finding in findings:
+        ends = [format_figure(bands[finding][end]) for end in ("low", "high")]
+        shares = [format_figure(bands[finding][share], 3) for share in ("decided", "missed", "false_alarms")]
+        rows.append([finding, *ends, *shares])
+    return Table("Abstaining", ["", "band from", "to", "decided", "missed", "false alarms"], rows)
+
+
+def gate_table(found: Summary) -> Table:
+    """The share of films that each network's gate holds up, as they are and turned, mirrored or inverted."""
+    gate = found["trust"]["gate"]
+    poses = next(iter(gate.values()))["poses"]
+    rows = [["as they are", *(format_figure(entry["held_up"], 3) for entry in gate.values())]]
+    for pose in poses:
+        shares = [entry["poses"][pose] for entry in gate.values()]
+        cells = [f"{format_figure(share['held_up'], 3)} ({format_figure(share['named'], 3)})" for share in shares]
+        rows.append([pose, *cells])
+    heads = ["", *(f"{name} ({entry['films']:,} films)" for name, entry in gate.items())]
+    return Table("Films that the gate holds up", heads, rows, lead=1)
+
+
 def published_table(found: Summary, here: str, findings: Sequence[str]) -> Table:
     """A run beside the columns of the report that chexjax re-implements; `here` describes the run's films."""
     own, report = found["networks"], published()["report"]

@@ -26,6 +26,7 @@ from chexjax.evaluation.page import run_page
 from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
+from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
 from chexjax.models import Groups
 from chexjax.models.network import names
@@ -38,6 +39,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
+from chexjax.trust.kept import Trust, write_trust
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
@@ -203,11 +205,17 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
+    calibrations, bands = fit_calibration(validation)
+    domains, gate = fit_domains(best, variables, films, split)
     if jax.process_index() == 0:
         findings = best.findings
+        trust = Trust(calibrations, bands, domains)
+        write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
+        results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
-        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
+        sources = films.sources()
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
         out.mkdir(exist_ok=True)
         write_run(out, results, predictions, history, page, findings)

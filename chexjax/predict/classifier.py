@@ -1,0 +1,300 @@
+"""The networks of a workdir, applied to films of any kind as they were in training."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from chexjax.data.augment import normalize
+from chexjax.data.images import JudgedFilm
+from chexjax.data.recipe import Recipe, clean_films, recipe_of, shrink
+from chexjax.data.verdict import Verdict
+from chexjax.devices import at_precision
+from chexjax.errors import ConfigError
+from chexjax.explain import cam
+from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat, is_flat
+from chexjax.files import local_path
+from chexjax.models.network import ENSEMBLE
+from chexjax.models.probability import probability_of
+from chexjax.predict.films import Film, as_judged, name_of
+from chexjax.workdir.restore import Restored, restore_best
+
+BATCH: Final = 8
+NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the networks say of one film, in numbers.
+
+    `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
+    them, in this order. `verdict` says whether they are to be believed.
+    """
+
+    name: str
+    probabilities: np.ndarray
+    thresholds: np.ndarray
+    findings: tuple[str, ...]
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @property
+    def ranked(self) -> list[str]:
+        """The findings by how far their odds lie above those of their threshold (of one half where it is unknown)."""
+        margins = _logit(np.clip(self.probabilities, 1e-9, 1 - 1e-9)) - _logit(_known(self.thresholds))
+        return [self.findings[k] for k in np.argsort(-margins, kind="stable")]
+
+    @property
+    def called(self) -> list[str]:
+        """The findings at or above their threshold, in rank; none where no threshold is known."""
+        return [finding for finding in self.ranked if self.probability(finding) >= self.threshold(finding)]
+
+    def probability(self, finding: str) -> float:
+        return float(self.probabilities[self.findings.index(finding)])
+
+    def threshold(self, finding: str) -> float:
+        """NaN where it is unknown."""
+        return float(self.thresholds[self.findings.index(finding)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction(Scores):
+    """What the networks say of one film, and where they see it.
+
+    `film` is uint8 (height, width) as it was read, `cleaned` the same after the removal of bright artefacts, None where
+    the networks were trained without it. `maps` is float32 (h, w, findings).
+    """
+
+    film: np.ndarray
+    cleaned: np.ndarray | None
+    maps: np.ndarray
+
+    def map(self, finding: str) -> np.ndarray:
+        """float32 (h, w), the finding's map as the networks give it."""
+        return self.maps[..., self.findings.index(finding)]
+
+    def is_flat(self, finding: str) -> bool:
+        """Whether the finding's map is the same everywhere, as a Grad-CAM is that is zero: it shows no place."""
+        return is_flat(self.map(finding))
+
+    def heat(self, finding: str) -> np.ndarray:
+        """float32 (height, width) in 0..1, the finding's map at the film's own size."""
+        height, width = self.film.shape
+        return heat(self.map(finding), width, height)
+
+    def boxes(self, finding: str) -> list[MapBox]:
+        """Where the finding's map is in the upper half of its range, in pixels of the film; none of a flat map.
+
+        The first holds the map's peak: it is the box by which localisation is judged.
+        """
+        height, width = self.film.shape
+        return boxes_on_film(self.map(finding), width, height)
+
+
+class Ready(NamedTuple):
+    """A film prepared for the networks: `small` is uint8 (size, size); `cleaned` as in `Prediction`."""
+
+    name: str
+    film: np.ndarray
+    cleaned: np.ndarray | None
+    small: np.ndarray
+    verdict: Verdict
+
+
+class Classifier:
+    """The networks of a workdir, applied to films of any kind as they were in training.
+
+        for prediction in Classifier.from_checkpoint("runs/first").predict(["a.png", "b.dcm"]):
+            print(prediction.name, prediction.called, prediction.boxes(prediction.ranked[0]))
+
+    Films are cleaned, shrunk and normalised as the checkpoint's own config says. Of several networks the probabilities
+    and the maps are averaged. Batches have one size, so the networks are compiled once with maps and once without; the
+    cleaning once for each pair of powers of two that a film fits in.
+    """
+
+    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = "cam", batch_size: int = BATCH):
+        """See `from_checkpoint`. `thresholds` is float64 (findings,), NaN where unknown."""
+        data = restored.config.data
+        self.restored, self.workdir, self.step = restored, restored.workdir, restored.step
+        self.findings = restored.findings
+        self.recipe = recipe_of(data)
+        self.batch_size, self.thresholds = batch_size, thresholds
+        self._variables = jax.device_put(restored.variables)
+        pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
+        self.maps, method = cam.choose_maps(pairs, data.size, maps)
+
+        def score(variables: Any, images: jax.Array) -> jax.Array:
+            x = normalize(images, data.mean, data.std)
+            logits: list[Any] = [model.apply(variables[name], x) for name, model in restored.models.items()]
+            return jnp.stack(logits)
+
+        def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            x = normalize(images, data.mean, data.std)
+            networks = [(model, variables[name]) for name, model in restored.models.items()]
+            return score(variables, images), average_maps([method(model, own, x) for model, own in networks])
+
+        self._score = jax.jit(at_precision("highest", score))
+        self._apply = jax.jit(at_precision("highest", apply))
+
+    @property
+    def knows_thresholds(self) -> bool:
+        """Whether any finding has a threshold, without which none is called."""
+        return bool(np.isfinite(self.thresholds).any())
+
+    @classmethod
+    def from_checkpoint(
+        cls, workdir: str | Path, maps: str = "cam", batch_size: int = BATCH, network: str = ENSEMBLE
+    ) -> "Classifier":
+        """The best checkpoint of a workdir.
+
+        Args:
+          workdir: of a run of `chexjax.main`, or a folder of imported weights.
+          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
+          batch_size: films that go through the networks at once.
+          network: one of the workdir's networks by name; "ensemble": all of them, averaged.
+
+        Raises:
+          CheckpointError: the workdir holds no checkpoint, or one that does not load.
+          ConfigError: there are no such maps, or no such network.
+        """
+        workdir = local_path(workdir, "the workdir")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        restored = choose_network(restore_best(workdir), network)
+        return cls(restored, read_thresholds(restored), maps, batch_size)
+
+    @overload  # an iterator is an iterable, too
+    def predict(self, films: Iterator[Film]) -> Iterator[Prediction]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self, films: Iterator[Film], probabilities_only: bool
+    ) -> Iterator[Scores]: ...
+
+    @overload
+    def predict(self, films: Film | Iterable[Film]) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, films: Film | Iterable[Film], probabilities_only: bool) -> list[Scores]: ...
+
+    def predict(self, films: Any, probabilities_only: bool = False) -> Any:
+        """Probabilities, maps and boxes of films: paths (DICOM too), PIL images, uint8 arrays, or a mixture of them.
+
+        Args:
+          films: one or several. An array is one film: uint8 (height, width), or with 1, 3 or 4 channels last.
+          probabilities_only: computes no maps and keeps no films, so there are neither boxes nor pictures.
+
+        Returns:
+          A list. Of an iterator, such as a generator or `map(Path, names)`, an iterator: films are then read a batch at
+          a time, when they are asked for, and any number of them fits in memory.
+
+        Raises:
+          DataError: a film cannot be read, or its grey levels are not 0 to 255 in 8 bits; tells what was seen.
+        """
+        if isinstance(films, Iterator):
+            return self._predict(films, probabilities_only)
+        return list(self._predict([films] if isinstance(films, Film) else films, probabilities_only))
+
+    def _predict(self, films: Iterable[Film], probabilities_only: bool) -> Iterator[Scores]:
+        judged = ((name_of(film, place), as_judged(film)) for place, film in enumerate(films))
+        ready = (self.prepare(name, film) for name, film in judged)
+        return self.score(ready) if probabilities_only else self.explain(ready)
+
+    def predict_named(self, films: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
+        """The same, one by one, for (name, uint8 (height, width)) as `as_film` gives them."""
+        return self.explain(self.prepare(name, JudgedFilm(film, Verdict())) for name, film in films)
+
+    def prepare(self, name: str, judged: JudgedFilm) -> Ready:
+        """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
+        film = judged.pixels
+        cleaned = clean_film(film, self.recipe) if self.recipe.clean else None
+        small = shrink(film if cleaned is None else cleaned, self.recipe.size, self.recipe.enlarge)
+        return Ready(name, film, cleaned, small, judged.verdict)
+
+    def explain(self, films: Iterable[Ready]) -> Iterator[Prediction]:
+        """Predictions, a batch at a time."""
+        for batch, images in self._batches(films):
+            logits, maps = jax.device_get(self._apply(self._variables, images))
+            for place, scores in enumerate(self._scores(batch, logits)):
+                film = batch[place]
+                yield Prediction(**vars(scores), film=film.film, cleaned=film.cleaned, maps=maps[place])
+
+    def score(self, films: Iterable[Ready]) -> Iterator[Scores]:
+        """Probabilities alone, a batch at a time."""
+        for batch, images in self._batches(films):
+            yield from self._scores(batch, jax.device_get(self._score(self._variables, images)))
+
+    def _batches(self, films: Iterable[Ready]) -> Iterator[tuple[list[Ready], np.ndarray]]:
+        """The films in batches, and each as one array (batch_size, size, size, 1), the last filled up with black."""
+        films = iter(films)
+        while batch := list(islice(films, self.batch_size)):
+            images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
+            images[: len(batch), ..., 0] = [film.small for film in batch]
+            yield batch, images
+
+    def _scores(self, batch: Sequence[Ready], logits: np.ndarray) -> Iterator[Scores]:
+        """Of logits (networks, batch_size, findings)."""
+        probabilities = probability_of(logits).mean(axis=0)
+        for film, row in zip(batch, probabilities, strict=False):
+            yield Scores(
+                name=film.name,
+                probabilities=row,
+                thresholds=self.thresholds,
+                findings=self.findings,
+                verdict=film.verdict,
+            )
+
+
+def choose_network(restored: Restored, name: str) -> Restored:
+    """One network of several; all of them for "ensemble".
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name == ENSEMBLE:
+        return restored
+    if name not in restored.models:
+        raise ConfigError(f"there is no network {name!r} in {restored.workdir}; there are {', '.join(restored.models)}")
+    return dataclasses.replace(
+        restored, models={name: restored.models[name]}, variables={name: restored.variables[name]}
+    )
+
+
+def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Removes bright artefacts as the preparation of the training films does; uint8 (height, width).
+
+    The film is continued to powers of two by its last row and column, where the rule finds no edge: so there are few
+    shapes to compile for, and the result is the same.
+    """
+    height, width = film.shape
+    padding = [(0, max(512, 2 ** math.ceil(math.log2(size))) - size) for size in (height, width)]
+    (padded,) = clean_films([np.pad(film, padding, mode="edge")], recipe, chunk=1)
+    return padded[:height, :width]
+
+
+def read_thresholds(restored: Restored) -> np.ndarray:
+    """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
+    name = ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
+    try:
+        results = json.loads((restored.workdir / "metrics.json").read_text())
+        found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
+        values = [found.get(finding, {}).get("youden") for finding in restored.findings]
+        thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        thresholds = np.full(len(restored.findings), math.nan)
+    return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
+
+
+def _known(thresholds: np.ndarray) -> np.ndarray:
+    return np.clip(np.where(np.isnan(thresholds), 0.5, thresholds), 1e-9, 1 - 1e-9)
+
+
+def _logit(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(probabilities / (1.0 - probabilities))
