@@ -67,6 +67,7 @@ FIELDS: Final[Fields] = {
         "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
         "cache": path(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
+        "enlarge": choice("bicubic", "area", since="0.2", former="area"),  # of films below that: data.recipe.shrink
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
         "threshold": number(50, 1, 255, since="0.2"),  # grey levels
         "max_width": number(40, 1, 2**16, since="0.2"),  # pixels
@@ -151,7 +152,7 @@ def chestxray14(config: ConfigDict) -> ConfigDict:
 
 
 def complete(config: ConfigDict, later_only: bool = False) -> ConfigDict:
-    """A copy in which every field that `config` lacks has its default; with `later_only` those that came later."""
+    """A copy in which every field that `config` lacks has its default; `later_only`: see `fields.complete`."""
     whole = config.copy_and_resolve_references()
     with whole.unlocked():
         fields.complete(whole, FIELDS, later_only)

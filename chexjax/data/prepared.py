@@ -29,7 +29,7 @@ from PIL import Image
 
 from chexjax.data.dicom import read_film
 from chexjax.data.images import MAX_SIDE
-from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
+from chexjax.data.recipe import CHUNK, ENLARGE, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
@@ -457,7 +457,7 @@ def _read_films(
 
     def finish(film: np.ndarray) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(shrink(film, recipe.size)).save(buffer, "png")
+        Image.fromarray(shrink(film, recipe.size, recipe.enlarge)).save(buffer, "png")
         return buffer.getvalue()
 
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
@@ -617,6 +617,7 @@ def main() -> None:
     flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
+    flags.DEFINE_enum("enlarge", "bicubic", list(ENLARGE), "How smaller films are enlarged.", flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
     flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
     flags.DEFINE_integer("max_width", MAX_WIDTH, "Cleaning: the widest object, in pixels.", flag_values=values)

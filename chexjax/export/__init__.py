@@ -2,7 +2,7 @@
 
 from chexjax.export.networks import chosen
 from chexjax.export.onnx_file import to_onnx
-from chexjax.export.stablehlo import box_coefficients, create_program, shrink, to_stablehlo
+from chexjax.export.stablehlo import create_program, pillow_coefficients, shrink, to_stablehlo
 from chexjax.export.torchvision import to_torch
 
-__all__ = ["box_coefficients", "chosen", "create_program", "shrink", "to_onnx", "to_stablehlo", "to_torch"]
+__all__ = ["chosen", "create_program", "pillow_coefficients", "shrink", "to_onnx", "to_stablehlo", "to_torch"]

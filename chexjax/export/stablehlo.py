@@ -41,7 +41,7 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
         """One film at a time: the cleaning needs to know its shapes, and the number of films is left open."""
         if recipe.clean:
             film = remove_artifacts(film, **recipe.cleaning)
-        return shrink(film, recipe.size)
+        return shrink(film, recipe.size, recipe.enlarge)
 
     def program(films: jax.Array) -> jax.Array:
         x = normalize(jax.lax.map(prepare, films)[..., None], data.mean, data.std)
@@ -53,22 +53,21 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     return at_precision("highest", program)
 
 
-def shrink(film: jax.Array, size: int) -> jax.Array:
-    """uint8 (height, width) -> uint8 (size, size): `recipe.shrink`, which is Pillow's BOX filter, bit for bit.
+def shrink(film: jax.Array, size: int, enlarge: str = "bicubic") -> jax.Array:
+    """uint8 (height, width) -> uint8 (size, size): `data.recipe.shrink`, which is Pillow's filters, bit for bit.
 
-    Pillow averages along the rows, rounds to 8 bits, then averages along the columns, with coefficients of 22 binary
+    Pillow filters along the rows, rounds to 8 bits, then filters along the columns, with coefficients of 22 binary
     places (`src/libImaging/Resample.c`).
     """
-    if film.shape == (size, size):
-        return film
-    return _average(_average(film, size).T, size).T
+    return _resample(_resample(film, size, enlarge).T, size, enlarge).T
 
 
-def _average(film: jax.Array, size: int) -> jax.Array:
+def _resample(film: jax.Array, size: int, enlarge: str) -> jax.Array:
     """Along the rows: (height, width) -> (height, size)."""
     if film.shape[1] == size:
         return film
-    first, coefficients = box_coefficients(film.shape[1], size)
+    kernel = enlarge if film.shape[1] < size else "area"
+    first, coefficients = pillow_coefficients(film.shape[1], size, kernel)
     total = jnp.full((film.shape[0], size), 1 << (PRECISION - 1), jnp.int32)
     for tap, coefficient in enumerate(coefficients.T):
         columns = np.minimum(first + tap, film.shape[1] - 1)
@@ -76,18 +75,36 @@ def _average(film: jax.Array, size: int) -> jax.Array:
     return jnp.clip(total >> PRECISION, 0, 255).astype(jnp.uint8)
 
 
-def box_coefficients(width: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of Pillow's BOX filter for each of `size` outputs the first input, (size,), and coefficients, (size, taps)."""
+def _box(x: np.ndarray) -> np.ndarray:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -1/2."""
+    x = np.abs(x)
+    near, far = (1.5 * x - 2.5) * x * x + 1.0, ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+_KERNELS: Final = {"area": (_box, 0.5), "bicubic": (_cubic, 2.0)}  # each with its reach, in pixels of the coarser grid
+
+
+def pillow_coefficients(width: int, size: int, kernel: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of a Pillow filter for each of `size` outputs the first input, (size,), and coefficients, (size, taps).
+
+    `kernel` is "area", Pillow's BOX, or "bicubic".
+    """
+    weigh, reach = _KERNELS[kernel]
     scale = width / size
-    support = 0.5 * max(scale, 1.0)
+    support = reach * max(scale, 1.0)
     centres = (np.arange(size) + 0.5) * scale
     first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centres + support + 0.5).astype(np.int64), width)
     taps = np.arange((last - first).max())
     offsets = (first[:, None] + taps - centres[:, None] + 0.5) / max(scale, 1.0)
-    weights = ((offsets > -0.5) & (offsets <= 0.5) & (first[:, None] + taps < last[:, None])).astype(np.float64)
+    weights = np.where(first[:, None] + taps < last[:, None], weigh(offsets), 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
-    return first, (0.5 + weights * (1 << PRECISION)).astype(np.int32)
+    return first, (np.copysign(0.5, weights) + weights * (1 << PRECISION)).astype(np.int32)
 
 
 def to_stablehlo(

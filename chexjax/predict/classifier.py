@@ -215,7 +215,7 @@ class Classifier:
         """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
         film = judged.pixels
         cleaned = clean_film(film, self.recipe) if self.recipe.clean else None
-        small = shrink(film if cleaned is None else cleaned, self.recipe.size)
+        small = shrink(film if cleaned is None else cleaned, self.recipe.size, self.recipe.enlarge)
         return Ready(name, film, cleaned, small, judged.verdict)
 
     def explain(self, films: Iterable[Ready]) -> Iterator[Prediction]:

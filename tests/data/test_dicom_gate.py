@@ -100,6 +100,15 @@ def test_the_worst_holds_and_every_reason_is_told(tmp_path: Path) -> None:
     assert len(verdict.reasons) == 3
 
 
+def test_the_shape_of_the_presentation_lut_comes_first(tmp_path: Path) -> None:
+    """As dcm2pnm has it where the two contradict each other."""
+    for kind in ("MONOCHROME1", "MONOCHROME2"):
+        for shape, expected in (("IDENTITY", PIXELS), ("INVERSE", 4095 - PIXELS)):
+            fields = {**CHEST, "PhotometricInterpretation": kind, "PresentationLUTShape": shape}
+            film = read_judged(write_dicom(tmp_path / "a.dcm", PIXELS, **fields)).pixels
+            np.testing.assert_allclose(film, expected / 4095 * 255, atol=0.51)
+
+
 @pytest.mark.parametrize(("side", "status"), [(16, "refused"), (31, "refused"), (32, "doubtful"), (64, "ok")])
 def test_too_few_pixels(tmp_path: Path, side: int, status: str) -> None:
     assert judge(tmp_path, PIXELS[:64, :side]).status == status

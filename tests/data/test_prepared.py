@@ -18,7 +18,7 @@ from chexjax.data import prepared as prepared_module
 from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
 from chexjax.data.prepared import prepare, prepare_source
-from chexjax.data.recipe import Recipe, shrink
+from chexjax.data.recipe import Recipe, recipe_of, shrink
 from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
 from chexjax.scanline import remove_artifacts, remove_artifacts_reference
@@ -124,6 +124,16 @@ def test_shrink_averages_areas() -> None:
     assert shrink(film, 4) is film
 
 
+def test_enlarging_is_torchs_bicubic_and_a_network_may_ask_for_areas() -> None:
+    torch = pytest.importorskip("torch")
+    film = np.random.default_rng(0).integers(60, 200, (40, 50), np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(film)[None, None].float(), (96, 96), mode="bicubic", antialias=True
+    )
+    np.testing.assert_allclose(shrink(film, 96), expected[0, 0], atol=1.2)  # rounded between the passes and after
+    np.testing.assert_array_equal(shrink(film[:4, :4], 8, "area"), np.repeat(np.repeat(film[:4, :4], 2, 0), 2, 1))
+
+
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepared_module, "write_set", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
@@ -171,7 +181,9 @@ def test_every_option_of_the_cleaning_is_the_rules_own(phantom_folder: Path, tmp
 def test_what_tells_prepared_sets_apart() -> None:
     before = {"size": 32, "clean": False, "threshold": 50, "max_width": 40, "split": "official", "lists": ""}
     before |= {"val_fraction": 0.1, "split_seed": 0, "skip_unreadable": False}  # all that there was in version 1.1.0
-    assert Recipe(size=32).identity() == before
+    assert Recipe(size=32).identity() == before | {"enlarge": "bicubic"}
+    assert recipe_of(ConfigDict({"size": 32})).identity() == before  # made before films could be enlarged otherwise
+    before |= {"enlarge": "bicubic"}
     assert Recipe(size=32, clean=True).identity() == before | {"clean": True}
     assert Recipe(size=32, lists="elsewhere", axes="columns", threshold=9).identity() == before  # nothing is cleaned
     later = {"edge_span": 2, "axes": "columns", "spare_wide": True}

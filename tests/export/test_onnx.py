@@ -55,6 +55,7 @@ def open_session(model: bytes):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.parametrize("enlarge", ["bicubic", "area"])
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [
@@ -68,11 +69,11 @@ def open_session(model: bytes):
         (300, 90, 32),
     ],
 )
-def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, size: int) -> None:
+def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, size: int, enlarge: str) -> None:
     films = np.random.default_rng(height).integers(0, 256, (2, height, width), np.uint8)
     films[:, : height // 2] = np.where(films[:, : height // 2] > 127, 255, 0)
-    found = run_film_graph(lambda graph, name: onnx_film.shrink(graph, name, size), films)
-    np.testing.assert_array_equal(found, [shrink(film, size) for film in films])
+    found = run_film_graph(lambda graph, name: onnx_film.shrink(graph, name, size, enlarge), films)
+    np.testing.assert_array_equal(found, [shrink(film, size, enlarge) for film in films])
 
 
 @pytest.mark.parametrize(
