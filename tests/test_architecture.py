@@ -71,7 +71,7 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 def test_nothing_below_training_names_it() -> None:
-    for name in ("data", "workdir", "explain", "evaluation", "predict", "export.py", "viewer.py"):
+    for name in ("data", "workdir", "explain", "evaluation", "predict", "export", "viewer.py"):
         for path in [PACKAGE / name] if name.endswith(".py") else (PACKAGE / name).rglob("*.py"):
             assert "chexjax.training" not in path.read_text(), path
 
