@@ -19,54 +19,72 @@ def prepare(graph: Graph, films: str, recipe: Recipe) -> str:
     """uint8 (batch, height, width) -> uint8 (batch, size, size), as `recipe` says."""
     if recipe.clean:
         films = remove_artifacts(graph, films, recipe)
-    return shrink(graph, films, recipe.size)
+    return shrink(graph, films, recipe.size, recipe.enlarge)
 
 
-def shrink(graph: Graph, films: str, size: int) -> str:
+def shrink(graph: Graph, films: str, size: int, enlarge: str) -> str:
     """uint8 (batch, height, width) -> uint8 (batch, size, size): `recipe.shrink`, bit for bit.
 
-    A BOX filter's coefficients are equal, so the sum
-    of the grey levels, exact in float32, is multiplied once.
+    A product of matrices along the rows, rounded to 8 bits, then one along the columns. float64 holds the sums exactly.
     """
-    columns, factor = _box(graph, films, 2, size)
-    summed = graph.add("MatMul", _cast(graph, films, np.float32), columns)
-    films = _rounded(graph, summed, factor)
-    rows, factor = _box(graph, films, 1, size)
-    summed = graph.add("MatMul", graph.add("Transpose", rows, perm=[1, 0]), films)
-    films = _rounded(graph, summed, graph.add("Unsqueeze", factor, _integers(1)))
-    return _cast(graph, films, np.uint8)
+    rows = graph.add("MatMul", _cast(graph, films, np.float64), _coefficients(graph, films, 2, size, enlarge))
+    down = graph.add("Transpose", _coefficients(graph, films, 1, size, enlarge), perm=[1, 0])
+    return _cast(graph, _rounded(graph, graph.add("MatMul", down, _rounded(graph, rows))), np.uint8)
 
 
-def _box(graph: Graph, films: str, axis: int, size: int) -> tuple[str, str]:
-    """Of Pillow's BOX filter along an axis: which pixel is in which sum, float32 (extent, size), and the coefficients,
-    float64 (size,). The formulas are those of `stablehlo.pillow_coefficients`."""
-    one, half = np.float64(1.0), np.float64(0.5)
+def _coefficients(graph: Graph, films: str, axis: int, size: int, enlarge: str) -> str:
+    """Pillow's filter along an axis: whole numbers in float64, (extent, size).
+
+    The formulas are those of `stablehlo.pillow_coefficients`; which kernel it is, the extent decides.
+    """
+    half, one = np.float64(0.5), np.float64(1.0)
     extent = graph.add("Gather", graph.add("Shape", films), _scalar(axis))
     wide = _cast(graph, extent, np.float64)
     scale = graph.add("Div", wide, np.float64(size))
     stretch = graph.add("Max", scale, one)
     centres = graph.add("Mul", np.arange(size) + 0.5, scale)
-    support = graph.add("Mul", stretch, half)
-    first = graph.add("Floor", graph.add("Add", graph.add("Sub", centres, support), half))
-    last = graph.add("Floor", graph.add("Add", graph.add("Add", centres, support), half))
     pixels = _cast(graph, graph.add("Range", _scalar(0), extent, _scalar(1)), np.float64)
     pixels = graph.add("Unsqueeze", pixels, _integers(1))
     offsets = graph.add("Div", graph.add("Add", graph.add("Sub", pixels, centres), half), stretch)
+
+    def within(weights: str, reach: float) -> str:
+        support = graph.add("Mul", stretch, np.float64(reach))
+        first = graph.add("Floor", graph.add("Add", graph.add("Sub", centres, support), half))
+        last = graph.add("Floor", graph.add("Add", graph.add("Add", centres, support), half))
+        near = graph.add("And", graph.add("GreaterOrEqual", pixels, first), graph.add("Less", pixels, last))
+        return graph.add("Where", near, weights, np.float64(0.0))
+
     inside = graph.add("And", graph.add("Greater", offsets, -half), graph.add("LessOrEqual", offsets, half))
-    near = graph.add("And", graph.add("GreaterOrEqual", pixels, first), graph.add("Less", pixels, last))
-    chosen = graph.add("And", inside, near)
-    taps = graph.add("ReduceSum", _cast(graph, chosen, np.float64), _integers(0), keepdims=0)
-    share = graph.add("Mul", graph.add("Div", one, taps), np.float64(1 << PRECISION))
-    return _cast(graph, chosen, np.float32), graph.add("Floor", graph.add("Add", share, half))
+    weights = within(_cast(graph, inside, np.float64), 0.5)
+    if enlarge == "bicubic":
+        smaller = graph.add("Less", wide, np.float64(size))
+        weights = graph.add("Where", smaller, within(_cubic(graph, offsets), 2.0), weights)
+    total = graph.add("ReduceSum", weights, _integers(0), keepdims=1)
+    share = graph.add("Mul", graph.add("Div", weights, total), np.float64(1 << PRECISION))
+    nearest = graph.add("Floor", graph.add("Add", graph.add("Abs", share), half))
+    return graph.add("Mul", graph.add("Sign", share), nearest)
 
 
-def _rounded(graph: Graph, summed: str, factor: str) -> str:
-    """Sums of grey levels times the coefficients, rounded to whole grey levels: float32."""
-    total = graph.add("Mul", _cast(graph, summed, np.float64), factor)
-    total = graph.add("Add", total, np.float64(1 << (PRECISION - 1)))
-    whole = graph.add("Floor", graph.add("Mul", total, np.float64(2.0**-PRECISION)))
-    grey = graph.add("Min", whole, np.float64(255.0))
-    return _cast(graph, grey, np.float32)
+def _cubic(graph: Graph, offsets: str) -> str:
+    """Keys' kernel with a = -1/2."""
+    x = graph.add("Abs", offsets)
+
+    def polynomial(*coefficients: float) -> str:
+        first, *rest = map(np.float64, coefficients)
+        value = graph.add("Add", graph.add("Mul", x, first), rest[0])
+        for coefficient in rest[1:]:
+            value = graph.add("Add", graph.add("Mul", value, x), coefficient)
+        return value
+
+    near, far = polynomial(1.5, -2.5, 0.0, 1.0), polynomial(-0.5, 2.5, -4.0, 2.0)
+    beyond = graph.add("Where", graph.add("Less", x, np.float64(2.0)), far, np.float64(0.0))
+    return graph.add("Where", graph.add("Less", x, np.float64(1.0)), near, beyond)
+
+
+def _rounded(graph: Graph, total: str) -> str:
+    """Sums of grey levels times the coefficients, as whole grey levels: float64."""
+    shifted = graph.add("Mul", graph.add("Add", total, np.float64(1 << (PRECISION - 1))), np.float64(2.0**-PRECISION))
+    return graph.add("Min", graph.add("Max", graph.add("Floor", shifted), np.float64(0.0)), np.float64(255.0))
 
 
 def remove_artifacts(graph: Graph, films: str, recipe: Recipe) -> str:

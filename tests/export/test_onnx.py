@@ -1,9 +1,11 @@
 """What ONNX files give in onnxruntime is what the workdir gives: every bit of a film, every network, every map."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -17,12 +19,12 @@ from chexjax.export import onnx_film, onnx_graph, to_onnx
 from chexjax.export.onnx_file import IR, OPSET
 from chexjax.findings import FINDINGS
 from chexjax.models import NETWORKS
-from chexjax.predict import Classifier
+from chexjax.predict import Classifier, read_thresholds
 from chexjax.scanline import remove_artifacts_reference
 from chexjax.trust.calibration import Calibration, Curve
 from chexjax.trust.kept import Trust, write_trust
 from chexjax.trust.selective import Bands
-from chexjax.workdir.restore import restore_best
+from chexjax.workdir.restore import Restored, restore_best
 from tests.untrained import save_untrained
 
 onnx = pytest.importorskip("onnx")
@@ -53,6 +55,7 @@ def open_session(model: bytes):
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.parametrize("enlarge", ["bicubic", "area"])
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [
@@ -66,11 +69,11 @@ def open_session(model: bytes):
         (300, 90, 32),
     ],
 )
-def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, size: int) -> None:
+def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, size: int, enlarge: str) -> None:
     films = np.random.default_rng(height).integers(0, 256, (2, height, width), np.uint8)
     films[:, : height // 2] = np.where(films[:, : height // 2] > 127, 255, 0)
-    found = run_film_graph(lambda graph, name: onnx_film.shrink(graph, name, size), films)
-    np.testing.assert_array_equal(found, [shrink(film, size) for film in films])
+    found = run_film_graph(lambda graph, name: onnx_film.shrink(graph, name, size, enlarge), films)
+    np.testing.assert_array_equal(found, [shrink(film, size, enlarge) for film in films])
 
 
 @pytest.mark.parametrize(
@@ -93,15 +96,32 @@ def test_films_are_cleaned_as_the_scalar_rule_does_bit_for_bit(options: dict) ->
         np.testing.assert_array_equal(found, remove_artifacts_reference(films, **recipe.cleaning))
 
 
-def check(workdir: Path, films: np.ndarray, network: str = "ensemble", scale: float = 1.0) -> None:
+def liven(restored: Restored) -> Restored:
+    """With statistics, scales and biases drawn at random: in deep networks those of `save_untrained` end in zeros."""
+    random = np.random.default_rng(7)
+    draws = {
+        "mean": lambda shape: random.normal(0.0, 0.1, shape),
+        "var": lambda shape: random.uniform(0.5, 1.5, shape),
+        "scale": lambda shape: random.uniform(0.7, 1.3, shape),
+        "bias": lambda shape: random.normal(0.0, 0.2, shape),
+        "layer_scale": lambda shape: random.uniform(0.1, 0.3, shape),
+    }
+
+    def draw(path, leaf):
+        return draws[path[-1].key](leaf.shape).astype(np.float32) if path[-1].key in draws else leaf
+
+    return dataclasses.replace(restored, variables=jax.tree_util.tree_map_with_path(draw, dict(restored.variables)))
+
+
+def check(restored: Restored, films: np.ndarray) -> None:
     """The file against the `Classifier`: probabilities to 1e-5, maps to 1e-4 (of their size, where that is above 1)."""
-    probabilities, maps = open_session(to_onnx(restore_best(workdir), network)).run(None, {"films": films})
-    expected = Classifier.from_checkpoint(workdir).predict(list(films))
+    probabilities, maps = open_session(to_onnx(restored)).run(None, {"films": films})
+    expected = Classifier(restored, read_thresholds(restored)).predict(list(films))
     assert probabilities.dtype == maps.dtype == np.float32
     np.testing.assert_allclose(probabilities, [each.probabilities for each in expected], atol=1e-5, rtol=0)
     truth = np.stack([each.maps for each in expected])
     np.testing.assert_allclose(maps, truth, atol=1e-4 * max(1.0, np.abs(truth).max()), rtol=0)
-    assert np.ptp(truth, axis=(0, 1, 2)).min() > 1e-4  # there is something to compare
+    assert np.ptp(truth, axis=(0, 1, 2)).min() > 1e-3  # there is something to compare
 
 
 @pytest.mark.parametrize("model", [name for name in NETWORKS if not name.startswith("tiny")])
@@ -109,7 +129,7 @@ def test_each_network(model: str, tmp_path: Path) -> None:
     config = baseline.get_config(model)
     config.networks.net1.width = 0.125
     config.data.update({"size": 64, "mean": 0.4, "std": 0.3})
-    check(save_untrained(config, tmp_path / "run"), random_films(2, 70, 90))
+    check(liven(restore_best(save_untrained(config, tmp_path / "run"))), random_films(2, 70, 90))
 
 
 def random_films(count: int, height: int, width: int) -> np.ndarray:
@@ -119,12 +139,12 @@ def random_films(count: int, height: int, width: int) -> np.ndarray:
 def test_an_ensemble_of_a_network_and_specialists_that_clean(small_dml: ConfigDict, tmp_path: Path) -> None:
     small_dml.data.clean = True
     small_dml.networks.net2.shared_stages = 0
-    check(save_untrained(small_dml, tmp_path / "pair"), random_films(3, 70, 90))
+    check(restore_best(save_untrained(small_dml, tmp_path / "pair")), random_films(3, 70, 90))
 
 
 def test_branches_on_a_shared_part_beside_a_network_with_larger_maps(small_dml: ConfigDict, tmp_path: Path) -> None:
     small_dml.networks.net2.update({"shared_stages": 1, "model": "tiny2"})
-    check(save_untrained(small_dml, tmp_path / "pair"), random_films(1, 40, 33))
+    check(restore_best(save_untrained(small_dml, tmp_path / "pair")), random_films(1, 40, 33))
 
 
 def test_one_file_takes_films_of_any_number_and_size(small_baseline: ConfigDict, tmp_path: Path) -> None:
@@ -202,8 +222,6 @@ def test_eight_bits_stay_near(tmp_path: Path, phantom_folder: Path, small_baseli
 
 
 def test_what_has_no_translation_is_named() -> None:
-    import jax
-
     with pytest.raises(ConfigError, match="'sort'"):
         onnx_graph.convert(jax.numpy.sort, onnx_graph.Graph(), "x", (3, 4), np.float32)
 
