@@ -110,6 +110,7 @@ NETWORK: Final[Fields] = {
     "optimizer": choice("adamw", "adam", "sgd"),
     "init_from": path(),  # this network's own start; "": config.init_from
     "learning_rate": number(5e-4, 0, 1000),
+    "layer_decay": number(1.0, above=0, most=1, since="0.2"),  # of the rate, a stage nearer to the stem; 1: one rate
     "head_learning_rate": number(0.0, 0, 1000),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
     "warmup_steps": number(0, 0, MOST_STEPS),
