@@ -97,6 +97,7 @@ FIELDS: Final[Fields] = {
         "crop": number(0.92, 0.1, 1),  # least side that is kept; 1: all of it
         "flip": number(0.0, 0, 1),  # probability of a mirror image
         "rotation": number(4.0, 0, 180),  # degrees to either side
+        "blur": number(0.0, 0, 16, since="0.2"),  # greatest standard deviation of a Gaussian, in pixels; 0: none
         "brightness": number(0.1, 0, 1),  # relative, to either side
         "contrast": number(0.1, 0, 1),
     },
