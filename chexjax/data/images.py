@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
@@ -33,6 +33,16 @@ FORMATS: Final = ("PNG", "JPEG")  # Pillow knows forty more, some of which start
 MAX_PIXELS: Final = 2**25  # twice the largest detectors in use; a kilobyte of file can claim a hundred times that
 LIMIT: Final = "CHEXJAX_MAX_PIXELS"  # the environment's word on it
 MAX_SIDE: Final = 2**16 - 1
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BYTES_A_PIXEL: Final = 8  # four channels of 16 bits: no honest file of so few pixels is larger
 _TOO_SMALL: Final = 32  # pixels a side: less is an icon
 _SMALL: Final = 64
@@ -42,16 +52,50 @@ _PICTURE: Final = 0.2
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How a film lies to its file, whose pixels were made square by `down` and `across`, and then set upright.
+
+    Attributes:
+      down, across: how many pixels one of the file's became.
+      transposed, upside_down, mirrored: what was then done, in this order.
+    """
+
+    down: float = 1.0
+    across: float = 1.0
+    transposed: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+    def file_size(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) of the file whose film has that height and width."""
+        if self.transposed:
+            height, width = width, height
+        return round(width / self.across), round(height / self.down)
+
+    def move(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """A box in shares of the file, left, top, width, height, as it lies in the film."""
+        if self.transposed:
+            left, top, width, height = top, left, height, width
+        if self.upside_down:
+            top = 1.0 - top - height
+        if self.mirrored:
+            left = 1.0 - left - width
+        return left, top, width, height
+
+
+@dataclass(frozen=True)
 class JudgedFilm:
     """A film, and what its reader says of it.
 
     Attributes:
       pixels: uint8 (height, width).
       verdict: its status and the reasons, phrases of ours that quote nothing of the file.
+      placement: how it lies to its file.
     """
 
     pixels: np.ndarray
     verdict: Verdict
+    placement: Placement = Placement()
 
 
 def max_pixels() -> int:
@@ -142,12 +186,12 @@ def read_judged_picture(path: Path) -> JudgedFilm:
                 raise DataError(f"{where}: {frames} frames; a film is one picture")
             verdict = judge_size(image.height, image.width)
             if _is_deep(image, data):
-                return JudgedFilm(_levels_of_16_bits(where, image), verdict)
+                return JudgedFilm(_levels_of_16_bits(where, upright(image)), verdict)
             image.info.pop("transparency", None)  # else Pillow warns that a palette's would be better kept
-            upright = ImageOps.exif_transpose(image) if image.format == "JPEG" else image
-            if upright.mode not in ("1", "L", "LA"):
-                verdict += judge_colour(np.asarray(upright.convert("RGB")))
-            return JudgedFilm(np.asarray(upright.convert("L")), verdict)
+            shown = upright(image)
+            if shown.mode not in ("1", "L", "LA"):
+                verdict += judge_colour(np.asarray(shown.convert("RGB")))
+            return JudgedFilm(np.asarray(shown.convert("L")), verdict)
     except DataError:
         raise
     except Image.UnidentifiedImageError:
@@ -157,6 +201,18 @@ def read_judged_picture(path: Path) -> JudgedFilm:
         raise DataError(told) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: Pillow has no family
         raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: turned and mirrored as its EXIF orientation says; as it is where that is broken.
+
+    Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # SyntaxError, struct.error, ...: a film is not refused for what a camera wrote beside it
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

@@ -1,8 +1,9 @@
 """The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
 It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
-not. Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if
-any lies outside 0 to 1, they are logits or other scores, of which only the order counts.
+not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
+Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
+lies outside 0 to 1, they are logits or other scores, of which only the order counts.
 """
 
 import csv
@@ -16,6 +17,7 @@ import numpy as np
 
 from chexjax.data.sources import nih
 from chexjax.data.sources.nih import Entry, is_film_name, parse_age, read_entry_file
+from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import UNREADABLE, cell, open_text, text_of
 from chexjax.findings import FILM as NAME
@@ -23,7 +25,7 @@ from chexjax.findings import FILM as NAME
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
 # Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
-_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *_OF_PATIENTS}
+_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *COLUMNS, *_OF_PATIENTS}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class PredictionFile:
     """A predictions CSV.
 
     `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
-    for and have a column; `passed_over` are the ignored columns.
+    for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
     """
 
     path: Path
@@ -39,6 +41,7 @@ class PredictionFile:
     findings: tuple[str, ...]
     probabilities: np.ndarray
     passed_over: tuple[str, ...] = ()
+    refused: int = 0
 
     @property
     def are_probabilities(self) -> bool:
@@ -117,9 +120,14 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
     columns, passed_over = _columns(path, head, findings)
     findings = tuple(finding for finding in findings if finding in columns)
     positions = [columns[finding] for finding in findings]
+    status = head.index(COLUMNS[0]) if COLUMNS[0] in head else None
+    refused = 0
     names: list[str] = []
     values: list[list[float]] = []
     for line, row in lines:
+        if status is not None and row[status] == "refused" and not any(row[position].strip() for position in positions):
+            refused += 1
+            continue
         names.append(_name(path, line, row[columns[NAME]]))
         try:
             values.append([float(row[position]) for position in positions])
@@ -132,9 +140,9 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
                 "probability, nor any other finite number"
             )
     if not names:
-        raise DataError(f"{path} has a header and no film")
+        raise DataError(f"{path} has a header and no film" + (f" but {refused:,} refused ones" if refused else ""))
     _refuse_twice(path, names, "films")
-    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over)
+    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over, refused)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -171,7 +179,7 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
         name = text_of(column)
         name = name if name in findings else name.removeprefix("prob_")
         if column != NAME and name not in findings:
-            others.append(column)
+            others += [] if column in COLUMNS else [column]
         elif name in found:
             twice.append(name)
         else:
@@ -343,6 +351,8 @@ def match(
 def _note(table: PredictionFile) -> str:
     """A note on one table: ignored columns, numbers that are not probabilities."""
     notes = []
+    if table.refused:
+        notes.append(f"{table.refused:,} films without probabilities are left out: they were refused")
     if table.passed_over:
         notes.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
     if not table.are_probabilities:

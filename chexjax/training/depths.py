@@ -20,8 +20,9 @@ PyTree = Any
 def depth_groups(model: AnyNetwork, film_shape: tuple[int, ...]) -> list[list[str]]:
     """The trunk's modules from the stem on, grouped: all whose names begin alike, up to their first number.
 
-    So `layer1_0` and `layer1_1` are one group, and `denseblock1_...` another. A group that holds vectors alone, as a
-    norm after the stem, belongs to the one before it. Of a network with branches these are the whole network's.
+    So `layer1_0` and `layer1_1` are one group, and `denseblock1_...` another. A module without a number, or of vectors
+    alone (a position embedding, a norm after the stem), belongs to the group before it. Of a network with branches
+    these are the whole network's.
     """
     modules: dict[str, PyTree] = {}
 
@@ -36,8 +37,8 @@ def depth_groups(model: AnyNetwork, film_shape: tuple[int, ...]) -> list[list[st
     names: list[str] = []
     for module, params in modules.items():
         found = re.match(r"\D*\d+", module)
-        name = found.group() if found else module
-        if names and (name == names[-1] or max(leaf.ndim for leaf in jax.tree.leaves(params)) < 2):
+        name = found.group() if found else ""
+        if names and (name in ("", names[-1]) or max(leaf.ndim for leaf in jax.tree.leaves(params)) < 2):
             groups[-1].append(module)
         else:
             groups.append([module])
