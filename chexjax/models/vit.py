@@ -101,7 +101,7 @@ class ViT(Trunk, kw_only=True):
             positions = self.param("pos_embed", KERNEL_INIT, shape, jnp.float32)
             token = (token + positions[:, :1]).astype(self.dtype)
             patches += resampled(positions[:, 1:], patches.shape[1:3]).astype(self.dtype)
-            token = jnp.broadcast_to(token, (len(x), 1, channels))
+            token = jnp.broadcast_to(token, (x.shape[0], 1, channels))
         else:
             token, patches = x
         last = sum(self.stages) - 1
