@@ -32,8 +32,8 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
     """The networks as an ONNX file.
 
     Its input `films` is uint8 (batch, height, width), of any three sizes. Its outputs are `probabilities`, float32
-    (batch, findings), and `maps`, float32 (batch, h, w, findings), which is absent where a network has no class activation
-    map. Findings and thresholds are in the file's metadata.
+    (batch, findings), and `maps`, float32 (batch, h, w, findings), absent where a network has no class activation map.
+    Findings and thresholds are in the file's metadata.
 
     Args:
       restored: the networks, and the config that says how their films are prepared.
@@ -58,7 +58,8 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
     logits, *maps = convert(program, graph, small, (batch, recipe.size, recipe.size), np.uint8)
     probabilities = probabilities_of(graph, logits.name, calibration)
     outputs = {"probabilities": (probabilities, (len(restored.findings),))}
-    outputs |= {"maps": (result.name, result.shape[1:]) for result in maps}
+    if maps:
+        outputs["maps"] = maps[0].name, maps[0].shape[1:]
     for name, (result, _) in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [result], [name]))
     graph.prune([*outputs])

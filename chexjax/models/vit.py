@@ -122,7 +122,7 @@ class ViT(Trunk, kw_only=True):
 
 def joined(token: jax.Array, patches: jax.Array) -> jax.Array:
     """The class token (batch, 1, channels) and the patches' map as (batch, tokens, channels)."""
-    return jnp.concatenate([token, patches.reshape(len(patches), -1, patches.shape[-1])], axis=1)
+    return jnp.concatenate([token, patches.reshape(patches.shape[0], -1, patches.shape[-1])], axis=1)
 
 
 def parted(tokens: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
