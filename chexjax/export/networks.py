@@ -67,7 +67,8 @@ def logits_and_maps(model: AnyNetwork, variables: PyTree, x: jax.Array) -> tuple
         return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 
     if model.shared is not None:
-        x = model.shared.apply(part("shared"), x)
+        shared: Any = model.shared.apply(part("shared"), x)
+        x = shared
     found = [
         logits_and_maps(model.branch, jax.tree.map(lambda leaf, k=k: leaf[k], part("branch")), x)
         for k in range(len(model.groups))

@@ -146,8 +146,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
     """The head of a journal: what the tables need to know, and whatever changes what is found of a film."""
     return {
         "version": chexjax.__version__,
-        "checkpoint": classifier.restored.digest,
-        "networks": list(classifier.restored.models),
+        "classifier": classifier.identity,
         "step": classifier.step,
         "maps": classifier.maps,
         "findings": list(classifier.findings),

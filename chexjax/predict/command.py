@@ -61,6 +61,11 @@ def define_flags(values: flags.FlagValues) -> None:
         "overlays", 3, "At most so many findings are drawn a film; 0: tables alone, without maps or boxes.",
         lower_bound=0, flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_boolean("raw", False, "Leaves out the calibration that the run fitted.", flag_values=values)
+    flags.DEFINE_string(
+        "prevalence", None, "A CSV, finding,prevalence: calibrates for a site where findings are as frequent as that.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_boolean("strict", False, "Refuses doubtful films: no probabilities in their rows.", flag_values=values)
     flags.DEFINE_string("shard", "1/1", "K/N: the K-th of N parts of the films, for job arrays.", flag_values=values)
     flags.DEFINE_boolean("json", False, "Prints a line of JSON a film, as it is done.", flag_values=values)
@@ -98,6 +103,7 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
     from chexjax.predict.films import check_out, find_films
     from chexjax.predict.journal import remove_journals
     from chexjax.predict.tables import summarize, write_tables
+    from chexjax.trust.calibration import read_prevalence
 
     out = Path(values.out).expanduser()
     with usage():
@@ -105,9 +111,13 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
         found = find_films(rest)
         check_out(out, [*map(Path, rest), *found.files.values()])
         count = max(len(found.files), 1)
-        network = values.network
         classifier = Classifier.from_checkpoint(
-            values.checkpoint, values.maps, min(values.batch_size, count), network=network
+            values.checkpoint,
+            values.maps,
+            min(values.batch_size, count),
+            values.network,
+            values.raw,
+            read_prevalence(Path(values.prevalence).expanduser()) if values.prevalence else None,
         )
         wanted = values["dicom-out"].value
         folder = Path(wanted).expanduser() if wanted else None
