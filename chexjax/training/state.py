@@ -146,7 +146,7 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
 def create_optimizer(
     network: ConfigDict, steps: int, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:  # fmt: skip
-    """The update rule: clip by global norm, then SGD, Adam or AdamW. Only kernels decay (and an imported stem's offset).
+    """The update rule: clip by global norm, then SGD, Adam or AdamW. Only kernels decay, and a stem's offset.
 
     Norms, biases, class tokens and position embeddings do not, as in DeiT and Swin. `factors` multiply the learning
     rates of the trunk's modules, see `depths.scale_by_depth`; None: one rate for all.
