@@ -115,12 +115,15 @@ def liven(restored: Restored) -> Restored:
 
 def check(restored: Restored, films: np.ndarray) -> None:
     """The file against the `Classifier`: probabilities to 1e-5, maps to 1e-4 (of their size, where that is above 1)."""
-    probabilities, maps = open_session(to_onnx(restored)).run(None, {"films": films})
+    probabilities, *maps = open_session(to_onnx(restored)).run(None, {"films": films})
     expected = Classifier(restored, read_thresholds(restored)).predict(list(films))
-    assert probabilities.dtype == maps.dtype == np.float32
+    assert {each.dtype for each in (probabilities, *maps)} == {np.dtype(np.float32)}
     np.testing.assert_allclose(probabilities, [each.probabilities for each in expected], atol=1e-5, rtol=0)
+    if not all(model.has_map for model in restored.models.values()):
+        assert not maps
+        return
     truth = np.stack([each.maps for each in expected])
-    np.testing.assert_allclose(maps, truth, atol=1e-4 * max(1.0, np.abs(truth).max()), rtol=0)
+    np.testing.assert_allclose(maps[0], truth, atol=1e-4 * max(1.0, np.abs(truth).max()), rtol=0)
     assert np.ptp(truth, axis=(0, 1, 2)).min() > 1e-3  # there is something to compare
 
 
@@ -128,7 +131,7 @@ def check(restored: Restored, films: np.ndarray) -> None:
 def test_each_network(model: str, tmp_path: Path) -> None:
     config = baseline.get_config(model)
     config.networks.net1.width = 0.125
-    config.data.update({"size": 64, "mean": 0.4, "std": 0.3})
+    config.data.update({"size": 56 if model.endswith("_14") else 64, "mean": 0.4, "std": 0.3})
     check(liven(restore_best(save_untrained(config, tmp_path / "run"))), random_films(2, 70, 90))
 
 
