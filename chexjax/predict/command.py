@@ -150,13 +150,13 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
 def report(summary: "Summary", passed_over: Mapping[str, int], say: Callable[[str], None]) -> None:
     """Says what is to be known beside the tables; on stderr, what could not be read."""
     if passed_over:
-        say(f"passed over, for they hold no film: {_counted(passed_over)}")
+        say(f"skipped, files without a film: {_counted(passed_over)}")
     if summary.refused:
-        say(f"refused, and without probabilities: {_counted(summary.refused)}")
+        say(f"refused, without probabilities: {_counted(summary.refused)}")
     if summary.doubtful:
         say(f"doubtful: {summary.doubtful:,}; predictions.csv says why")
     if summary.flat:
-        say(f"{summary.flat:,} of {summary.called:,} called findings have a flat map: no place is shown, no box")
+        say(f"{summary.flat:,} of {summary.called:,} called findings have a flat map, hence no box")
     for name, reason in list(summary.errors.items())[:_SHOWN]:
         _to_stderr(f"{name}: {reason}")
     if summary.errors:
