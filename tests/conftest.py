@@ -1,4 +1,8 @@
-"""Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case."""
+"""Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case.
+
+The whole suite (`python -m pytest`, no file named) runs in several processes, a file in one of them, where processors
+and memory allow it.
+"""
 
 import gc
 import os
@@ -21,11 +25,48 @@ from chexjax.configs import common, dml
 from chexjax.models import NETWORKS, Architecture
 from chexjax.models.resnet import BasicBlock, ResNet
 
+# Folders and files about what is computed, or how fast, or in how much memory: they compile as a user's run does.
+AS_SHIPPED = ("benchmarks", "compiled", "explain", "models", "real", "scanline")
+AS_SHIPPED += ("test_augment.py", "test_memory.py", "test_objectives.py", "test_platforms.py")
+
+MEMORY_A_PROCESS = 6 * 2**30  # bytes: what a half of the suite was seen to need, and half as much again
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Divides the whole suite among processes, unless `-n` or a debugger was asked for, or pytest-xdist is not here."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if not whole or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if config.option.numprocesses is None and not config.option.usepdb:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        count = min(os.cpu_count() or 1, memory // MEMORY_A_PROCESS)
+        if count > 1:
+            config.option.numprocesses, config.option.dist = count, "loadfile"
+
+
 # A trunk that compiles in a second: the real five are met once, in tests/models.
 NETWORKS["tiny"] = Architecture(partial(ResNet, stages=(1,), block=BasicBlock), "conv1")
 NETWORKS["tiny2"] = Architecture(
     partial(ResNet, stages=(1, 1), block=BasicBlock), "conv1"
 )  # one that can be cut in two
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where only logic is tested, the same programs (HLO) become machine code without LLVM's optimisations.
+
+    They take half of a compilation. With CHEXJAX_SOAK=1 nothing goes without them.
+    """
+    path = request.path.relative_to(Path(__file__).parent)
+    if os.environ.get("CHEXJAX_SOAK") or any(part in AS_SHIPPED for part in path.parts):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -317,3 +317,21 @@ def test_no_film_in_common(tmp_path: Path, entry_file: Path) -> None:
     strange = read_predictions(written(tmp_path, f"{HEADER}\nx.png,{ROW}\n"), FINDINGS)
     with pytest.raises(DataError, match=r"the first row is 'x\.png', the entry file begins with 'f00\.png'"):
         match(entries, [strange], FINDINGS)
+
+
+def test_what_predict_says_of_a_film_is_no_finding_and_refused_films_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text(
+        "Image Index,Mass,Nodule,status,reasons\na.png,0.5,0.25,ok,\nb.png,,,refused,modality CT\n"
+        "c.png,0.75,0.125,doubtful,lateral view; text in the pixels\n"
+    )
+    assert columns_of(path) == ("Mass", "Nodule")
+    found = read_predictions(path, FINDINGS)
+    assert found.names == ("a.png", "c.png")
+    assert found.findings == ("Mass", "Nodule")
+    assert found.probabilities.tolist() == [[0.5, 0.25], [0.75, 0.125]]
+    assert found.passed_over == ()
+    assert found.refused == 1
+    path.write_text(path.read_text().replace("b.png,,,refused", "b.png,,,ok"))
+    with pytest.raises(DataError, match="line 3, column"):
+        read_predictions(path, FINDINGS)
