@@ -543,8 +543,8 @@ class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
     `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS, because
-    what it builds depends on a folder: use `prepare`. Older sets are called "chest_xray14"; TFDS reads a set's name from
-    its files.
+    what it builds depends on a folder: use `prepare`. Older sets are called "chest_xray14"; TFDS takes names from
+    files.
     """
 
     name = "films"
