@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "clean": Command("chexjax.scanline", "removes bright objects from films"),
     "export": Command("chexjax.export", "a run's networks as one file that needs no chexjax"),
     "import-weights": Command("chexjax.models.torch_weights", "torchvision's or CheXNet's weights as a folder to use"),
+    "probe": Command("chexjax.training.probe", "logistic regression on the frozen features of a network"),
     "study": Command("chexjax.study", "many kinds of run, each with several seeds, in one table"),
     "verify": Command(
         "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)

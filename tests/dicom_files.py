@@ -53,6 +53,13 @@ def jpeg(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg_2000(pixels: np.ndarray, boxes: bool = False) -> bytes:
+    """uint16 (height, width) as lossless JPEG 2000, by Pillow; a bare codestream, or in the boxes of a JP2 file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "jpeg2000", irreversible=False, no_jp2=not boxes)
+    return buffer.getvalue()
+
+
 def lossless_jpeg(pixels: np.ndarray, bits: int) -> bytes:
     """uint (height, width) of `bits` bits as lossless JPEG, each pixel told by its left neighbour (selection value 1).
 
@@ -118,15 +125,3 @@ def without_syntax(whole: bytes) -> bytes:
     end = start + 8 + int.from_bytes(whole[start + 6 : start + 8], "little")
     length = int.from_bytes(whole[140:144], "little") - (end - start)
     return whole[:140] + length.to_bytes(4, "little") + whole[144:start] + whole[end:]
-
-
-def boxed(codestream: bytes, height: int, width: int, bits: int) -> bytes:
-    """A JPEG 2000 codestream in the boxes of a JP2 file. Source: ITU-T T.800, annex I."""
-
-    def box(kind: bytes, content: bytes) -> bytes:
-        return (len(content) + 8).to_bytes(4, "big") + kind + content
-
-    size = height.to_bytes(4, "big") + width.to_bytes(4, "big") + b"\0\1" + bytes([bits - 1, 7, 0, 0])
-    colour = b"\1\0\0" + (17).to_bytes(4, "big")
-    head = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
-    return head + box(b"jp2h", box(b"ihdr", size) + box(b"colr", colour)) + box(b"jp2c", codestream)

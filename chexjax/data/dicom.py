@@ -3,6 +3,8 @@
 What it says of the patient is not read. Needs pydicom (the extra `dicom`); compressed films need its decoders too.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +23,9 @@ from chexjax.data.dicom_header import (
     silent_pydicom,
 )
 from chexjax.data.images import (
+    MAX_SIDE,
     JudgedFilm,
+    Placement,
     check_size,
     judge_colour,
     judge_size,
@@ -33,6 +37,7 @@ from chexjax.data.verdict import Verdict
 from chexjax.errors import DataError, printable
 
 SUFFIXES: Final = (".dcm", ".dicom")
+READER: Final = 2  # goes up when a film's grey levels change, so that prepared films are prepared again
 _FRAME_MARKERS: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 ... SOF15, and JPEG-LS's
 # What a codestream of one frame can be told by where the transfer syntax is missing: the marker of its frame.
 _SYNTAX_OF_MARKER: Final = {
@@ -41,11 +46,13 @@ _SYNTAX_OF_MARKER: Final = {
     0xC3: "1.2.840.10008.1.2.4.57",
     0xF7: "1.2.840.10008.1.2.4.81",
 }
+_SIZ: Final = b"\xff\x4f\xff\x51"  # how a JPEG 2000 codestream begins: SOC and SIZ
 _JPEG_2000: Final = "1.2.840.10008.1.2.4.91"
 _RLE: Final = "1.2.840.10008.1.2.5"
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _MAX_LEVELS: Final = 2**24  # different stored values; of 16 bits there are 2**16
+_ROWS: Final = 256  # are counted at once
 _SQUARE: Final = 0.01  # pixels of nearly equal sides are left alone
 _MAX_ASPECT: Final = 4.0  # no detector's pixels are longer
 
@@ -137,10 +144,11 @@ def _read_judged_dicom(path: Path) -> JudgedFilm:
             verdict += of_pixels
     except Exception as error:  # its text may quote the header
         raise DataError(f"{where}: its grey levels cannot be told ({type(error).__name__})") from None
+    placement = Placement()
     for change in (_square, _upright):
-        film, seen = change(film, header)
+        film, placement, seen = change(film, placement, header)
         verdict += seen
-    return JudgedFilm(np.ascontiguousarray(film), verdict)
+    return JudgedFilm(np.ascontiguousarray(film), verdict, placement)
 
 
 class _Layout(NamedTuple):
@@ -173,6 +181,8 @@ def _layout(header: Header, where: str) -> _Layout:
         raise DataError(
             f"{where}: a film is one grey frame; this file has {frames:g} of kind {shown!r}, {samples} values a pixel"
         )
+    if samples == 3 and allocated != 8:
+        raise DataError(f"{where}: {allocated} bits a value, in colour; convert it to 8-bit grey first")
     stored = header.word("BitsStored") or allocated
     high = header.word("HighBit")
     high = stored - 1 if high is None else high
@@ -230,45 +240,79 @@ def _stored_bits(values: np.ndarray, layout: _Layout, shift: int) -> np.ndarray:
 
 
 def _decompress(pydicom: Any, syntax: str, header: Header, layout: _Layout, where: str) -> np.ndarray:
-    """By pydicom's decoders. They get a header of their own, in which nothing is broken.
+    """Grey codestreams by imagecodecs, if it is installed; all else by the decoders that pydicom finds.
 
     Raises:
       DataError: no decoder is installed, or none can read it.
     """
     name = pydicom.uid.UID(syntax).name
-    own = pydicom.Dataset()
-    own.file_meta = pydicom.dataset.FileMetaDataset()
-    own.file_meta.TransferSyntaxUID = syntax
-    own.set_original_encoding(False, syntax != BIG_ENDIAN)
-    own.Rows, own.Columns, own.SamplesPerPixel = layout.rows, layout.columns, layout.samples
-    own.BitsAllocated, own.BitsStored, own.HighBit = layout.allocated, layout.stored, layout.stored - 1
-    own.PixelRepresentation, own.PhotometricInterpretation = int(layout.signed), layout.kind
-    if layout.samples > 1:
-        own.PlanarConfiguration = header.word("PlanarConfiguration") or 0
-    own.add_new(
-        "PixelData", "OB" if header.is_encapsulated() else header.vr("PixelData") or "OW", header.raw("PixelData")
-    )
-    own["PixelData"].is_undefined_length = header.is_encapsulated()
+    codec = _codec(syntax) if layout.samples == 1 else None
+    decoder = None
+    if not codec:
+        try:
+            decoder = pydicom.pixels.get_decoder(syntax)
+        except NotImplementedError:
+            raise DataError(f"{where}: its pixels are in {name}, which is not read here") from None
+        if not decoder.is_available:
+            raise DataError(f"{where}: {name} needs a decoder that is not installed; pip install 'chexjax[dicom]'")
     try:
-        decoder = pydicom.pixels.get_decoder(syntax)
-        usable = decoder.is_available
-    except NotImplementedError:
-        raise DataError(f"{where}: its pixels are in {name}, which is not read here") from None
-    if not usable:
-        raise DataError(f"{where}: {name} needs a decoder that is not installed; pip install 'chexjax[dicom]'")
-    try:
+        frame = b""
         if header.is_encapsulated() and syntax != _RLE:  # RLE holds no size
-            frame = pydicom.encaps.get_frame(own.PixelData, 0, number_of_frames=1)
+            frame = pydicom.encaps.get_frame(header.raw("PixelData"), 0, number_of_frames=1)
             if codestream_size(frame) != (layout.rows, layout.columns, layout.samples):
                 # A JPEG's decoder believes the size inside rather than the header's, however large.
                 raise ValueError("the compressed pixels are of another size")
-        found = own.pixel_array
-        shape = (layout.rows, layout.columns, 3)[: 2 if layout.samples == 1 else 3]
-        if found.shape != shape or (layout.samples == 3 and found.dtype != np.uint8):
+        if codec:
+            found = _in_bits(codec(frame), frame, layout)
+        else:
+            found = _clean_dataset(pydicom, syntax, header, layout).pixel_array
+        if found.shape != (layout.rows, layout.columns, 3)[: 2 if layout.samples == 1 else 3]:
             raise ValueError("other pixels than the header says")
         return found
     except Exception as error:
         raise DataError(f"{where}: its pixels cannot be decoded ({type(error).__name__}; {name})") from None
+
+
+def _codec(syntax: str) -> Callable[[bytes], np.ndarray] | None:
+    """imagecodecs' decoder of a JPEG of any kind; None where it is not installed, or the syntax is no JPEG."""
+    try:
+        import imagecodecs
+    except ImportError:
+        return None
+    kind = syntax.removeprefix("1.2.840.10008.1.2.4.")
+    names = dict.fromkeys(("50", "51", "57", "70"), "jpeg_decode") | dict.fromkeys(("80", "81"), "jpegls_decode")
+    name = (names | dict.fromkeys(("90", "91"), "jpeg2k_decode")).get(kind)
+    return getattr(imagecodecs, name) if name else None
+
+
+def _in_bits(values: np.ndarray, frame: bytes, layout: _Layout) -> np.ndarray:
+    """Decoded values with the header's sign, whatever sign the codestream gave them.
+
+    A JPEG 2000 codestream has its own number of bits, which may be fewer than the header's: its sign is the last of
+    those.
+    """
+    data = _codestream(frame)
+    bits = (data[42] & 0x7F) + 1 if data.startswith(_SIZ) else layout.stored
+    values = values.astype(np.int64) & (2 ** min(bits, layout.stored) - 1)
+    half = 2 ** (min(bits, layout.stored) - 1)
+    return ((values ^ half) - half if layout.signed else values).astype(np.int32)
+
+
+def _clean_dataset(pydicom: Any, syntax: str, header: Header, layout: _Layout) -> Any:
+    """What pydicom's decoders need, and nothing that is broken."""
+    made = pydicom.Dataset()
+    made.file_meta = pydicom.dataset.FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = syntax
+    made.set_original_encoding(False, syntax != BIG_ENDIAN)
+    made.Rows, made.Columns, made.SamplesPerPixel = layout.rows, layout.columns, layout.samples
+    made.BitsAllocated, made.BitsStored, made.HighBit = layout.allocated, layout.stored, layout.stored - 1
+    made.PixelRepresentation, made.PhotometricInterpretation = int(layout.signed), layout.kind
+    if layout.samples > 1:
+        made.PlanarConfiguration = header.word("PlanarConfiguration") or 0
+    encapsulated = header.is_encapsulated()
+    made.add_new("PixelData", "OB" if encapsulated else header.vr("PixelData") or "OW", header.raw("PixelData"))
+    made["PixelData"].is_undefined_length = encapsulated
+    return made
 
 
 def _syntax_of(pydicom: Any, encapsulated: bytes) -> str:
@@ -277,7 +321,7 @@ def _syntax_of(pydicom: Any, encapsulated: bytes) -> str:
         frame = pydicom.encaps.get_frame(encapsulated, 0, number_of_frames=1)
     except Exception:  # no fragments
         return ""
-    if _codestream(frame).startswith(b"\xff\x4f\xff\x51"):
+    if _codestream(frame).startswith(_SIZ):
         return _JPEG_2000
     marker, _ = _frame_marker(frame)
     return _SYNTAX_OF_MARKER.get(marker, "")
@@ -319,7 +363,7 @@ def codestream_size(data: bytes) -> tuple[int, int, int] | None:
     Source: ITU-T T.81, B.2.2 (SOF); T.87, C.2.2; T.800, A.5.1 (SIZ; the image's extent less its offset).
     """
     data = _codestream(data)
-    if data.startswith(b"\xff\x4f\xff\x51"):  # SOC and SIZ
+    if data.startswith(_SIZ):
         right, bottom, left, top = (int.from_bytes(data[place : place + 4]) for place in (8, 12, 16, 20))
         return bottom - top, right - left, int.from_bytes(data[40:42])
     marker, place = _frame_marker(data)
@@ -345,8 +389,13 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     if high - low >= _MAX_LEVELS:
         raise ValueError("more levels than a film has")
     outside, of_padding = find_padding(stored, header)
-    index = (stored.astype(np.int64 if layout.allocated == 32 else np.int32) - low).astype(np.uint32)
-    counts = np.bincount((index if outside is None else index[~outside]).ravel(), minlength=high - low + 1)
+    wide = stored.astype(np.int32) if stored.dtype.kind == "i" else stored  # the range of int16 is no int16
+    index = wide - low if low else wide
+    counts = np.zeros(high - low + 1, np.int64)
+    for row in range(0, layout.rows, _ROWS):  # bincount makes 8 bytes of each pixel
+        part = index[row : row + _ROWS]
+        part = part.ravel() if outside is None else part[~outside[row : row + _ROWS]]
+        counts += np.bincount(part, minlength=len(counts))
     with np.errstate(all="ignore"):  # what is no number is found below
         grey, of_levels = grey_levels(np.arange(low, high + 1), counts, header)
     if not np.isfinite(grey).all():
@@ -358,32 +407,34 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     return film, verdict + of_padding + of_levels
 
 
-def _upright(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
+_Placed = tuple[np.ndarray, Placement, Verdict]
+
+
+def _upright(film: np.ndarray, placement: Placement, header: Header) -> _Placed:
     """The film with the patient's head up, and his left on the right, as PatientOrientation says how it lies.
 
     Source: DICOM PS3.3, C.7.6.1.1.1: where along a row, and down a column, one is going.
     """
     ways = [way[:1] for way in header.texts("PatientOrientation")]
     if not any(ways):
-        return film, Verdict()
+        return film, placement, Verdict()
     axes = [next((axis for axis in ("LR", "FH", "AP") if way and way in axis), "") for way in ways]
     if len(axes) != 2 or "" in axes or axes[0] == axes[1] or "FH" not in axes:
-        return film, Verdict("doubtful", ("its orientation cannot be told from the header",))
-    as_it_lay = film
-    if axes[0] == "FH":
+        return film, placement, Verdict("doubtful", ("its orientation cannot be told from the header",))
+    transposed = axes[0] == "FH"
+    if transposed:
         film, ways = film.T, ways[::-1]
-    if ways[1] == "H":
-        film = film[::-1]
-    if ways[0] == "R":
-        film = film[:, ::-1]
+    upside_down, mirrored = ways[1] == "H", ways[0] == "R"
+    film = film[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    moved = replace(placement, transposed=transposed, upside_down=upside_down, mirrored=mirrored)
     if "AP" in axes:
-        return film, Verdict("doubtful", ("a lateral view",))
-    if film is as_it_lay:
-        return film, Verdict()
-    return film, Verdict("ok", ("set upright, as its orientation in the header says",))
+        return film, moved, Verdict("doubtful", ("a lateral view",))
+    if moved == placement:
+        return film, moved, Verdict()
+    return film, moved, Verdict("ok", ("set upright, as its orientation in the header says",))
 
 
-def _square(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
+def _square(film: np.ndarray, placement: Placement, header: Header) -> _Placed:
     """The film enlarged along the longer side of its pixels, as their spacing or aspect says, until they are square.
 
     Source: DICOM PS3.3, C.7.6.3.1.7 and 10.7.1.3: the distance of rows comes first, as does the vertical size.
@@ -393,10 +444,10 @@ def _square(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
     down, across = next((pair for pair in pairs if len(pair) == 2 and min(pair) > 0), (1.0, 1.0))
     aspect = down / across
     if abs(aspect - 1) < _SQUARE:
-        return film, Verdict()
-    height, width = film.shape
-    height, width = (round(height * aspect), width) if aspect > 1 else (height, round(width / aspect))
-    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT or height * width > max_pixels():
-        return film, Verdict("doubtful", ("its pixels are not square",))
+        return film, placement, Verdict()
+    placement = replace(placement, down=max(aspect, 1.0), across=max(1 / aspect, 1.0))
+    height, width = round(film.shape[0] * placement.down), round(film.shape[1] * placement.across)
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT or height * width > max_pixels() or max(height, width) > MAX_SIDE:
+        return film, Placement(), Verdict("doubtful", ("its pixels are not square",))
     picture = Image.fromarray(film).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture), Verdict("ok", ("its pixels were not square: resampled",))
+    return np.asarray(picture), placement, Verdict("ok", ("its pixels were not square: resampled",))

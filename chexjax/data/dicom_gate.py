@@ -90,12 +90,15 @@ def is_linear(header: Header) -> bool:
 def is_inverted(header: Header) -> bool:
     """Whether the highest value is to be dark.
 
-    Of a film for presentation its photometric interpretation says so, or the shape of its presentation table. A raw
-    one is bright where many X-rays arrived, if its sign is 1.
+    Of a film for presentation the shape of its presentation LUT says so, as in dcmtk, and where it has none the
+    photometric interpretation. A raw one is bright where many X-rays arrived, if its sign is 1.
     """
     if is_raw(header):
         return header.word("PixelIntensityRelationshipSign", signed=True) == 1
-    return header.text("PhotometricInterpretation") == "MONOCHROME1" or header.text("PresentationLUTShape") == "INVERSE"
+    shape = header.text("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return header.text("PhotometricInterpretation") == "MONOCHROME1"
 
 
 def _kind(header: Header) -> Verdict:

@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,10 +27,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.data.dicom import read_film
-from chexjax.data.images import MAX_SIDE
-from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
+from chexjax.data import dicom
+from chexjax.data.dicom import read_judged
+from chexjax.data.images import MAX_SIDE, JudgedFilm, Placement
+from chexjax.data.recipe import CHUNK, ENLARGE, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.sources.entries import Box
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import (
@@ -392,6 +394,8 @@ def _digest_of_entries(
     rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     identity = {**recipe.identity(), "version": VERSION}
+    if any(path.suffix.lower() in dicom.SUFFIXES for path in found.values()):
+        identity["dicom"] = dicom.READER
     digest.update(json.dumps([identity, list(findings), splits, sizes, rows], sort_keys=True).encode())
     digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
@@ -444,46 +448,61 @@ def write_set(
         shutil.rmtree(work, ignore_errors=True)
 
 
+class Placed(NamedTuple):
+    """How a film lies to its file, and the film's size: boxes are those of the file."""
+
+    placement: Placement
+    height: int
+    width: int
+
+    def move(self, box: Box) -> Box:
+        """The box in shares of the film."""
+        box = box.in_shares(*self.placement.file_size(self.height, self.width))
+        left, top, width, height = self.placement.move(box.left, box.top, box.width, box.height)
+        return replace(box, left=left, top=top, width=width, height=height)
+
+
 def _read_films(
     names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Names, prepared PNG bytes, and original width and height, in order; films that do not decode go to `skipped`."""
+) -> Iterator[tuple[str, bytes, Placed]]:
+    """Names, prepared PNG bytes, and where boxes lie, in order; films that do not decode go to `skipped`."""
 
-    def read(name: str) -> np.ndarray | DataError:
+    def read(name: str) -> JudgedFilm | DataError:
         try:
-            return read_film(found[name])
+            return read_judged(found[name])
         except DataError as error:
             return error
 
     def finish(film: np.ndarray) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(shrink(film, recipe.size)).save(buffer, "png")
+        Image.fromarray(shrink(film, recipe.size, recipe.enlarge)).save(buffer, "png")
         return buffer.getvalue()
 
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     # Pillow releases the interpreter lock while it decodes and encodes, so threads suffice.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
+        waiting: deque[list[Future[JudgedFilm | DataError]]] = deque()
         for k in range(len(chunks) + 1):
             if k < len(chunks):
                 waiting.append([pool.submit(read, name) for name in chunks[k]])
             if k == 0:
                 continue  # the next chunk is read while this one is cleaned and written
             films = dict(zip(chunks[k - 1], (future.result() for future in waiting.popleft()), strict=True))
-            good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
+            judged = {name: film for name, film in films.items() if isinstance(film, JudgedFilm)}
+            good = {name: film.pixels for name, film in judged.items()}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
-            sizes = [(film.shape[1], film.shape[0]) for film in good.values()]
-            yield from zip(good, pool.map(finish, good.values()), sizes, strict=True)
+            placed = [Placed(film.placement, *film.pixels.shape) for film in judged.values()]
+            yield from zip(good, pool.map(finish, good.values()), placed, strict=True)
             done(len(films))
 
 
 def _records(
-    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, tuple[int, int]]]
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, Placed]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    for key, (name, png, size) in enumerate(films):
+    for key, (name, png, placed) in enumerate(films):
         entry = entries[name]
         yield (
             key,
@@ -503,7 +522,7 @@ def _records(
                         ),
                         "label": b.finding,
                     }
-                    for b in (box.in_shares(*size) for box in entry.boxes)
+                    for b in map(placed.move, entry.boxes)
                 ],
             },
         )
@@ -617,6 +636,7 @@ def main() -> None:
     flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
+    flags.DEFINE_enum("enlarge", "bicubic", list(ENLARGE), "How smaller films are enlarged.", flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
     flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
     flags.DEFINE_integer("max_width", MAX_WIDTH, "Cleaning: the widest object, in pixels.", flag_values=values)

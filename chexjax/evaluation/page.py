@@ -12,6 +12,7 @@ from chexjax.evaluation.predictions import Matched
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
+from chexjax.explain.check import maps_table
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
 from chexjax.findings import is_nih
@@ -87,6 +88,7 @@ def run_page(
             "fitted": tables.fitted_calibration_table(found, best, findings),
             "abstaining": tables.abstaining_table(found, best, findings),
             "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
+            "maps": Table("Maps", *maps_table(found["maps"]["maps"])) if found["maps"] else None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
         splits=[f"{name}: {text}" for name, text in published()["splits"].items()],

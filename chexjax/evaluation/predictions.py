@@ -1,9 +1,9 @@
 """The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
 It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
-not. The columns `status` and `reasons` that `chexjax.predict` writes are optional; films that it refused are left out
-and counted. Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are
-probabilities; if any lies outside 0 to 1, they are logits or other scores, of which only the order counts.
+not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
+Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
+lies outside 0 to 1, they are logits or other scores, of which only the order counts.
 """
 
 import csv
@@ -33,8 +33,7 @@ class PredictionFile:
     """A predictions CSV.
 
     `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
-    for and have a column; `passed_over` are the ignored columns. `refused` counts films with a row but no
-    probabilities.
+    for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
     """
 
     path: Path

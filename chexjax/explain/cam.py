@@ -4,7 +4,8 @@ All maps are float32 (batch, height, width, findings), higher where the film sup
 makes the maps of all films and findings. It needs only `features` and `localize` of a network, so it works for one
 trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and takes boxes from them.
 
-- `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
+- `class_activation_map`: exact (Zhou et al. 2016); a logit is the mean of its map. A ViT, whose logits come from its
+  class token, has none.
 - `grad_cam`, `grad_cam_plus_plus`, `layer_cam`: by gradients, at any stage of the trunk; earlier ones are finer.
 - `input_gradient`, `integrated_gradients`: at the film's own resolution.
 """
@@ -40,16 +41,27 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
 
     Returns:
       float32 (batch, height / 32, width / 32, findings).
+
+    Raises:
+      ConfigError: the network has no such maps (`Architecture.has_map`).
     """
+    if not model.has_map:
+        raise ConfigError("a network whose logits come from a class token has no class activation maps: use grad_cam")
     features = _apply(model, variables, x, method="features")
     return _apply(model, variables, features, method="localize").astype(jnp.float32)
+
+
+def usual_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """`class_activation_map`, or `grad_cam` of a network that has none; arguments and results are theirs."""
+    return (class_activation_map if model.has_map else grad_cam)(model, variables, x)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
 def grad_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
     """The activations of a stage, weighted by the mean gradient of each logit, rectified.
 
-    At the last stage it is the rectified CAM without its bias, over the number of places. Source: Selvaraju et al.,
+    At the last stage it is the rectified CAM without its bias, over the number of places; of a ViT the last stage is
+    what enters the last block, the last that its class token looks at. Source: Selvaraju et al.,
     "Grad-CAM", ICCV 2017, equations 1 and 2. Of several trunks, the sum of their maps.
 
     Args:
@@ -175,6 +187,8 @@ def choose_maps(
     Raises:
       ConfigError: there is no such kind.
     """
+    if kind == "cam" and not all(model.has_map for model, _ in networks):
+        return "grad_cam, for a network here has no class activation maps", grad_cam
     if kind in METHODS:
         return kind, METHODS[kind]
     if kind != FINE:
@@ -251,13 +265,17 @@ def _stage(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None
 
     jax.eval_shape(lambda variables, x: _apply_tapped(model, variables, x, tap), variables, x)
     strides = {path: 2 ** round(math.log2(x.shape[1] / output.shape[1])) for path, output in outputs.items()}
+    if not model.has_map:  # what the trunk hands over is no map then
+        strides = {path: own for path, own in strides.items() if path[-1] != "trunk"}
     stride = max(strides.values()) if stride is None else stride
-    fitting = [path for path in outputs if strides[path] == stride]
+    below = {path: len(path) - 1 - (path.index("trunk") if "trunk" in path else 0) for path in strides}
+    # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
+    shallowest = min((below[path] for path in strides if strides[path] == stride), default=0)
+    fitting = [path for path in strides if (strides[path], below[path]) == (stride, shallowest)]
     if not fitting:
         raise ConfigError(f"the network has no map of stride {stride}; there are {sorted(set(strides.values()))}")
-    # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
-    depth = min(map(len, fitting))
-    last = {path[:-1]: path for path in fitting if len(path) == depth}
+    branches = [path for path in fitting if path[0] != "shared"]
+    last = {path[:-1]: path for path in branches or fitting}
     return {path: outputs[path] for path in last.values()}
 
 

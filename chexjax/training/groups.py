@@ -4,23 +4,17 @@ scikit-learn's agglomerative clustering is not random: the same films give the s
 first finding, findings in the usual order.
 """
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.cluster import AgglomerativeClustering
 
-from chexjax.data.augment import normalize
-from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared
-from chexjax.devices import at_precision, each_device, replicate
 from chexjax.errors import ConfigError
-from chexjax.evaluation.evaluator import gather
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import Groups
+from chexjax.models.configured import AnyNetwork
 from chexjax.models.network import by_names
+from chexjax.training.features import Extract, pooled_features
 from chexjax.workdir.restore import Restored, restore_others
 
 
@@ -102,20 +96,15 @@ def cluster(similarity: np.ndarray, count: int) -> Groups:
 def embed(restored: Restored, films: Prepared, config: ConfigDict) -> np.ndarray:
     """The pooled features of every training film, from all restored networks: (films, sum of channels)."""
 
-    def pooled(variables: dict, images: jax.Array) -> list[Any]:
-        x = normalize(images, restored.config.data.mean, restored.config.data.std)
-        maps = [model.apply(variables[n], x, method="features") for n, model in restored.models.items()]
-        return [jnp.asarray(features, jnp.float32).mean(axis=(1, 2)) for features in maps]
+    def extract(model: AnyNetwork) -> Extract:
+        return lambda variables, x: model.apply(variables, x, method="features")
 
-    run, variables = each_device(at_precision("highest", pooled)), replicate(restored.variables)
-    rows, order = [], []
-    for batch in evaluation_batches(films.source("train"), config.batch_size, config.data.threads):
-        features = {str(k): channels for k, channels in enumerate(run(variables, batch["image"]))}
-        found = gather({"film": batch["film"], "mask": batch["mask"], **features})
-        real = found["mask"].reshape(-1)
-        order.append(found["film"].reshape(-1)[real])
-        rows.append(np.concatenate([found[k].reshape(real.size, -1)[real] for k in features], axis=-1))
-    return np.concatenate(rows)[np.argsort(np.concatenate(order))]
+    data = restored.config.data
+    extracts = [extract(model) for model in restored.models.values()]
+    trees = [restored.variables[name] for name in restored.models]
+    return pooled_features(
+        extracts, trees, films.source("train"), data.mean, data.std, config.batch_size, config.data.threads
+    )
 
 
 def check_groups(config: ConfigDict) -> None:

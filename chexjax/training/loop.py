@@ -28,10 +28,12 @@ from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
+from chexjax.explain.check import read_check
 from chexjax.models import Groups
-from chexjax.models.configured import dtype_of
+from chexjax.models.configured import AnyNetwork, dtype_of
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
+from chexjax.training.depths import depth_factors, depth_groups
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
@@ -97,6 +99,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
         shape = (films.size, films.size, 1)
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
+        for name, model in models.items():
+            for line in rate_groups(config.networks[name], model, states[name], shape):
+                say(f"{name}: {line}")
 
         films_of = film_names_of(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
@@ -215,6 +220,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        results["maps"] = read_check(workdir, best.step)
         sources = films.sources()
         page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
@@ -473,6 +479,22 @@ def describe(
         f"{device.device_kind} in {dtype_of(config).name}, float32 products at {config.precision} precision, "
         f"validated every {eval_steps}"
     )
+
+
+def rate_groups(network: ConfigDict, model: AnyNetwork, state: TrainState, shape: tuple[int, ...]) -> list[str]:
+    """Which parameters learn at which rate and which decay, in words; nothing where all are treated alike."""
+    lines = []
+    if network.layer_decay < 1:
+        groups = depth_groups(model, shape)
+        factors = depth_factors(groups, network.layer_decay)
+        parts = [f"{factors[group[0]]:.3g} from {group[0]}" for group in groups]
+        lines.append(f"learning rate times {', '.join(parts)}, 1 for the head")
+    if network.weight_decay:
+        leaves = jax.tree_util.tree_leaves_with_path(state.params)
+        vectors = sum(leaf.ndim - (path[0].key == "branch") < 2 for path, leaf in leaves)
+        decays = f"weight decay {network.weight_decay:g} of {len(leaves) - vectors} kernels"
+        lines.append(f"{decays}, none of {vectors} vectors (norms, biases)")
+    return lines
 
 
 # What the fields of `chexjax.configs.common` name as the table whose keys they take.

@@ -25,7 +25,7 @@ FOLDS: Final = 5
 LEAST: Final = 10  # films with a finding, and films without: with fewer, no curve is fitted
 _SLOPES: Final = (-5.0, 5.0)  # of the logarithm of 1 / temperature
 # Isotonic regression is flat over stretches. This share of the probability itself keeps its order there.
-_RISE: Final = 0.01
+RISE: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Curve:
         p = probabilities
         if self.kind == "isotonic":
             x, y = xp.asarray(self.knots, p.dtype).T
-            p = (1 - _RISE) * xp.interp(p, x, y) + _RISE * p
+            p = (1 - RISE) * xp.interp(p, x, y) + RISE * p
         elif self.kind != "none":
             p = _expit(self.slope * _logit(p, xp) + self.offset, xp)
         return _expit(_logit(p, xp) + self.shift, xp) if self.shift else p

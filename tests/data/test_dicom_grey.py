@@ -10,16 +10,10 @@ from chexjax.data.dicom import read_dicom, read_judged
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset  # noqa: E402
-from pydicom.uid import (  # noqa: E402
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGExtended12Bit,
-    JPEGLSLossless,
-)
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian  # noqa: E402
 
 from chexjax.data.dicom_grey import own_range  # noqa: E402
-from tests.dicom_files import extended_jpeg, write_dicom  # noqa: E402
+from tests.dicom_files import write_dicom  # noqa: E402
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (70, 80)).astype(np.uint16)
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian]
@@ -161,22 +155,3 @@ def test_padding_is_outside_the_film(tmp_path: Path) -> None:
     assert (judged.pixels[20:40, 30:60] == 255).all()
     assert judged.verdict.status == "doubtful"
     assert "padding" in judged.verdict.reasons[0]
-
-
-def test_extended_jpeg_of_12_bits(tmp_path: Path) -> None:
-    pytest.importorskip("libjpeg")
-    blocks = np.random.default_rng(2).integers(0, 4096, (9, 10)).astype(np.uint16)
-    pixels = np.kron(blocks, np.ones((8, 8), np.uint16))
-    fields = {"BitsStored": 12, "WindowCenter": 2048, "WindowWidth": 4096}
-    found = read_dicom(write_dicom(tmp_path / "a.dcm", pixels, JPEGExtended12Bit, extended_jpeg(blocks), **fields))
-    np.testing.assert_array_equal(found, np.rint(pixels / 4095 * 255))
-
-
-def test_a_syntax_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from chexjax.errors import DataError
-
-    path = write_dicom(tmp_path / "a.dcm", PIXELS, JPEGLSLossless, b"\xff\xd8 whatever", BitsStored=12)
-    decoder = type(pydicom.pixels.get_decoder(JPEGLSLossless))
-    monkeypatch.setattr(decoder, "is_available", property(lambda self: False))
-    with pytest.raises(DataError, match=r"JPEG-LS.*not installed; pip install 'chexjax\[dicom\]'"):
-        read_dicom(path)
