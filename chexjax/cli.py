@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "evaluate": Command("chexjax.main", "evaluates a run's best checkpoint again", ("--mode=evaluate",)),
     "predict": Command("chexjax.predict", "films in, findings and their places out"),
     "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
+    "check-maps": Command("chexjax.explain.check", "whether a run's maps may be believed, beside controls"),
     "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),
     "prepare": Command("chexjax.data.prepared", "reads, cleans and shrinks a data set's films ahead of a run"),
     "simulate": Command("chexjax.data.phantom", "writes a folder of simulated films"),

@@ -30,7 +30,7 @@ from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_tru
 from chexjax.evaluation.views import VIEWS
 from chexjax.explain.check import read_check
 from chexjax.models import Groups
-from chexjax.models.configured import AnyNetwork
+from chexjax.models.configured import AnyNetwork, dtype_of
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
 from chexjax.training.depths import depth_factors, depth_groups
@@ -471,10 +471,12 @@ def describe(
     elif teacher is not None:
         titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
         say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
+    if dtype_of(config).name != config.dtype:
+        say(f"config.dtype is {config.dtype}, which this CPU does not multiply: the run computes in float32")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"{device.device_kind} in {dtype_of(config).name}, float32 products at {config.precision} precision, "
         f"validated every {eval_steps}"
     )
 
