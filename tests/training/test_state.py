@@ -94,7 +94,8 @@ def test_depth_groups_are_the_stages_in_the_order_of_the_computation() -> None:
     assert depth_groups(create_model("resnet18"), (64, 64, 1))[:2] == [["conv1", "bn1"], ["layer1_0", "layer1_1"]]
     blocks = depth_groups(create_model("vit_small_16"), (64, 64, 1))
     assert [group[0] for group in blocks] == ["embed", *(f"blocks_{k}" for k in range(12))]
-    assert "pos_embed" in blocks[0] and blocks[-1] == ["blocks_11", "norm"]
+    assert "pos_embed" in blocks[0]
+    assert blocks[-1] == ["blocks_11", "norm"]
     assert depth_groups(create_model("densenet121"), (64, 64, 1))[-1][-1] == "norm5"
 
 
