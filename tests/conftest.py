@@ -25,10 +25,6 @@ from chexjax.configs import common, dml
 from chexjax.models import NETWORKS, Architecture
 from chexjax.models.resnet import BasicBlock, ResNet
 
-# Folders and files about what is computed, or how fast, or in how much memory: they compile as a user's run does.
-AS_SHIPPED = ("benchmarks", "compiled", "explain", "models", "real", "scanline")
-AS_SHIPPED += ("test_augment.py", "test_memory.py", "test_objectives.py", "test_platforms.py")
-
 MEMORY_A_PROCESS = 6 * 2**30  # bytes: what a half of the suite was seen to need, and half as much again
 
 
@@ -50,23 +46,6 @@ NETWORKS["tiny"] = Architecture(partial(ResNet, stages=(1,), block=BasicBlock), 
 NETWORKS["tiny2"] = Architecture(
     partial(ResNet, stages=(1, 1), block=BasicBlock), "conv1"
 )  # one that can be cut in two
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Where only logic is tested, the same programs (HLO) become machine code without LLVM's optimisations.
-
-    They take half of a compilation. With CHEXJAX_SOAK=1 nothing goes without them.
-    """
-    path = request.path.relative_to(Path(__file__).parent)
-    if os.environ.get("CHEXJAX_SOAK") or any(part in AS_SHIPPED for part in path.parts):
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # for the processes that tests start
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -237,7 +237,7 @@ class Window:
 
 def coloured(picture: np.ndarray) -> float:
     """The share of the film's pixels that are not grey."""
-    return float((np.ptp(picture[60:640, 150:700], axis=-1) > 3).mean())
+    return float((np.ptp(picture[60:620, 150:700], axis=-1) > 3).mean())
 
 
 def test_the_window_by_keys_and_clicks(display: dict[str, str], workdir: Path, films: Path, tmp_path: Path) -> None:

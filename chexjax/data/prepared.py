@@ -187,10 +187,21 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
     """
     if is_nih_alone(config):
         return prepare(open_folder(config), out, recipe, progress)
-    out = local_path(out, "the folder of prepared films")
     films, parts = gather(config)
     if progress:
         print(films.about())
+    return prepare_collection(films, parts, out, recipe, progress)
+
+
+def prepare_collection(
+    films: Collection, parts: Mapping[str, Sequence[int]], out: str | Path, recipe: Recipe, progress: bool = True
+) -> Prepared:
+    """The same of the rows of `films` that each of `parts` lists: "train", "val" and "test", or some of them.
+
+    Raises:
+      DataError: see `prepare`.
+    """
+    out = local_path(out, "the folder of prepared films")
     rows = [row for listed in parts.values() for row in listed]
     paths = films.find(rows)
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
@@ -528,15 +539,15 @@ def _records(
         )
 
 
-class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
     `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS, because
-    what it builds depends on a folder: use `prepare`. The class is named after the first set written with it,
-    ChestX-ray14 (Wang et al., CVPR 2017).
+    what it builds depends on a folder: use `prepare`. Older sets are called "chest_xray14"; TFDS takes names from
+    files.
     """
 
-    name = "chest_xray14"
+    name = "films"
     VERSION = tfds.core.Version(VERSION)
 
     def __init__(
@@ -581,9 +592,7 @@ def _build(
     """Runs the TFDS builder in `folder`; returns the folder of the records."""
     tfds.disable_progress_bar()  # our bar counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, despite the name
-        builder = ChestXRay14(
-            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
-        )
+        builder = Films(findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 

@@ -15,10 +15,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 import chexjax
+from chexjax.data.verdict import Verdict
 from chexjax.dicom_out.codes import code_of
 from chexjax.errors import ConfigError, DataError, printable
 from chexjax.explain import overlay
-from chexjax.explain.maps import MapBox
+from chexjax.explain.maps import MapBox, boxes_on_film
 from chexjax.files import whole
 
 NAME: Final = "chexjax"
@@ -33,6 +34,7 @@ SHOWN: Final = (
     "PhotometricInterpretation", "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "PixelSpacing", "ImagerPixelSpacing",
 )  # fmt: skip
+MOVED: Final = ("set upright", "its pixels were not square")  # how the reader's reasons begin
 SIDE: Final = 1024  # pixels of the overlay's longer side
 _STRING: Final = 64  # characters of VR LO
 
@@ -43,15 +45,14 @@ class Result(Protocol):
     @property
     def film(self) -> np.ndarray: ...
     @property
-    def findings(self) -> tuple[str, ...]: ...
-    @property
     def called(self) -> list[str]: ...
     @property
     def ranked(self) -> list[str]: ...
+    @property
+    def verdict(self) -> Verdict: ...
     def probability(self, finding: str) -> float: ...
     def threshold(self, finding: str) -> float: ...
     def map(self, finding: str) -> np.ndarray: ...
-    def boxes(self, finding: str) -> list[MapBox]: ...
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,19 @@ def _silence() -> Iterator[None]:
 
 @_silence()
 def write_results(
-    source: Path, result: Result, algorithm: Algorithm, folder: Path, in_place: bool = True
+    source: Path, result: Result, extent: tuple[int, int], algorithm: Algorithm, folder: Path
 ) -> list[Path]:
-    """Writes the report, the boxes (where a finding is called) and the overlay of one film.
+    """Writes the report, the boxes (where a finding is called) and the overlay of one film; nothing of a refused one.
+
+    Of a film that was turned or stretched as it was read, no boxes are written in the report, nor over the film: they
+    would be in the wrong place. The overlay, which shows it as it was read, has them.
 
     Args:
       source: the DICOM film that the result is of.
-      result: what was found; its boxes are in pixels of the film as it was read.
+      result: what was found; its film may be smaller than it was read.
+      extent: height and width of the film as it was read.
       algorithm: what found it.
       folder: where the files go. Their names are made of the film's SOP instance UID.
-      in_place: whether the film as it was read has the pixels of the source, neither turned nor stretched. Where not,
-        no boxes are written in the report, nor over the film: they would be in the wrong place.
 
     Returns:
       The files: `UID-report.dcm`, `UID-boxes.dcm`, `UID-overlay.dcm`.
@@ -103,6 +106,8 @@ def write_results(
       DataError: the film's header lacks what a result must refer to. The message quotes nothing of it.
       ConfigError: highdicom is missing.
     """
+    if result.verdict.status == "refused":
+        return []
     check_installed()
     import pydicom
 
@@ -118,9 +123,10 @@ def write_results(
     ]
     if missing:
         raise DataError(f"{where}: no DICOM results: its header lacks {', '.join(missing)}")
-    in_place = in_place and result.film.shape == (header.get("Rows"), header.get("Columns"))
+    turned = any(reason.startswith(MOVED) for reason in result.verdict.reasons)
+    in_place = not turned and extent == (header.get("Rows"), header.get("Columns"))
     try:
-        objects = dict(_create(_reduced(header), result, algorithm, in_place))
+        objects = dict(_create(_reduced(header), result, extent, algorithm, in_place))
         name = "".join(c for c in str(header.SOPInstanceUID) if c in "0123456789.")
         folder.mkdir(parents=True, exist_ok=True)
         written = []
@@ -152,12 +158,16 @@ def _reduced(header: Any) -> Any:
     return reduced
 
 
-def _create(header: Any, result: Result, algorithm: Algorithm, in_place: bool) -> Iterator[tuple[str, Any]]:
-    boxes = {finding: result.boxes(finding) if in_place else [] for finding in result.called}
-    yield "report", _report(header, result, algorithm, boxes)
-    if any(boxes.values()):
-        yield "boxes", _presentation(header, result, boxes)
-    yield "overlay", _capture(header, result)
+def _create(
+    header: Any, result: Result, extent: tuple[int, int], algorithm: Algorithm, in_place: bool
+) -> Iterator[tuple[str, Any]]:
+    height, width = extent
+    boxes = {finding: boxes_on_film(result.map(finding), width, height) for finding in result.called}
+    placed = boxes if in_place else {}
+    yield "report", _report(header, result, algorithm, placed)
+    if any(placed.values()):
+        yield "boxes", _presentation(header, result, extent, placed)
+    yield "overlay", _capture(header, result, extent)
 
 
 def _identifiers(kind: str) -> dict[str, Any]:
@@ -206,7 +216,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
         for number, box in enumerate(boxes.get(finding, ()), start=1):
             region = sr.ImageRegion(
                 graphic_type=sr.GraphicTypeValues.POLYLINE,
-                graphic_data=_outline(box, result.film),
+                graphic_data=_outline(box),
                 source_image=sr.SourceImageForRegion(**image),
             )
             name = f"{finding[:50]}, region {number}"
@@ -252,7 +262,7 @@ def _called(result: Result, finding: str, code: Any) -> list[Any]:
     return [sr.QualitativeEvaluation(code, codes.DCM.Present if present else codes.DCM.Absent)]
 
 
-def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -> Any:
+def _presentation(header: Any, result: Result, extent: tuple[int, int], boxes: dict[str, list[MapBox]]) -> Any:
     """A grayscale softcopy presentation state: the boxes over the film, named."""
     from highdicom import pr
 
@@ -260,9 +270,7 @@ def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -
     objects, texts = [], []
     for finding, found in boxes.items():
         for box in found:
-            objects.append(
-                pr.GraphicObject("POLYLINE", _outline(box, result.film, 0.5), pr.AnnotationUnitsValues.PIXEL)
-            )
+            objects.append(pr.GraphicObject("POLYLINE", _outline(box, extent, 0.5), pr.AnnotationUnitsValues.PIXEL))
             words = f"{finding} {result.probability(finding):.2f}"
             corner = (box.left + 1.0, box.top + 1.0)
             texts.append(pr.TextObject(words, pr.AnnotationUnitsValues.PIXEL, anchor_point=corner))
@@ -283,25 +291,26 @@ def _presentation(header: Any, result: Result, boxes: dict[str, list[MapBox]]) -
     return state
 
 
-def _outline(box: MapBox, film: np.ndarray, corner: float = 0.0) -> np.ndarray:
+def _outline(box: MapBox, extent: tuple[int, int] | None = None, corner: float = 0.0) -> np.ndarray:
     """float64 (5, 2), closed; `corner` is the coordinate of the image's upper left corner.
 
     It is 0.0 in a report (PS3.3, C.18.6.1.2) and 0.5 in a presentation state, where the centre of the first pixel is at
     1 (C.10.5.1.2); there highdicom takes no coordinate above the number of rows or columns.
     """
-    height, width = film.shape
     left, top, right, bottom = (edge + corner for edge in overlay.corners(box))
-    right, bottom = min(right, width), min(bottom, height)
+    if extent is not None:
+        right, bottom = min(right, extent[1]), min(bottom, extent[0])
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64)
 
 
-def _capture(header: Any, result: Result) -> Any:
+def _capture(header: Any, result: Result, extent: tuple[int, int]) -> Any:
     """A secondary capture, RGB: the film under the map of the first finding, with its boxes."""
     import highdicom as hd
 
     finding = result.ranked[0]
     words = f"{finding} {result.probability(finding):.3f}, {NAME} {chexjax.__version__}, not verified"
-    picture = overlay.annotate(result.film, result.map(finding), result.boxes(finding), words, side=SIDE)
+    boxes = boxes_on_film(result.map(finding), extent[1], extent[0])
+    picture = overlay.annotate(result.film, result.map(finding), boxes, words, side=SIDE, extent=extent)
     capture = hd.sc.SCImage.from_ref_dataset(
         header,
         pixel_array=np.asarray(picture, np.uint8),

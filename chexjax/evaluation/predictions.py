@@ -7,6 +7,7 @@ lies outside 0 to 1, they are logits or other scores, of which only the order co
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from chexjax.data.sources import nih
-from chexjax.data.sources.nih import Entry, is_film_name, parse_age, read_entry_file
+from chexjax.data.sources.nih import Entry, read_entry_file
+from chexjax.data.sources.tables import is_film_name, parse_age
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
-from chexjax.files import UNREADABLE, cell, open_text, text_of
+from chexjax.files import cell, read_text, text_of
 from chexjax.findings import FILM as NAME
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
@@ -151,23 +153,18 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
       DataError: the file cannot be read, or a row has more or fewer cells than the header.
     """
+    reader, head = csv.reader(io.StringIO(read_text(path), newline="")), None
     try:
-        with open_text(path) as file:
-            reader, head = csv.reader(file), None
-            for row in reader:
-                if not any(map(str.strip, row)):
-                    continue
-                if head is None:
-                    row = head = [name.strip() for name in row]
-                elif len(row) != len(head):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}"
-                    )
-                yield reader.line_num, row
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+        for row in reader:
+            if not any(map(str.strip, row)):
+                continue
+            if head is None:
+                row = head = [name.strip() for name in row]
+            elif len(row) != len(head):
+                raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}, cannot be read as CSV: {error}") from None
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:

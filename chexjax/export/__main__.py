@@ -37,7 +37,7 @@ from absl import flags
 
 from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command
-from chexjax.export.networks import chosen
+from chexjax.export.networks import chosen, have_maps
 from chexjax.export.onnx_file import OPSET, to_int8, to_onnx
 from chexjax.export.stablehlo import PLATFORMS, to_stablehlo
 from chexjax.export.torchvision import to_torch
@@ -80,8 +80,10 @@ def write_onnx(restored: Restored, network: str, out: Path, films: str | None, r
     bits = ", 8 bits" if films else ""
     print(
         f"{out}: ONNX, opset {OPSET}, {len(model) / 1e6:.1f} MB{bits}: {network}, uint8 films (any, any, any) -> "
-        f"probabilities and maps of {len(restored.findings)} findings"
+        f"probabilities{' and maps' if have_maps(restored) else ''} of {len(restored.findings)} findings"
     )
+    if not have_maps(restored):
+        print("no maps: a network of the checkpoint has no class activation map")
 
 
 @command

@@ -32,20 +32,25 @@ def chosen(restored: Restored, network: str) -> list[str]:
     return [network]
 
 
-def create_explainer(restored: Restored) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+def have_maps(restored: Restored) -> bool:
+    """Whether all networks have a class activation map; a ViT with a class token has none."""
+    return all(model.has_map for model in restored.models.values())
+
+
+def create_explainer(restored: Restored) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
     """What `Classifier` computes of films that are cleaned and shrunk already, all in float32.
 
     Returns:
       A function of uint8 (batch, size, size) -> float32 logits (networks, batch, findings) and class activation maps
-      (batch, h, w, findings), those of several networks averaged.
+      (batch, h, w, findings), those of several networks averaged; logits alone where a network has no such map.
     """
     data = restored.config.data
     networks = [(in_float32(model), restored.variables[name]) for name, model in restored.models.items()]
 
-    def explain(films: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def explain(films: jax.Array) -> tuple[jax.Array, ...]:
         x = normalize(films[..., None], data.mean, data.std)
         logits, maps = zip(*(logits_and_maps(model, own, x) for model, own in networks), strict=True)
-        return jnp.stack(logits), average_maps(maps)
+        return (jnp.stack(logits), average_maps(maps)) if have_maps(restored) else (jnp.stack(logits),)
 
     return explain
 

@@ -32,7 +32,8 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
     """The networks as an ONNX file.
 
     Its input `films` is uint8 (batch, height, width), of any three sizes. Its outputs are `probabilities`, float32
-    (batch, findings), and `maps`, float32 (batch, h, w, findings). What they mean stands in the file's metadata.
+    (batch, findings), and `maps`, float32 (batch, h, w, findings), absent where a network has no class activation map.
+    Findings and thresholds are in the file's metadata.
 
     Args:
       restored: the networks, and the config that says how their films are prepared.
@@ -54,19 +55,22 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
     graph.prefix = ""
     (batch,) = jax_export.symbolic_shape("batch")
     program = at_precision("highest", create_explainer(restored))
-    logits, maps = convert(program, graph, small, (batch, recipe.size, recipe.size), np.uint8)
+    logits, *maps = convert(program, graph, small, (batch, recipe.size, recipe.size), np.uint8)
     probabilities = probabilities_of(graph, logits.name, calibration)
-    for name, result in (("probabilities", probabilities), ("maps", maps.name)):
+    outputs = {"probabilities": (probabilities, (len(restored.findings),))}
+    if maps:
+        outputs["maps"] = maps[0].name, maps[0].shape[1:]
+    for name, (result, _) in outputs.items():
         graph.nodes.append(helper.make_node("Identity", [result], [name]))
-    graph.prune(("probabilities", "maps"))
+    graph.prune([*outputs])
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "chexjax",
             [helper.make_tensor_value_info("films", TensorProto.UINT8, ["batch", "height", "width"])],
             [
-                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(restored.findings)]),
-                helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["batch", *maps.shape[1:]]),
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
+                for name, (_, shape) in outputs.items()
             ],
             [numpy_helper.from_array(array, name) for name, array in graph.arrays.items()],
         ),

@@ -124,14 +124,15 @@ def convert(program: Callable[..., Any], graph: Graph, name: str, shape: Shape, 
       ConfigError: the program does something that has no translation here; names it.
     """
     closed = jax.make_jaxpr(program)(jax.ShapeDtypeStruct(shape, dtype))
-    translation = _Translation(graph)
-    results = translation.run(closed.jaxpr, closed.consts, [Tensor(name, shape, shape)])
+    source = Tensor(name, shape, shape)
+    translation = _Translation(graph, source)
+    results = translation.run(closed.jaxpr, closed.consts, [source])
     return [translation.tensor(result) for result in results]
 
 
 class _Translation:
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, source: Tensor):
+        self.graph, self.source = graph, source
 
     def run(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
         values: dict[Any, Value] = {
@@ -199,9 +200,11 @@ class _Translation:
         x = self.tensor(value)
         if x.held == x.shape:
             return x
-        if not all(isinstance(size, int) for size in x.shape):
-            raise ConfigError("the networks broadcast over the films where ONNX needs the number of them")
-        return Tensor(self.graph.add("Expand", x.name, np.array(x.shape, np.int64)), x.shape, x.shape)
+        if not all(isinstance(size, int) or size == self.source.shape[0] for size in x.shape):
+            raise ConfigError("the networks broadcast over something else than the films where ONNX needs its number")
+        count = self.graph.add("Slice", self.graph.add("Shape", self.source.name), *np.array([[0], [1]], np.int64))
+        sizes = [np.array([size], np.int64) if isinstance(size, int) else count for size in x.shape]
+        return Tensor(self.graph.add("Expand", x.name, self.graph.add("Concat", *sizes, axis=0)), x.shape, x.shape)
 
     def binary(self, operator: str, inputs: Sequence[Value], shape: Shape) -> Tensor:
         held = _broadcast([x.array.shape if isinstance(x, Constant) else x.held for x in inputs])
@@ -347,6 +350,19 @@ class _Translation:
         bounds = [np.array([values[k] for k in cut], np.int64) for values in (starts, ends)]
         order = np.array(cut, np.int64), np.array([steps[k] for k in cut], np.int64)
         return Tensor(self.graph.add("Slice", x.name, *bounds, *order), shape, shape)
+
+    def _gather(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
+        """Of the gathers only the one that is a slice from known places on, which indexing by slices can end in."""
+        starts, numbers = inputs[1], params["dimension_numbers"]
+        if not (
+            isinstance(starts, Constant) and starts.array.ndim == 1 and numbers.offset_dims == (*range(len(shape)),)
+        ):
+            raise ConfigError("the networks use 'gather', for which no ONNX operator is known here")
+        axes, x = numbers.start_index_map, self.full(inputs[0])
+        first = [int(np.clip(a, 0, x.shape[k] - shape[k])) for k, a in zip(axes, starts.array, strict=True)]
+        last = [start + shape[axis] for start, axis in zip(first, axes, strict=True)]
+        bounds = (np.array(values, np.int64) for values in (first, last, axes))
+        return Tensor(self.graph.add("Slice", x.name, *bounds), shape, shape)
 
     def _pad(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         x, value = self.full(inputs[0]), inputs[1]

@@ -28,8 +28,9 @@ from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
+from chexjax.explain.check import read_check
 from chexjax.models import Groups
-from chexjax.models.configured import AnyNetwork
+from chexjax.models.configured import AnyNetwork, dtype_of
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
 from chexjax.training.depths import depth_factors, depth_groups
@@ -219,6 +220,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        results["maps"] = read_check(workdir, best.step)
         sources = films.sources()
         page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
@@ -443,8 +445,8 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
-            "give their predictions (chexjax.predict) to chexjax.evaluation.score"
+            "bring the old films back, or train anew in another --workdir; other films are evaluated by\n"
+            f"python -m chexjax.evaluation.evaluate --checkpoint={workdir} --source=NAME --dir=FOLDER --out=DIR"
         )
     if findings_in(metadata) != films.findings:
         raise CheckpointError(
@@ -469,10 +471,12 @@ def describe(
     elif teacher is not None:
         titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
         say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
+    if dtype_of(config).name != config.dtype:
+        say(f"config.dtype is {config.dtype}, which this CPU does not multiply: the run computes in float32")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"{device.device_kind} in {dtype_of(config).name}, float32 products at {config.precision} precision, "
         f"validated every {eval_steps}"
     )
 

@@ -146,25 +146,26 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
 def create_optimizer(
     network: ConfigDict, steps: int, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:  # fmt: skip
-    """The update rule: clip by global norm, then SGD, Adam or AdamW. Weight decay spares vectors (norms and biases).
+    """The update rule: clip by global norm, then SGD, Adam or AdamW. Only kernels decay, and a stem's offset.
 
-    `factors` multiply the learning rates of the trunk's modules, see `depths.scale_by_depth`; None: one rate for all.
+    Norms, biases, class tokens and position embeddings do not, as in DeiT and Swin. `factors` multiply the learning
+    rates of the trunk's modules, see `depths.scale_by_depth`; None: one rate for all.
     """
     schedule = create_schedule(network, steps)
 
-    def matrices(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+    def kernels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "offset"), params)
 
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.sgd(schedule, momentum=network.momentum or None),
         ),
         "adam": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.adam(schedule),
         ),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=kernels),
     }
     if network.optimizer not in rules:
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")

@@ -91,7 +91,7 @@ def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
     prepared, phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its records hold uint8; its digest is the same, so that runs on it go on."""
-    info = prepared_module.ChestXRay14._info
+    info = prepared_module.Films._info
 
     def old_info(self):
         features = dict(info(self).features)
@@ -106,7 +106,7 @@ def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
         return ((key, record | {"label": record["label"].astype(np.uint8)}) for key, record in records(*arguments))
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepared_module.ChestXRay14, "_info", old_info)
+        patched.setattr(prepared_module.Films, "_info", old_info)
         patched.setattr(prepared_module, "_records", old_records)
         old = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
     assert old.digest == prepared.digest

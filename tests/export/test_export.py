@@ -176,7 +176,7 @@ def test_a_pair_needs_a_name_for_torch(pair: Path) -> None:
     [
         (["--film=1024"], "HEIGHTxWIDTH"),
         (["--network=net9"], "no network 'net9'"),
-        (["--to=tflite"], "stablehlo, onnx, torch"),
+        (["--to=tflite"], "stablehlo|onnx|torch"),
         (["--out=."], "is a folder"),
     ],
 )

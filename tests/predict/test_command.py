@@ -63,7 +63,7 @@ def test_the_command(
     (row,) = [row for row in table if row["Image Index"] == names[1]]
     np.testing.assert_allclose([float(row[finding]) for finding in FINDINGS], expected, rtol=1e-5)
     assert {row["Image Index"] for row in rows(out / "errors.csv")} == {"broken.png", "absent.png"}
-    assert "passed over, for they hold no film: 1: 1 no picture" in told.out
+    assert "skipped, files without a film: 1: 1 no picture" in told.out
     assert str(tmp_path) not in told.err + (out / "errors.csv").read_text()
     left = {path.name for path in out.iterdir()}
     assert left == {"predictions.csv", "boxes.csv", "errors.csv", "index.html", "overlays"}
@@ -265,7 +265,7 @@ def test_shards_are_joined_to_what_one_job_would_have_written(
     assert join_command(monkeypatch, out) == 0
     told = capsys.readouterr().out
     assert "7 films of 3 shards" in told
-    assert "passed over, for they hold no film: 1: 1 no picture" in told
+    assert "skipped, files without a film: 1: 1 no picture" in told
     assert content(out) == content(tmp_path / "one")
     # More jobs than films: those without have done their part.
     for k in range(1, 10):
@@ -447,7 +447,7 @@ def test_doubtful_films_are_refused_where_that_is_asked_for(
     page = (out / "index.html").read_text()
     assert '<p class="refused"><b>refused</b>' in page
     assert '<p class="doubtful"><b>doubtful</b>' in page
-    assert "refused, and without probabilities: 1: 1 " in capsys.readouterr().out
+    assert "refused, without probabilities: 1: 1 " in capsys.readouterr().out
     assert not list((out / "overlays").glob("thumbnail*"))
 
     assert run(monkeypatch, *same, "--strict") == 1
