@@ -42,7 +42,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
-from chexjax.trust.kept import Trust, write_trust
+from chexjax.trust.kept import CALIBRATION, Trust, write_trust
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
@@ -216,7 +216,8 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     if jax.process_index() == 0:
         findings = best.findings
         trust = Trust(calibrations, bands, domains)
-        write_trust(best, trust)
+        if split == "test" or not (workdir / CALIBRATION).exists():  # other splits leave the run's own results alone
+            write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
