@@ -114,7 +114,7 @@ class BranchedNetwork(nn.Module):
         return jnp.concatenate(list(maps), axis=-1)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Feature maps as `features` gives them -> float32 logits in the usual order; branches read their own channels."""
+        """Feature maps as `features` gives them -> float32 logits in usual order; branches read their own channels."""
         return self._of_each(lambda branch, x: branch.classify(x), features)
 
     def localize(self, features: jax.Array) -> jax.Array:
