@@ -93,7 +93,9 @@ def external_page(
         f"{found['patients']:,} patients ({found['split']})",
         headings=["Results", "Findings of both", *_HEADINGS],
         source=f"the films of the run in {found['checkpoint']}",
+        simulated=False,
         nih=False,
+        published=None,
     )
 
 

@@ -156,7 +156,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}")
             yield reader.line_num, row
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+        raise DataError(f"{path}, line {reader.line_num}, cannot be read as CSV: {error}") from None
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:

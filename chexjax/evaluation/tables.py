@@ -26,10 +26,8 @@ from chexjax.models.network import ENSEMBLE
 
 WIDTH: Final = 120  # characters of a terminal
 CALIBRATION: Final = {"average_precision": "AP", "brier": "Brier", "expected_calibration_error": "ECE"}
-RULES: Final = {
-    "youden": "Youden's point",
-    "prevalence": "prevalence",
-}  # what thresholds are called; the others are "sensitivity 90 %"
+# What thresholds are called; the others are "sensitivity 90 %".
+RULES: Final = {"youden": "Youden's point", "prevalence": "prevalence"}
 KINDS: Final = {"iou": "IoU", "iobb": "IoBB"}
 OVERLAPS: Final = ("0.1", "0.3", "0.5", "0.7")  # of `localization.THRESHOLDS`
 _COUNTS: Final = {"true_positives": "TP", "false_positives": "FP", "false_negatives": "FN", "true_negatives": "TN"}
