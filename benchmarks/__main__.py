@@ -27,6 +27,7 @@ ALL: Final[dict[str, list[str]]] = {
     "specialists": ["--width=0.25", "--rounds=3"],
     "input": ["--films=64", "--size=32", "--rounds=2"],
     "scaling": ["--models=resnet18", "--devices=1,2"],
+    "bulk": ["--count=16", "--rounds=1"],
     "startup": [],
 }
 
@@ -60,7 +61,7 @@ def compare(before: Path, after: Path) -> str:
         for path, value in figures.items()
         if path in others
     ]
-    title = "\n".join(f"{name}: {told['machine']}" for name, told in (("before", old), ("after", new)))
+    title = "\n".join(f"{name}: {part['machine']}" for name, part in (("before", old), ("after", new)))
     return f"{title}\n\n{table(['figure', 'before', 'after', 'after / before'], rows)}"
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     partial = options.out.with_suffix(".partial")
     partial.write_text(json.dumps({"machine": machine(), "benchmarks": found}, indent=1) + "\n")
     partial.rename(options.out)
-    failed = [name for name, told in found.items() if "failed" in told]
+    failed = [name for name, part in found.items() if "failed" in part]
     print(f"\n{options.out} written" + (f"; failed: {', '.join(failed)}" if failed else ""))
     sys.exit(bool(failed))
 

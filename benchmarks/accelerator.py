@@ -82,17 +82,17 @@ class Part(NamedTuple):
 # What the benchmarks find
 
 
-def read_scanline(told: Any) -> list[Finding]:
+def read_scanline(results: Any) -> list[Finding]:
     return [
         Finding(f"share of a copy's bandwidth, {row['films']} films, {row['batch']} at once", row["share_of_copy"], 0.3)
-        for row in told["results"]
+        for row in results["results"]
         if row["name"] == "chexjax"
     ]
 
 
-def read_train_step(told: Any) -> list[Finding]:
+def read_train_step(results: Any) -> list[Finding]:
     found = []
-    for row in told["steps"]:
+    for row in results["steps"]:
         name = f"{row['model']}, {row['dtype']}"
         found.append(Finding(f"{name}: films/s", row["images_per_second"]["chexjax"]))
         for peer, ratio in row["torch_over_chexjax"].items():
@@ -103,31 +103,31 @@ def read_train_step(told: Any) -> list[Finding]:
     return found
 
 
-def read_mutual(told: Any) -> list[Finding]:
+def read_mutual(results: Any) -> list[Finding]:
     targets = {"alternating": -1.15, "simultaneous": -1.02}
     return [
-        Finding(f"{told['models']}: {updates} updates over the sum of two supervised steps", value, targets[updates])
-        for updates, value in told["over_sum"].items()
+        Finding(f"{results['models']}: {updates} updates over the sum of two supervised steps", value, targets[updates])
+        for updates, value in results["over_sum"].items()
     ]
 
 
-def read_specialists(told: Any) -> list[Finding]:
-    what = f"{told['model']}, {told['size']} px: one joint step over four single ones"
-    return [Finding(what, told["joint_over_four"]["medians"])]
+def read_specialists(results: Any) -> list[Finding]:
+    what = f"{results['model']}, {results['size']} px: one joint step over four single ones"
+    return [Finding(what, results["joint_over_four"]["medians"])]
 
 
-def read_input(told: Any) -> list[Finding]:
+def read_input(results: Any) -> list[Finding]:
     targets = {"films on the device": 0.98}
     return [
         Finding(f"throughput with {name} over one batch again and again", value, targets.get(name))
-        for name, value in told["of_fixed_batch"].items()
+        for name, value in results["of_fixed_batch"].items()
     ]
 
 
-def read_study(told: Any) -> list[Finding]:
+def read_study(results: Any) -> list[Finding]:
     return [
         Finding(f"{row['cell']}, {row['network']}: mean AUROC, {row['seeds']} seed(s)", row["mean_auroc"]["mean"])
-        for row in told
+        for row in results
         if row["mean_auroc"]["mean"] is not None
     ]
 
@@ -158,7 +158,7 @@ def parts_of(out: Path, films: Path) -> list[Part]:
         "--config.network.width=0.125", "--config.every.max_steps=4", "--config.every.data.phantom.count=200",
     ]  # fmt: skip
     return [
-        Part("device", describe, describe, 5.0, 60.0, described, lambda told: []),
+        Part("device", describe, describe, 5.0, 60.0, described, lambda results: []),
         benchmark("scanline", ["--batches=1,64", "--seconds=2"], read_scanline, 90.0),
         step("resnet18", 90.0),
         step("resnet50", 120.0),
@@ -209,16 +209,16 @@ def run(part: Part, command: list[str], out: Path, seconds: float) -> dict[str, 
             start_new_session=True,  # with all that it starts, torch's compilers too, it can be ended
         )
         ended_in_time = wait(process, seconds)
-    told: dict[str, Any] = {"seconds": time.monotonic() - began}
+    results: dict[str, Any] = {"seconds": time.monotonic() - began}
     is_new = part.result.exists() and part.result.stat().st_mtime_ns > before
     if is_new or (not ended_in_time and before):
-        told["figures"] = json.loads(part.result.read_text())
+        results["figures"] = json.loads(part.result.read_text())
     if not ended_in_time:
-        told["unfinished"] = f"ended after {seconds:.0f} s; the same command goes on"
-    elif process.returncode or "figures" not in told:
+        results["unfinished"] = f"ended after {seconds:.0f} s; the same command goes on"
+    elif process.returncode or "figures" not in results:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        told["unfinished"] = f"failed with status {process.returncode}: {lines[-1] if lines else 'no word'}"
-    return told
+        results["unfinished"] = f"failed with status {process.returncode}: {lines[-1] if lines else 'no word'}"
+    return results
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
@@ -254,31 +254,31 @@ def describe() -> dict[str, Any]:
 # What is written
 
 
-def write(out: Path, told: dict[str, Any], parts: Sequence[Part]) -> str:
+def write(out: Path, results: dict[str, Any], parts: Sequence[Part]) -> str:
     """`accelerator.json` and `accelerator.md`, each in one move; the table."""
-    text = format_found(told, parts)
-    for name, content in (("accelerator.json", json.dumps(told, indent=1)), ("accelerator.md", text)):
+    text = format_found(results, parts)
+    for name, content in (("accelerator.json", json.dumps(results, indent=1)), ("accelerator.md", text)):
         partial = out / f"{name}.partial"
         partial.write_text(content + "\n")
         partial.rename(out / name)
     return text
 
 
-def format_found(told: dict[str, Any], parts: Sequence[Part]) -> str:
+def format_found(results: dict[str, Any], parts: Sequence[Part]) -> str:
     """Where it was measured, the table of findings, and what is missing."""
-    device = told["parts"].get("device", {}).get("figures")
+    device = results["parts"].get("device", {}).get("figures")
     lines = ["# What an accelerator says", ""]
     if device:
         here = {**device["machine"], **device["versions"]}
         lines += [", ".join(f"{key} {value}" for key, value in here.items()), device.get("nvidia_smi", ""), ""]
-    if told["quick"]:
+    if results["quick"]:
         lines += ["**A trial with `--quick`: no figure means anything.**", ""]
     rows, missing = [], []
     for part in parts:
-        one = told["parts"].get(part.name, {"unfinished": "not begun"})
+        one = results["parts"].get(part.name, {"unfinished": "not begun"})
         if "figures" in one:
             for finding in part.read(one["figures"]):
-                verdict = "" if told["quick"] or finding.is_met is None else "met" if finding.is_met else "missed"
+                verdict = "" if results["quick"] or finding.is_met is None else "met" if finding.is_met else "missed"
                 rows.append([part.name, finding.what, f"{finding.value:.4g}", finding.wanted, verdict])
         if "unfinished" in one:
             missing.append(f"- {part.name}: {one['unfinished']}")
@@ -309,9 +309,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(p.name for p in parts)}")
     for folder in ("parts", "logs", "cache"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    told = read_earlier(out, options.quick, parser)
+    results = read_earlier(out, options.quick, parser)
     for part in parts:
-        one, left = told["parts"].get(part.name), end - time.monotonic() - GRACE
+        one, left = results["parts"].get(part.name), end - time.monotonic() - GRACE
         command, why = part.quick if options.quick else part.command, ""
         if one and "unfinished" not in one:
             continue
@@ -324,24 +324,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif left < part.least:
             why = f"no time: {max(left, 0):.0f} s were left, and it takes {part.least:.0f} at least"
         if why:
-            told["parts"][part.name] = {**(one or {}), "unfinished": (one or {}).get("unfinished", why)}
+            results["parts"][part.name] = {**(one or {}), "unfinished": (one or {}).get("unfinished", why)}
         else:
             print(f"== {part.name}, {left:.0f} s left", flush=True)
             now = run(part, command or [], out, min(part.most, left))
-            told["parts"][part.name] = {key: value for key, value in (one or {}).items() if key == "figures"} | now
-        write(out, told, parts)
-    print(f"\n{write(out, told, parts)}")
+            results["parts"][part.name] = {key: value for key, value in (one or {}).items() if key == "figures"} | now
+        write(out, results, parts)
+    print(f"\n{write(out, results, parts)}")
 
 
 def read_earlier(out: Path, quick: bool, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """What an earlier call has found in this folder."""
     try:
-        told = json.loads((out / "accelerator.json").read_text())
+        results = json.loads((out / "accelerator.json").read_text())
     except OSError:
         return {"quick": quick, "parts": {}}
-    if told["quick"] != quick:
-        parser.error(f"{out} holds figures {'with' if told['quick'] else 'without'} --quick; choose another folder")
-    return told
+    if results["quick"] != quick:
+        parser.error(f"{out} holds figures {'with' if results['quick'] else 'without'} --quick; choose another folder")
+    return results
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@
 Chips: a100, h100, h200, b200, v4, v5e, v5p, v6e; what is needed to compile for them stands in benchmarks/README.md.
 Programs (`--only`: kinds or whole names): each network's evaluation, the predictor with its maps, `remove_artifacts`,
 every regime's training step, and several steps in one call with all films in the devices' memory; `--batch` films a
-device. Beside evaluation and the supervised step stands a plain flax.linen network of the same shape, in the same
-program. All is compiled in child processes: XLA may end its process, and the table goes on.
+device. Beside evaluation and the supervised step of a ResNet or DenseNet stands a plain flax.linen network of the same
+shape, in the same program. All is compiled in child processes: XLA may end its process, and the table goes on.
 
 - kernels, GB: what is launched, and what it reads and writes, operands and results (`benchmarks/hlo.py`); of what a
   loop of unknown length does, one turn.
@@ -40,6 +40,7 @@ import jax
 from benchmarks import chips
 from benchmarks.contest import Results, finish, parser_of, table
 from benchmarks.hlo import count
+from benchmarks.plain import STAGES
 from benchmarks.programs import DEFAULT, KINDS, WITH_PEER, Form, lower
 from benchmarks.train_step import BOUNDS
 
@@ -303,8 +304,14 @@ def chosen(only: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def has_peer(program: str) -> bool:
+    """Whether a plain linen network does the same."""
+    kind, _, models = program.partition(":")
+    return kind in WITH_PEER and models in STAGES
+
+
 def jobs_of(chip: str, programs: Sequence[str], dtypes: Sequence[str], options: Any) -> list[Job]:
-    """Every program in every dtype, with its plain peer where it has one."""
+    """Every program in every dtype, with its plain peer where there is one."""
     return [
         {
             "chip": chip,
@@ -315,11 +322,11 @@ def jobs_of(chip: str, programs: Sequence[str], dtypes: Sequence[str], options: 
         }
         for name in programs
         for dtype in (dtypes if name != "clean" else dtypes[:1])
-        for plain in ((False, True) if name.partition(":")[0] in WITH_PEER else (False,))
+        for plain in ((False, True) if has_peer(name) else (False,))
     ]
 
 
-def told(row: Row) -> str:
+def describe(row: Row) -> str:
     """A row in a line, while the others are still compiled."""
     name = f"{row['program']}, {row['form']['dtype']}{', plain linen' * row['form']['plain']}"
     if "failed" in row:
@@ -362,7 +369,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         )
         print(f"{chip}, {options.devices} device(s), {form}, jax {jax.__version__}: compiled, not run", flush=True)
         jobs = jobs_of(chip, programs, options.dtypes.split(","), options)
-        rows = compile_all(jobs, lambda row: print(told(row), flush=True))
+        rows = compile_all(jobs, lambda row: print(describe(row), flush=True))
         print(f"\n{format_rows(rows)}\n", flush=True)
         found[chip] = {"rows": rows}
     return finish({"jax": jax.__version__, "chips": found}, options.json)

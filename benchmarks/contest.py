@@ -131,11 +131,11 @@ def machine() -> dict[str, Any]:
 def processor() -> str:
     """The processor's name and how wide its vectors are, where the system tells."""
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    name = next((line.partition(":")[2].strip() for line in told.splitlines() if "model name" in line), "unknown")
-    return f"{name} ({'AVX-512' if 'avx512f' in told else 'AVX2' if 'avx2' in told else 'no AVX2'})"
+    name = next((line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line), "unknown")
+    return f"{name} ({'AVX-512' if 'avx512f' in text else 'AVX2' if 'avx2' in text else 'no AVX2'})"
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         return found
 
     introduce(f"{arguments.films} films, {arguments.resamples} resamples")
-    told = timed(
+    figures = timed(
         "chexjax, all figures, compiling included",
         lambda: summarize_model(labels, scores, [*map(str, patients)], FINDINGS),
     )
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         lambda: numpy_bootstrap(labels, scores, patients, FEW),
         arguments.resamples / FEW,
     )
-    np.testing.assert_allclose(list(told["auroc"].values()), [auroc for auroc, _ in theirs], atol=1e-12)
+    np.testing.assert_allclose(list(figures["auroc"].values()), [auroc for auroc, _ in theirs], atol=1e-12)
     np.testing.assert_allclose(ours[:FEW], plain, atol=1e-12)
     print("equal to scikit-learn's figures and to NumPy's resamples, to 1e-12")
     return finish(results, arguments.json)

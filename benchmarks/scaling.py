@@ -103,10 +103,10 @@ def worker(devices: int, processes: int, models: str) -> list[Results]:
         )
         for place in range(processes)
     ]
-    told = [process.communicate()[0] for process in running]
+    outputs = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit(f"error: counting on {devices} devices in {processes} processes failed")
-    return json.loads(told[0].splitlines()[-1])
+    return json.loads(outputs[0].splitlines()[-1])
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     for devices in map(int, options.devices.split(",")):
         rows += worker(devices, 1, options.models)
     rows += worker(2, 2, options.models)
-    told = [
+    rows = [
         [
             row["model"],
             f"{row['devices']} in {row['processes']}",
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         ]
         for row in rows
     ]
-    print(table(["network", "devices in processes", "sync_batch_norm", "all-reduces", "MiB", "largest"], told))
+    print(table(["network", "devices in processes", "sync_batch_norm", "all-reduces", "MiB", "largest"], rows))
     largest = max(row["devices"] for row in rows)
     projected = [
         {**{key: row[key] for key in ("model", "sync_batch_norm")}, **project(row, machine)}
@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         for machine in ASSUMED
         if row["model"] in RATES
     ]
-    told = [
+    rows = [
         [
             row["model"],
             "yes" if row["sync_batch_norm"] else "no",
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         + "; ".join(f"{m.devices} devices: {m.bandwidth / 1e9:.0f} GB/s, {1e6 * m.latency:.0f} us" for m in ASSUMED)
     )
     head = ["network", "sync_batch_norm", "devices", "compute, ms", "wire, ms", "latency, ms", "weak scaling"]
-    print(table(head, told))
+    print(table(head, rows))
     return finish({"messages": rows, "projected": projected}, options.json)
 
 

@@ -57,8 +57,10 @@ def main() -> None:
     print(f"{'':8} {FINDING + ' AUROC per seed':32} {'mean (sd)':18} mean of 14 (sd)")
     for clean, rows in table.items():
         finding, overall = zip(*rows, strict=True)
-        told = [f"{statistics.mean(x):.3f} ({statistics.stdev(x):.3f})" for x in (finding, overall)]
-        print(f"{'cleaned' if clean else 'as is':8} {'  '.join(f'{x:.3f}' for x in finding):32} {told[0]:18} {told[1]}")
+        cells = [f"{statistics.mean(x):.3f} ({statistics.stdev(x):.3f})" for x in (finding, overall)]
+        print(
+            f"{'cleaned' if clean else 'as is':8} {'  '.join(f'{x:.3f}' for x in finding):32} {cells[0]:18} {cells[1]}"
+        )
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
             row["model"],
             row["dtype"],
             *(f"{row['images_per_second'][name]:.1f}" for name in names),
-            *(f"{told['medians']:.2f} ({told['best']:.2f})" for told in row["torch_over_chexjax"].values()),
+            *(f"{ratio['medians']:.2f} ({ratio['best']:.2f})" for ratio in row["torch_over_chexjax"].values()),
             ", ".join(f"{share:.0%}" if share else "-" for share in row.get("share_of_bounds", [])),
         ]
         for row in found

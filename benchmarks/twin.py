@@ -155,7 +155,7 @@ def speed(config: ConfigDict, films: Prepared, rounds: int) -> dict[str, list[fl
     return {name: [3 * size / seconds for seconds in values] for name, values in times.items()}
 
 
-def told(values: list[float], digits: int) -> str:
+def format_values(values: list[float], digits: int) -> str:
     spread = f" (sd {statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.{digits}f}{spread}"
 
@@ -193,7 +193,7 @@ def main() -> None:
         f"\n{options.model}, {options.size} px, {options.epochs} epochs, {options.dtype}, {len(test.names)} test films"
     )
     for name, values in means.items():
-        print(f"{name:8} mean AUROC {told(values, 4)}: {' '.join(f'{value:.4f}' for value in values)}")
+        print(f"{name:8} mean AUROC {format_values(values, 4)}: {' '.join(f'{value:.4f}' for value in values)}")
     tests = [
         delong_test(test.labels, o, t, list(test.patients))
         for o, t in zip(predicted["chexjax"], predicted["torch"], strict=True)

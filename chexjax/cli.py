@@ -22,12 +22,14 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "predict": Command("chexjax.predict", "films in, findings and their places out"),
     "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
+    "check-maps": Command("chexjax.explain.check", "whether a run's maps may be believed, beside controls"),
     "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),
     "prepare": Command("chexjax.data.prepared", "reads, cleans and shrinks a data set's films ahead of a run"),
     "simulate": Command("chexjax.data.phantom", "writes a folder of simulated films"),
     "clean": Command("chexjax.scanline", "removes bright objects from films"),
     "export": Command("chexjax.export", "a run's networks as one file that needs no chexjax"),
     "import-weights": Command("chexjax.models.torch_weights", "torchvision's or CheXNet's weights as a folder to use"),
+    "probe": Command("chexjax.training.probe", "logistic regression on the frozen features of a network"),
     "study": Command("chexjax.study", "many kinds of run, each with several seeds, in one table"),
     "verify": Command(
         "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)

@@ -1,7 +1,7 @@
-"""The devices that JAX finds, those of one process, and the processes of one run: how all meet and end.
+"""Devices and processes: finding them, running a function on each device, and how processes start, wait and end.
 
-This module alone knows `jax.pmap`. It runs a function on each local device, on that device's part of a leading axis;
-inside the function the devices are the axis `AXIS`.
+No other module uses `jax.pmap`, which runs a function on each local device, on that device's slice of a leading axis;
+inside the function, `AXIS` is the axis of devices.
 """
 
 import logging
@@ -23,39 +23,39 @@ from jax.flatten_util import ravel_pytree
 
 from chexjax.errors import INTERRUPTED_STATUS, STOPPED_STATUS, ConfigError, fail, reason_of, warn
 
-# What the axis of devices is called.
+# The name of the axis of devices.
 AXIS: Final = "data"
 
 PROCESSES: Final = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
-# Where JAX's platforms come from, by the name in JAX_PLATFORMS: what to install.
+# What to install for each platform that JAX_PLATFORMS may name.
 EXTRAS: Final = {"cuda": "chexjax[cuda]", "gpu": "chexjax[cuda]", "tpu": "chexjax[tpu]"}
-# What an NVIDIA driver leaves in the file system: on Linux, in its containers, under WSL.
+# Files that reveal an NVIDIA driver: on Linux, in containers, under WSL.
 NVIDIA: Final = ("/proc/driver/nvidia/gpus", "/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
 
 @cache
 def find_devices() -> list[jax.Device]:
-    """JAX's devices. A command asks for them before anything else that needs JAX, but after `join_processes`.
+    """JAX's devices. A command calls this before any other use of JAX, but after `join_processes`.
 
-    An NVIDIA GPU that JAX leaves unused is reported on stderr, once, unless the environment says that it should be.
+    An NVIDIA GPU that JAX does not use is reported once on stderr, unless the environment asks for that.
 
     Raises:
-      ConfigError: JAX finds none: JAX_PLATFORMS names what is not here, or a plugin fails.
+      ConfigError: JAX finds no device: JAX_PLATFORMS names one that is absent, or a plugin fails.
     """
     logger = logging.getLogger("jax._src.xla_bridge")
     silenced = logger.disabled
-    logger.disabled = True  # it says in many words what is said here in one line
+    logger.disabled = True  # its long message is replaced by one line here
     try:
         devices = jax.devices()
-    except (RuntimeError, AssertionError) as error:  # the latter where CUDA is asked for and there is no driver
+    except (RuntimeError, AssertionError) as error:  # AssertionError: CUDA is asked for and there is no driver
         raise ConfigError(_without_devices(error)) from error
     finally:
         logger.disabled = silenced
     if devices[0].platform == "cpu" and not _wanted() and (gpu := _unused_gpu()):
         warn(
             f"{gpu}, but JAX computes on the CPU; install 'chexjax[cuda]' to use it, "
-            "or set JAX_PLATFORMS=cpu to do without this line"
+            "or set JAX_PLATFORMS=cpu to silence this"
         )
     return devices
 
@@ -82,7 +82,7 @@ def _without_devices(error: Exception) -> str:
 
 
 def _unused_gpu() -> str:
-    """What is known of an NVIDIA GPU on this machine; "" where there is none, or where the user has hidden it."""
+    """A phrase on the NVIDIA GPU of this machine; "" if there is none, or the user has hidden it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles"):
         return ""
     if tool := shutil.which("nvidia-smi"):
@@ -102,8 +102,8 @@ def each_device(
 ) -> Callable[..., Any]:
     """`function` compiled for each of `devices`, by default all local ones.
 
-    The result takes and returns arrays with a leading axis of devices, but for those whose axis is None: they are the
-    same on every device. Arguments named in `donate_argnums` are consumed.
+    Arguments and results have a leading axis of devices, except where the axis is None: those are the same on every
+    device. Arguments in `donate_argnums` are consumed.
     """
     return jax.pmap(function, AXIS, in_axes=in_axes, out_axes=out_axes, donate_argnums=donate_argnums, devices=devices)
 
@@ -124,9 +124,9 @@ def prefetch(batches: Iterable[Any], count: int) -> Iterator[Any]:
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Inside `each_device`: the mean over all devices, as one message; hundreds of small ones would wait each.
+    """Inside `each_device`: the mean over all devices, in one all-reduce (hundreds of small ones each cost a latency).
 
-    What is no real number, as a counter, is the same on all devices, and stays as it is.
+    Integer leaves, such as counters, are equal on all devices and returned as they are.
     """
     if jax.lax.axis_size(AXIS) == 1:
         return tree
@@ -138,9 +138,9 @@ def mean_over_devices(tree: Any) -> Any:
 
 
 def at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, whose products of float32 numbers have a `precision`: "default", "high" or "highest".
+    """`function` with float32 products computed at `precision`: "default", "high" or "highest".
 
-    By default GPUs and TPUs round the operands, to TF32 or bfloat16; "highest" computes in float32 throughout. A CPU
+    By default, GPUs and TPUs round operands to TF32 or bfloat16; "highest" computes in float32 throughout, as a CPU
     always does. See `jax.default_matmul_precision`.
     """
 
@@ -153,15 +153,16 @@ def at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., 
 
 
 def join_processes() -> None:
-    """Makes this process one of several: as the cluster says, or the variables of `launch/local.sh`.
+    """Joins this process to the others of the run: by the cluster's own variables, or those of `launch/local.sh`.
 
-    JAX knows SLURM, Open MPI and TPU pods by itself, and reads JAX_COORDINATOR_ADDRESS; the two numbers must be given.
+    JAX recognises SLURM, Open MPI and TPU pods, and reads JAX_COORDINATOR_ADDRESS; elsewhere the number of processes
+    and this one's index must be given.
     """
     try:
-        count, place = (int(os.environ[name]) if name in os.environ else None for name in PROCESSES)
-        told = None not in (count, place)
+        count, index = (int(os.environ[name]) if name in os.environ else None for name in PROCESSES)
+        is_set = None not in (count, index)
         jax.distributed.initialize(
-            num_processes=count, process_id=place, cluster_detection_method="deactivate" if told else None
+            num_processes=count, process_id=index, cluster_detection_method="deactivate" if is_set else None
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -169,22 +170,22 @@ def join_processes() -> None:
 
 
 def meet(where: str, hours: float = 24.0) -> None:
-    """Waits until all processes have come here. Unlike a message between devices it may take long.
+    """Waits until all processes have arrived here, for hours if need be.
 
-    A device's message fails after some seconds (Gloo) or minutes (NCCL), and what one process does for the others, such
-    as preparing films, takes hours.
+    A collective between devices times out after seconds (Gloo) or minutes (NCCL), too soon where one process prepares
+    films for all.
     """
-    from orbax.checkpoint.multihost import get_barrier_sync_fn  # a mistyped flag should not wait for it
+    from orbax.checkpoint.multihost import get_barrier_sync_fn  # imported late: a mistyped flag should not wait for it
 
     get_barrier_sync_fn()(key=where, timeout_ms=int(hours * 3_600_000))
 
 
 @contextmanager
 def ended_together() -> Iterator[None]:
-    """Of several processes one that fails ends at once, and takes the others along.
+    """A process that fails exits at once, and so makes the others of the run fail too.
 
-    JAX would have it wait at its end for the others, for minutes, while they wait for it. Cut off, they get an error
-    from what they do together, and end likewise.
+    By default JAX would let it wait for the others at exit, for minutes, while they wait for it. Once it is gone, their
+    next collective fails, and they end as well.
     """
     try:
         yield
@@ -199,7 +200,7 @@ def ended_together() -> Iterator[None]:
             print(
                 f"error: process {jax.process_index()} of {jax.process_count()} has lost the others: "
                 f"{str(error).splitlines()[0]}\n"
-                "see what became of them; the same command, given to all, goes on from the last checkpoint",
+                "see their logs; the same command, given to all, resumes from the last checkpoint",
                 file=sys.stderr,
             )
         else:
@@ -208,13 +209,13 @@ def ended_together() -> Iterator[None]:
 
 
 def _alone() -> bool:
-    with suppress(RuntimeError, AssertionError):  # without devices JAX cannot count processes
+    with suppress(RuntimeError, AssertionError):  # JAX cannot count processes without devices
         return jax.process_count() == 1
     return not jax.distributed.is_initialized()
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process without a word to the others."""
+    """Exits this process at once, without JAX's shutdown barrier."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """absl's parser, but what a user can get wrong is told in one line. What the command compiles is kept."""
+    """absl's parser, but what a user can get wrong is reported in one line. What the command compiles is kept."""
     if {"--help", "-help", "-h"} & set(argv[1:]):  # absl would end with status 1
         module = sys.argv[0] if __name__ == "__main__" else __name__
         print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.module_help(module)}")
@@ -70,6 +70,6 @@ def parse(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
     with told_plainly():  # Ctrl-C before the work begins
         app.run(main, flags_parser=parse)

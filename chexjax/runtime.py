@@ -1,4 +1,4 @@
-"""What every command does before and beside its work: flags, the compilation cache, memory, a progress bar."""
+"""What every command shares: flags, the compilation cache, memory settings, the progress bar."""
 
 import ctypes
 import os
@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import jax
 from absl import flags
 from tqdm import tqdm
 
@@ -24,13 +23,13 @@ M_ARENA_MAX: Final = -8
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> list[str]:
-    """Reads `argv` into `values` and returns what is no flag; `--help` prints `about` and the flags, and ends.
+    """Reads `argv` into `values` and returns the other arguments; `--help` prints `about` and the flags, and exits.
 
-    Each command has a `FlagValues` of its own, not absl's global one: modules with commands are imported together, and
-    their flags share names. What the command compiles is kept for its next start.
+    Each command has its own `FlagValues` instead of absl's global one: modules with commands are imported together, and
+    their flags share names. Also turns on the compilation cache.
 
     Raises:
-      ConfigError: a flag that there is not, or a value it cannot have; no flag and no file may be an address.
+      ConfigError: an unknown flag, an invalid value, or an address where a file or folder belongs.
     """
     flags.DEFINE_boolean("help", False, "Shows this help.", short_name="h", flag_values=values)
     try:
@@ -62,14 +61,16 @@ def cache_folder() -> Path:
 
 
 def keep_compilations() -> None:
-    """Keeps what XLA compiles in `cache_folder() / "xla"`: a command that ran before starts without compiling.
+    """Keeps what XLA compiles in `cache_folder() / "xla"`, so a command that ran before starts without compiling.
 
-    Of more than `CACHE_LIMIT` bytes, what was not used for longest goes. JAX's own variables come first:
+    Beyond `CACHE_LIMIT` bytes, the least recently used programs are removed. JAX's own variables have precedence:
     JAX_COMPILATION_CACHE_DIR names another folder, JAX_COMPILATION_CACHE_MAX_SIZE another limit, and
-    JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing. A folder that cannot be written is done without.
+    JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing. If the folder is not writable, nothing is kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    import jax  # --help does without
+
     folder = cache_folder() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,8 +107,8 @@ def keep_freed_memory() -> None:
     the process stays as large as its largest step. Environment variables that tell glibc otherwise (MALLOC_...,
     GLIBC_TUNABLES) come first; nothing is done where an accelerator's plugin is installed, or without glibc.
     """
-    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if told or sys.platform != "linux" or not _computes_on_cpu():
+    is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if is_set or sys.platform != "linux" or not _computes_on_cpu():
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -1,4 +1,4 @@
-"""A study: many kinds of run, each with several seeds, and one table of mean and spread beside the report's columns.
+"""A study: many kinds of run, several seeds each, and one table of mean and standard deviation beside the report's.
 
 python -m chexjax.study --config=configs/study.py --workdir=DIR
 
@@ -109,27 +109,29 @@ def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
 def rows(study: ConfigDict, found: dict[str, list[Results]]) -> list[dict[str, Any]]:
     """A row for each network of each cell (and for the mean of several): figures over seeds, and the report's."""
     columns = published()["report"]["columns"]
-    told = []
+    table = []
     for name, runs in found.items():
         for k, network in enumerate(runs[0]["networks"] if runs else ()):
             each = [one["networks"][network] for one in runs]
             beside = columns[study.cells[name].report[k]] if k < len(study.cells[name].report) else {}
-            told.append(
+            table.append(
                 {
                     "cell": name,
                     "network": network,
                     "model": each[0]["model"],
                     "seeds": len(each),
-                    "mean_auroc": spread([one["mean_auroc"] for one in each]),
-                    "auroc": {finding: spread([one["auroc"][finding] for one in each]) for finding in each[0]["auroc"]},
-                    "convergence_epoch": spread([one.get("convergence_epoch") for one in each]),
+                    "mean_auroc": mean_and_std([one["mean_auroc"] for one in each]),
+                    "auroc": {
+                        finding: mean_and_std([one["auroc"][finding] for one in each]) for finding in each[0]["auroc"]
+                    },
+                    "convergence_epoch": mean_and_std([one.get("convergence_epoch") for one in each]),
                     "report": {key: beside.get(key) for key in ("mean", "auroc", "convergence_epoch", "epochs")},
                 }
             )
-    return told
+    return table
 
 
-def spread(figures: list[float | None]) -> dict[str, Any]:
+def mean_and_std(figures: list[float | None]) -> dict[str, Any]:
     """Mean and standard deviation (of the sample; None of a single figure) of the figures that there are."""
     present = [figure for figure in figures if figure is not None]
     return {
@@ -141,8 +143,8 @@ def spread(figures: list[float | None]) -> dict[str, Any]:
 
 def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
     """Markdown: the table of means, then the findings."""
-    told = rows(study, found)
-    if not told:
+    table = rows(study, found)
+    if not table:
         return "no run has ended yet"
     test = next(runs[0] for runs in found.values() if runs)
     note = (
@@ -163,10 +165,10 @@ def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
             format_figure(row["report"]["mean"]),
             format_figure(row["report"]["convergence_epoch"], 0),
         ]
-        for row in told
+        for row in table
     ]
-    networks = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in told]
-    figures = [[finding, *(_beside(row, finding) for row in told)] for finding in told[0]["auroc"]]
+    networks = [row["cell"] if row["network"] == "net1" else f"{row['cell']}, {row['network']}" for row in table]
+    figures = [[finding, *(_beside(row, finding) for row in table)] for finding in table[0]["auroc"]]
     means, per_finding = Table("", heads, cells), Table("", ["finding", *networks], figures)
     tables = as_markdown(means), as_markdown(per_finding)
     return "\n\n".join([note, *tables, "After a slash: the report's figure."])
@@ -193,6 +195,6 @@ def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback of what is told in a line anyhow
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
     with told_plainly():  # Ctrl-C before the work begins
         app.run(main, flags_parser=parse)

@@ -23,6 +23,7 @@ from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import NETWORKS, Architecture, create_branched_model, create_model
 from chexjax.models.layers import Conv, Dtype, scaled
 from chexjax.models.network import by_names
+from chexjax.models.trunk import Trunk
 from chexjax.predict import Classifier
 from chexjax.training import loop
 from chexjax.training.objectives import bernoulli_kl, binary_cross_entropy
@@ -54,22 +55,17 @@ class Block(nn.Module):
         return x + nn.Dropout(self.dropout)(y, deterministic=not train)
 
 
-class Toy(nn.Module):
+class Toy(Trunk, kw_only=True):
     """Two such stages, the second at half the resolution, and no batch statistics. It can be cut in two."""
 
     stages: tuple[int, ...] = (1, 1)
     dropout: float = 0.5
-    width: float = 1.0
-    begin: int = 0
-    end: int | None = None
-    axis_name: str | None = None
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        if self.begin == 0:
+        if self.has_stem:
             x = Conv(scaled(64, self.width), 3, 2, dtype=self.dtype, name="stem")(x)
-        for stage in range(len(self.stages))[self.begin : self.end]:
+        for stage in self.built:
             if stage:
                 x = nn.Conv(2 * x.shape[-1], (2, 2), 2, dtype=self.dtype, name=f"downsample_{stage}")(x)
             for k in range(self.stages[stage]):

@@ -11,7 +11,7 @@ from chexjax.configs import baseline, study
 from chexjax.errors import ChexjaxError, ConfigError
 from chexjax.evaluation.published import published
 from chexjax.findings import FINDINGS
-from chexjax.study import chosen, compose, format_table, rows, run, spread
+from chexjax.study import chosen, compose, format_table, mean_and_std, rows, run
 
 
 def test_a_cell_is_the_run_that_its_own_config_file_describes(tmp_path: Path) -> None:
@@ -44,11 +44,11 @@ def test_teachers_run_before_their_students() -> None:
 
 
 def test_spread_is_the_samples() -> None:
-    found = spread([0.7, None, 0.8, 0.75])
+    found = mean_and_std([0.7, None, 0.8, 0.75])
     assert found["mean"] == pytest.approx(0.75)
     assert found["sd"] == pytest.approx(np.std([0.7, 0.8, 0.75], ddof=1))
-    assert spread([0.7])["sd"] is None
-    assert spread([None])["mean"] is None
+    assert mean_and_std([0.7])["sd"] is None
+    assert mean_and_std([None])["mean"] is None
 
 
 def fake(figures: dict[str, float]) -> dict:

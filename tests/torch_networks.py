@@ -9,6 +9,10 @@ import torch
 from torch import nn
 
 try:
+    import timm
+except ImportError:
+    timm = None
+try:
     import torchvision
 except Exception:  # torchvision that does not fit torch fails in many ways when it is imported
     torchvision = None
@@ -21,19 +25,65 @@ DENSENETS = {
 }
 
 
+# A small EfficientNet, as `chexjax.models.efficientnet.STAGES`.
+ROWS = (((1, 3, 1, 16, 1),), ((6, 5, 2, 24, 2),))
+# What torchvision or timm call networks of ours.
+TORCHVISION = {"vit_base_16": "vit_b_16"}
+TIMM = {
+    "vit_small_16": "vit_small_patch16_224",
+    "vit_small_14": "vit_small_patch14_dinov2",
+    "vit_base_14": "vit_base_patch14_dinov2",
+}
+
+
+def small_efficientnet(num_outputs: int) -> nn.Module:
+    from torchvision.models.efficientnet import EfficientNet, MBConvConfig
+
+    settings, inputs = [], 32
+    for stage in ROWS:
+        for expansion, size, stride, channels, count in stage:
+            settings.append(MBConvConfig(expansion, size, stride, inputs, channels, count, 1.0, 1.0))
+            inputs = channels
+    return EfficientNet(settings, dropout=0.0, stochastic_depth_prob=0.0, num_classes=num_outputs)
+
+
+def small_vit(num_outputs: int) -> nn.Module:
+    return torchvision.models.VisionTransformer(64, 16, 2, 2, 128, 512, num_classes=num_outputs)
+
+
+def small_swin(num_outputs: int) -> nn.Module:
+    sizes = {"patch_size": [4, 4], "embed_dim": 32, "depths": [2, 2], "num_heads": [1, 2], "window_size": [7, 7]}
+    return torchvision.models.SwinTransformer(**sizes, stochastic_depth_prob=0.0, num_classes=num_outputs)
+
+
+SMALL = {"efficientnet-tiny": small_efficientnet, "vit-tiny": small_vit, "swin-tiny": small_swin}
+
+
 def create_torch_network(name: str, num_outputs: int = 14, channels: int = 3) -> nn.Module:
-    """A network as torchvision makes it, with its random weights; its stem for `channels`."""
-    if torchvision is not None and name in torchvision.models.list_models():
-        network = torchvision.models.get_model(name, num_classes=num_outputs)
+    """A network as torchvision, or timm, makes it, with its random weights; its stem for `channels`."""
+    if name in TIMM:
+        if timm is None:
+            pytest.skip("timm is not installed: pip install '.[timm]'")
+        network = timm.create_model(TIMM[name], num_classes=num_outputs)
+    elif torchvision is not None and TORCHVISION.get(name, name) in torchvision.models.list_models():
+        network = torchvision.models.get_model(TORCHVISION.get(name, name), num_classes=num_outputs)
+    elif torchvision is not None and name in SMALL:
+        network = SMALL[name](num_outputs)
     elif name not in RESNETS and name not in DENSENETS:
         pytest.skip(f"torchvision does not import, and there is no twin of {name}")
     else:
         network = ResNet(name, num_outputs) if name in RESNETS else DenseNet(DENSENETS[name], num_outputs)
     if channels != 3:
-        module, stem = (network, "conv1") if name in RESNETS else (network.features, "conv0")
-        setattr(module, stem, nn.Conv2d(channels, 64, 7, 2, 3, bias=False))
-        nn.init.kaiming_normal_(getattr(module, stem).weight, mode="fan_out" if name in RESNETS else "fan_in")
+        grey_stem(network, channels)
     return network
+
+
+def grey_stem(network: nn.Module, channels: int) -> None:
+    """Another first convolution: the first that sees three channels."""
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3)
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out")
+    network.set_submodule(name, new)
 
 
 def shake(network: nn.Module, seed: int = 0) -> nn.Module:
@@ -51,6 +101,11 @@ def shake(network: nn.Module, seed: int = 0) -> nn.Module:
                 module.bias.uniform_(-0.3, 0.3, generator=random)
             elif hasattr(module, "layer_scale"):
                 module.layer_scale.uniform_(0.1, 0.5, generator=random)
+            elif hasattr(module, "gamma"):
+                module.gamma.uniform_(0.1, 0.5, generator=random)
+        for name, parameter in network.named_parameters():
+            if name.startswith("heads.") or name in ("class_token", "cls_token"):  # zeros in a new network
+                parameter.normal_(0.0, 0.1, generator=random)
     return network
 
 

@@ -117,12 +117,12 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
         for path in paths:
             if path not in dict(_walk(config)):
                 return unknown_field(config, path)
-    told = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip() or repr(error)
-    if mistake := re.match(r"flag --(config\.[^=]+)=(.*?): (.*)", told, re.DOTALL):
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip() or repr(error)
+    if mistake := re.match(r"flag --(config\.[^=]+)=(.*?): (.*)", text, re.DOTALL):
         for start, takes in _MISTAKES.items():
             if mistake[3].startswith(start):
                 return f"{mistake[1]} is {mistake[2]!r}; it takes {takes}"
-    return told.splitlines()[-1]
+    return text.splitlines()[-1]
 
 
 def unknown_field(config: ConfigDict, path: str) -> str:

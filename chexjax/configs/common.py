@@ -67,6 +67,7 @@ FIELDS: Final[Fields] = {
         "films": choice("frontal", "all", since="0.2"),  # which views, of sources that tell
         "cache": path(),  # where prepared films are kept; "": $CHEXJAX_CACHE or ~/.cache/chexjax
         "size": number(64, 32, 4096),  # side of the films in pixels; the trunks shrink them 32 times
+        "enlarge": choice("bicubic", "area", since="0.2", former="area"),  # of films below that: data.recipe.shrink
         "clean": switch(False),  # remove bright artefacts by scan line first, as the next five say: chexjax.scanline
         "threshold": number(50, 1, 255, since="0.2"),  # grey levels
         "max_width": number(40, 1, 2**16, since="0.2"),  # pixels
@@ -96,6 +97,7 @@ FIELDS: Final[Fields] = {
         "crop": number(0.92, 0.1, 1),  # least side that is kept; 1: all of it
         "flip": number(0.0, 0, 1),  # probability of a mirror image
         "rotation": number(4.0, 0, 180),  # degrees to either side
+        "blur": number(0.0, 0, 16, since="0.2"),  # greatest standard deviation of a Gaussian, in pixels; 0: none
         "brightness": number(0.1, 0, 1),  # relative, to either side
         "contrast": number(0.1, 0, 1),
     },
@@ -109,6 +111,7 @@ NETWORK: Final[Fields] = {
     "optimizer": choice("adamw", "adam", "sgd"),
     "init_from": path(),  # this network's own start; "": config.init_from
     "learning_rate": number(5e-4, 0, 1000),
+    "layer_decay": number(1.0, above=0, most=1, since="0.2"),  # of the rate, a stage nearer to the stem; 1: one rate
     "head_learning_rate": number(0.0, 0, 1000),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
     "warmup_steps": number(0, 0, MOST_STEPS),
@@ -151,7 +154,7 @@ def chestxray14(config: ConfigDict) -> ConfigDict:
 
 
 def complete(config: ConfigDict, later_only: bool = False) -> ConfigDict:
-    """A copy in which every field that `config` lacks has its default; with `later_only` those that came later."""
+    """A copy in which every field that `config` lacks has its default; `later_only`: see `fields.complete`."""
     whole = config.copy_and_resolve_references()
     with whole.unlocked():
         fields.complete(whole, FIELDS, later_only)

@@ -15,8 +15,8 @@ from chexjax.files import address_complaint
 class Field:
     """One field. Make it by `number`, `choice`, `text`, `path` or `switch`.
 
-    `since` is the version that brought the field, "" for the first. A workdir made before is read with the default: a
-    field that comes later therefore has as its default what runs did without it.
+    `since` is the version that brought the field, "" for the first. A workdir made before is read with `former`, what
+    runs did without the field: where that is None, with the default.
     """
 
     default: Any
@@ -28,6 +28,7 @@ class Field:
     keys_of: str = ""
     since: str = ""
     is_path: bool = False
+    former: Any = None
 
     def complaint(self, value: Any, tables: Mapping[str, Collection[str]]) -> str:
         """What the field takes, as the end of a sentence, where `value` is something else; otherwise ""."""
@@ -66,9 +67,9 @@ def number(
     return Field(default, float if isinstance(default, float) else int, least, most, above, since=since)
 
 
-def choice(*choices: str, keys_of: str = "", since: str = "") -> Field:
+def choice(*choices: str, keys_of: str = "", since: str = "", former: str | None = None) -> Field:
     """One of `choices`, by default the first; or a key of the table that `keys_of` names."""
-    return Field(choices[0], str, choices=() if keys_of else choices, keys_of=keys_of, since=since)
+    return Field(choices[0], str, choices=() if keys_of else choices, keys_of=keys_of, since=since, former=former)
 
 
 def text(default: str = "", since: str = "") -> Field:
@@ -98,7 +99,10 @@ def defaults(fields: Fields) -> ConfigDict:
 
 
 def complete(config: ConfigDict, fields: Fields, later_only: bool = False) -> None:
-    """Gives the fields that `config` lacks their defaults, in place; with `later_only` those alone that came later."""
+    """Gives the fields that `config` lacks their defaults, in place.
+
+    With `later_only` those alone that came later, and such values as runs before them had.
+    """
     for name, field in fields.items():
         if not isinstance(field, Field):
             if name not in config and not later_only:
@@ -106,7 +110,7 @@ def complete(config: ConfigDict, fields: Fields, later_only: bool = False) -> No
             if isinstance(config.get(name), ConfigDict):
                 complete(config[name], field, later_only)
         elif name not in config and (field.since or not later_only):
-            config[name] = field.default
+            config[name] = field.former if later_only and field.former is not None else field.default
 
 
 def retype(config: ConfigDict, fields: Fields) -> None:

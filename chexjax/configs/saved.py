@@ -10,7 +10,7 @@ from chexjax.errors import ConfigError, reason_of
 
 
 def get_config(path: str) -> ConfigDict:
-    """The config in a JSON file, with the fields' own types; fields that the file lacks have their defaults.
+    """The config in a JSON file, with the fields' own types; fields that came after it do as runs did before.
 
     Raises:
       ConfigError: the file is not there, or holds no config.
@@ -19,7 +19,7 @@ def get_config(path: str) -> ConfigDict:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(saved, dict) or "networks" not in saved:
             raise ValueError("it is no config of a run")
-        return common.retype(common.complete(ConfigDict(saved)))
+        return common.retype(common.complete(common.complete(ConfigDict(saved), later_only=True)))
     except FileNotFoundError:
         raise ConfigError(f"the config file {path} does not exist") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""Where training steps find their films: streamed from the prepared records, or resident on the devices.
+"""Training films, either streamed from the prepared records or resident on the devices.
 
 Both give the same films at the same step, for any number of devices and processes (see `pipeline.epoch_order`), so a
-run may change from one to the other and still end with the same weights.
+resumed run may switch between them and still end with the same weights.
 """
 
 import itertools
@@ -32,21 +32,22 @@ Read = Callable[[Any, jax.Array, jax.Array], Callable[[jax.Array], Batch]]
 
 @dataclass(frozen=True)
 class Feed:
-    """What a call of `steps.create_steps` takes films from.
+    """Where the compiled steps of `steps.create_steps` take films from.
 
-    `sources` gives each call what `read` reads, with `most` steps a call at most; `told` says where the films are.
+    Each call takes the next item of `sources`, from which `read` reads; a call runs at most `most` steps. `description`
+    says in words where the films are.
     """
 
     read: Read
     sources: Iterator[Any]
     most: int
-    told: str
+    description: str
 
 
 class Resident(NamedTuple):
-    """The films of a split in the devices' memory, film k on device k // (films a device); the last is filled up.
+    """The films of a split in the devices' memory, film k on device k // (films a device); the last is padded.
 
-    `image` uint8 (devices, films, height, width, 1), `label` float32 (devices, films, 14).
+    `image` uint8 (devices, films, height, width, 1), `label` float32 (devices, films, findings).
     """
 
     image: Any
@@ -54,12 +55,12 @@ class Resident(NamedTuple):
 
 
 def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
-    """The training films for steps from `begin` on, where `config.data.residence` wants them.
+    """The training films for the steps from `begin` on, as `config.data.residence` says.
 
-    "auto" takes the devices' memory where the films fill at most half of what is free there.
+    "auto" keeps the films on the devices if they fill at most half of the free memory there.
 
     Raises:
-      ConfigError: the batch is no multiple of the devices.
+      ConfigError: the batch size is not a multiple of the number of devices.
     """
     count, size, slots = len(films.parts["train"].names), config.batch_size, training_slots(config, films)
     check_batch(size)
@@ -78,7 +79,7 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
     resident = load_films(films, "train", config.data.threads)
     places = count if slots is None else len(slots)
     read = partial(shuffled, films=places, batch_size=size, slots=slots)
-    # A call looks into two epochs, so it must not reach into a third.
+    # A call reads the order of two epochs, so it must not reach a third.
     most = max(min(config.steps_per_call, places // size), 1)
     return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
 
@@ -90,7 +91,7 @@ def training_slots(config: ConfigDict, films: Prepared) -> np.ndarray | None:
 
 
 def free_memory() -> int:
-    """Bytes that a device has free, the least of all; of a CPU's virtual devices each its share of the machine's."""
+    """The free bytes of the fullest device; a CPU's virtual devices share the machine's memory."""
     device = jax.local_devices()[0]
     memory = device.memory_stats() or {}
     if "bytes_limit" in memory:
@@ -103,7 +104,7 @@ def free_memory() -> int:
 
 
 def peak_memory() -> int:
-    """The most bytes that were in use until now: of the first device, or where it does not tell of the process."""
+    """The peak of bytes in use so far: of the first device or, if it does not report one, of the process."""
     memory = jax.local_devices()[0].memory_stats() or {}
     return memory.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -134,7 +135,7 @@ def shuffled(
 ) -> Callable[[jax.Array], Batch]:  # fmt: skip
     """Traced, on each device: the batches of the steps from `begin` on, as `pipeline.training_batches` gives them.
 
-    Every device picks what it keeps of the batch's films, and gives each to the device whose share it is in.
+    Each device selects the films of the batch that it keeps, and sends each to the device whose share it belongs to.
     """
     epoch = begin * batch_size // films
     order = jnp.concatenate([epoch_order(seed, epoch, films), epoch_order(seed, epoch + 1, films)])

@@ -1,4 +1,4 @@
-"""Opens the films a config asks for: simulated, prepared, or merely found again."""
+"""Opens the films that a config asks for: simulates, prepares, or finds them."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ from chexjax.files import write_whole
 
 
 def open_films(config: ConfigDict, digest: str = "") -> Prepared:
-    """The prepared films that `config.data` asks for; simulated, prepared, or merely found again.
+    """The films of `config.data`, which are simulated and prepared unless they already are.
 
-    Of several processes the first prepares while the others wait. They need to see the same `data.cache`.
+    Of several processes, the first prepares while the others wait; all must see the same `data.cache`.
 
     Args:
-      digest: of the films of a checkpoint that is gone on from, or evaluated. Where the raw films are gone, as 45 GB
-        may be once they are prepared, the prepared ones of that digest are opened, with a warning.
+      digest: of the films in the checkpoint that is resumed or evaluated. If the raw films are gone (45 GB are often
+        deleted once prepared), the prepared set with that digest is opened, with a warning.
 
     Raises:
-      ConfigError: no such source, or no folder is named.
-      DataError: whatever is wrong with the folder.
+      ConfigError: unknown source, or no folder given.
+      DataError: something is wrong with the folder.
     """
     first = jax.process_index() == 0
     if not first:
@@ -39,9 +39,9 @@ def open_films(config: ConfigDict, digest: str = "") -> Prepared:
 
 
 def write_division(config: ConfigDict, films: Prepared, workdir: Path) -> None:
-    """Keeps which film trains, validates and tests in `workdir/folds.csv`, unless the NIH's lists say it all.
+    """Writes each film's part of the split to `workdir/folds.csv`, unless the NIH's lists define it.
 
-    With `data.split=folds` and `data.lists=WORKDIR` another run has the same division.
+    With `data.split=folds` and `data.lists=WORKDIR`, another run uses the same division.
     """
     if jax.process_index() == 0 and not is_nih_alone(config):
         parts = {name: (part.names, part.patients) for name, part in films.parts.items()}
@@ -49,7 +49,7 @@ def write_division(config: ConfigDict, films: Prepared, workdir: Path) -> None:
 
 
 def _by_digest(config: ConfigDict, digest: str, error: DataError) -> Prepared:
-    """The prepared films of that digest; raises `error`, which says why there are no others, where there are none."""
+    """The prepared films of that digest; raises `error` if there are none."""
     found = find_prepared(config, digest) if digest else []
     if not found:
         kept = f"; nor are there prepared films {digest} in {cache_of(config)}, to do without" if digest else ""

@@ -9,6 +9,8 @@
 | transparency | is left out: the levels are those of the colours below it |
 | more than 8 bits of colour, several frames | refused |
 
+A camera's note on which way up a JPEG is (EXIF's orientation) is followed.
+
 A 16-bit file without a value above 32767 holds levels of 12 or so bits; scaled by 257 it would be a black film, scaled
 by its own range a guess. Films of 12 bits come as DICOM, which says how they are meant.
 """
@@ -16,12 +18,14 @@ by its own range a guess. Films of 12 bits come as DICOM, which says how they ar
 import io
 import os
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from PIL import Image
 
+from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg")
@@ -29,7 +33,69 @@ FORMATS: Final = ("PNG", "JPEG")  # Pillow knows forty more, some of which start
 MAX_PIXELS: Final = 2**25  # twice the largest detectors in use; a kilobyte of file can claim a hundred times that
 LIMIT: Final = "CHEXJAX_MAX_PIXELS"  # the environment's word on it
 MAX_SIDE: Final = 2**16 - 1
+_ORIENTATION: Final = 0x0112
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 BYTES_A_PIXEL: Final = 8  # four channels of 16 bits: no honest file of so few pixels is larger
+_TOO_SMALL: Final = 32  # pixels a side: less is an icon
+_SMALL: Final = 64
+_COLOURED: Final = 32  # levels between a pixel's channels; a JPEG's noise stays below
+_MARKS: Final = 0.001  # of the pixels: a letter in colour
+_PICTURE: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a film lies to its file, whose pixels were made square by `down` and `across`, and then set upright.
+
+    Attributes:
+      down, across: how many pixels one of the file's became.
+      transposed, upside_down, mirrored: what was then done, in this order.
+    """
+
+    down: float = 1.0
+    across: float = 1.0
+    transposed: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+    def file_size(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) of the file whose film has that height and width."""
+        if self.transposed:
+            height, width = width, height
+        return round(width / self.across), round(height / self.down)
+
+    def move(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """A box in shares of the file, left, top, width, height, as it lies in the film."""
+        if self.transposed:
+            left, top, width, height = top, left, height, width
+        if self.upside_down:
+            top = 1.0 - top - height
+        if self.mirrored:
+            left = 1.0 - left - width
+        return left, top, width, height
+
+
+@dataclass(frozen=True)
+class JudgedFilm:
+    """A film, and what its reader says of it.
+
+    Attributes:
+      pixels: uint8 (height, width).
+      verdict: its status and the reasons, phrases of ours that quote nothing of the file.
+      placement: how it lies to its file.
+    """
+
+    pixels: np.ndarray
+    verdict: Verdict
+    placement: Placement = Placement()
 
 
 def max_pixels() -> int:
@@ -78,8 +144,33 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{where}: no such file") from None
 
 
+def judge_size(height: int, width: int) -> Verdict:
+    """Whether a film has enough pixels to be judged: refused below 32 a side, doubtful below 64."""
+    side = min(height, width)
+    if side >= _SMALL:
+        return Verdict()
+    return Verdict("refused" if side < _TOO_SMALL else "doubtful", (f"only {width} x {height} pixels",))
+
+
+def judge_colour(pixels: np.ndarray) -> Verdict:
+    """Whether uint8 (height, width, 3) is grey: a picture in colour is refused, marks in colour are doubtful."""
+    coloured = float((np.ptp(pixels, axis=-1) > _COLOURED).mean())
+    if coloured > _PICTURE:
+        return Verdict("refused", ("a picture in colour",))
+    return Verdict("doubtful", ("marks in colour",)) if coloured > _MARKS else Verdict()
+
+
 def read_grey(path: Path) -> np.ndarray:
     """A PNG or JPEG film as uint8 (height, width); see the module for what other pixels than 8-bit grey ones become.
+
+    Raises:
+      DataError: see `read_judged_picture`.
+    """
+    return read_judged_picture(path).pixels
+
+
+def read_judged_picture(path: Path) -> JudgedFilm:
+    """The same with a verdict on its size and colours.
 
     Raises:
       DataError: not such an image, broken, cut off, too large, of several frames, or of levels that cannot be placed.
@@ -93,10 +184,14 @@ def read_grey(path: Path) -> np.ndarray:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise DataError(f"{where}: {frames} frames; a film is one picture")
+            verdict = judge_size(image.height, image.width)
             if _is_deep(image, data):
-                return _levels_of_16_bits(where, image)
+                return JudgedFilm(_levels_of_16_bits(where, upright(image)), verdict)
             image.info.pop("transparency", None)  # else Pillow warns that a palette's would be better kept
-            return np.asarray(image.convert("L"))
+            shown = upright(image)
+            if shown.mode not in ("1", "L", "LA"):
+                verdict += judge_colour(np.asarray(shown.convert("RGB")))
+            return JudgedFilm(np.asarray(shown.convert("L")), verdict)
     except DataError:
         raise
     except Image.UnidentifiedImageError:
@@ -106,6 +201,18 @@ def read_grey(path: Path) -> np.ndarray:
         raise DataError(told) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: Pillow has no family
         raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as viewers show it: turned and mirrored as its EXIF orientation says; as it is where that is broken.
+
+    Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # SyntaxError, struct.error, ...: a film is not refused for what a camera wrote beside it
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

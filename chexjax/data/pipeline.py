@@ -1,8 +1,8 @@
 """Prepared records to batches on the devices: shuffled, shared among processes, threaded, resumable.
 
 A batch is a dict of arrays with a leading axis of local devices: `image` uint8 (devices, films, height, width, 1),
-`label` float32 (devices, films, 14), NaN where not known, `film` int32 (devices, films), the record numbers; in
-evaluation also `mask` bool (devices, films), False where a film only fills the last batch up.
+`label` float32 (devices, films, findings), NaN where not known, `film` int32 (devices, films), the record numbers; in
+evaluation also `mask` bool (devices, films), False for the padding of the last batch.
 """
 
 import io
@@ -19,7 +19,7 @@ from PIL import Image
 from chexjax.errors import ConfigError
 
 Batch = dict[str, np.ndarray]
-ENDLESS: Final = 2**40  # films that no run lives to see
+ENDLESS: Final = 2**40  # more films than any run will see
 
 
 class Records:
@@ -42,28 +42,28 @@ class Records:
         }
 
     def __repr__(self) -> str:
-        """grain compares this when it restores an iterator; the address of an object would never be equal."""
+        """grain compares this when it restores an iterator; the default, an address, would never be equal."""
         return f"Records({len(self)})"
 
 
 def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, films: int) -> jax.Array:
     """The order in which an epoch shows `films` films: a permutation, int32 (films,); traced or not.
 
-    The shuffled stream is epoch after epoch, without a seam: a film that does not fit an epoch's last full batch opens
-    the next one, so every batch is full and no film is dropped.
+    The shuffled stream runs seamlessly from epoch to epoch: films left over after an epoch's last full batch begin the
+    next one, so every batch is full and no film is dropped.
     """
-    # No step has this number, so the order shares no key with the augmentation of any.
+    # No step has this number, so the order's key differs from every augmentation's.
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**32 - 1), epoch)
     return jax.random.permutation(key, films)
 
 
 def batch_films(seed: int, step: int, batch_size: int, films: int) -> np.ndarray:
-    """The record numbers of a step's whole batch, int (batch_size,), in order."""
+    """The record numbers of a step's global batch, int (batch_size,), in order."""
     return np.array([_film_at(seed, place, films) for place in range(step * batch_size, (step + 1) * batch_size)])
 
 
 def _film_at(seed: int, place: int, films: int) -> int:
-    """The record number at a place of the shuffled stream."""
+    """The record number at a position of the shuffled stream."""
     epoch, place = divmod(place, films)
     return _order_on_host(seed, epoch, films)[place]
 
@@ -75,10 +75,10 @@ def _order_on_host(seed: int, epoch: int, films: int) -> np.ndarray:
 
 
 def epoch_slots(sources: Sequence[str], weights: Mapping[str, float]) -> np.ndarray | None:
-    """Which record each place of an unshuffled epoch shows, int32 (places,), where sources have weights.
+    """The record at each position of an unshuffled epoch, int32 (positions,), if sources have weights.
 
-    The source of the least weight is shown once an epoch, one of w times that weight w times. Of a w that is not whole,
-    a share of its films, always the same ones, is shown once more. None where all weigh the same: record k at place k.
+    Films of the source with the smallest weight are shown once an epoch, those of a source with w times that weight w
+    times. If w is not whole, a fixed part of its films is shown once more. None if all weights are equal.
     """
     own = {source: weights[source] for source in dict.fromkeys(sources)}
     if len(set(own.values())) < 2:
@@ -96,10 +96,10 @@ def check_batch(batch_size: int) -> None:
     """Refuses a global batch that the devices of all processes cannot share evenly.
 
     Raises:
-      ConfigError: `batch_size` is no multiple of their number.
+      ConfigError: `batch_size` is not a multiple of their number.
     """
     if batch_size < 1 or batch_size % jax.device_count():
-        raise ConfigError(f"batch_size {batch_size} is no multiple of the {jax.device_count()} devices")
+        raise ConfigError(f"batch_size {batch_size} is not a multiple of the {jax.device_count()} devices")
 
 
 def training_batches(
@@ -107,17 +107,16 @@ def training_batches(
 ) -> grain.DatasetIterator:
     """An endless iterator over shuffled batches of `batch_size` films, this process's share of each.
 
-    The n-th global batch holds the films `batch_films` tells, however many processes share it.
-
-    `get_state()` is the iterator's place (a small dict), `set_state()` goes there.
+    The n-th global batch holds the films that `batch_films` gives, however many processes share it. `get_state()`
+    returns the iterator's position (a small dict), `set_state()` goes there.
 
     Args:
       source: random access to records, as `Prepared.source("train")` gives it.
       batch_size: films in a global batch; a multiple of the number of devices of all processes.
-      slots: see `epoch_slots`; what `batch_films` tells are then places in it.
+      slots: see `epoch_slots`; `batch_films` then gives positions in it.
 
     Raises:
-      ConfigError: `batch_size` is no such multiple.
+      ConfigError: `batch_size` is not such a multiple.
     """
     check_batch(batch_size)
     records, share = Records(source), batch_size // jax.process_count()
@@ -135,7 +134,7 @@ def training_batches(
 def evaluation_batches(source: Any, batch_size: int, threads: int = 2) -> Iterator[Batch]:
     """Batches over this process's share of the films (every n-th of n processes), in order, each film once.
 
-    All batches of all processes have one shape; where films run out, empty ones with `mask` False fill up.
+    All batches of all processes have one shape; short ones are padded, with `mask` False.
     """
     records = Records(source)
     processes, process = jax.process_count(), jax.process_index()
@@ -144,14 +143,14 @@ def evaluation_batches(source: Any, batch_size: int, threads: int = 2) -> Iterat
     batches = share.batch(batch_size, drop_remainder=False)
     count = -(-len(records) // (processes * batch_size))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    # A process that has no film left still takes part in every step, with an empty batch.
+    # A process without films left still takes part in every step, with an empty batch.
     empty = {key: np.zeros((0, *np.shape(value)), np.asarray(value).dtype) for key, value in records[0].items()}
     for batch in itertools.chain(batches.to_iter_dataset(options), itertools.repeat(empty, count - len(batches))):
         yield by_device(pad(batch, batch_size))
 
 
 def pad(batch: Batch, size: int) -> Batch:
-    """The batch, filled up with zeros to `size` films, with the `mask` of the real ones."""
+    """The batch padded with zeros to `size` films, with the `mask` of the real ones."""
     count = len(batch["label"])
     padded = {key: np.concatenate([x, np.zeros((size - count, *x.shape[1:]), x.dtype)]) for key, x in batch.items()}
     return padded | {"mask": np.arange(size) < count}

@@ -1,6 +1,6 @@
-"""Films prepared once: a source's tables are read and checked; its films cleaned, shrunk, and written as ArrayRecord.
+"""Prepares films once: reads and checks a source's tables, cleans and shrinks its films, writes them as ArrayRecord.
 
-`prepare` is for a folder in the NIH's layout under its own lists; `prepare_source` for all that `config.data` can say.
+`prepare` handles a folder in the NIH's layout with its own lists, `prepare_source` all that `config.data` allows.
 
     python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,10 +27,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.data.dicom import read_film
-from chexjax.data.images import MAX_SIDE
-from chexjax.data.recipe import CHUNK, Recipe, clean_films, prepared_below, shrink
+from chexjax.data import dicom
+from chexjax.data.dicom import read_judged
+from chexjax.data.images import MAX_SIDE, JudgedFilm, Placement
+from chexjax.data.recipe import CHUNK, ENLARGE, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.sources.entries import Box
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import (
@@ -52,21 +54,21 @@ from chexjax.runtime import cache_folder, parse, progress_bar
 from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 VERSION: Final = "1.1.0"
-TABLE: Final = "films.csv"  # beside the records, in their order
+TABLE: Final = "films.csv"  # beside the records, in the same order
 SKIPPED: Final = "skipped.csv"
 MISSING: Final = "missing"
 NO_ROW: Final = "the entry file has no row of them"
-ORIGINS: Final = "sources.csv"  # from which source each film is, where that is not the NIH's folder alone
+ORIGINS: Final = "sources.csv"  # the source of each film, unless all are from one NIH folder
 _COLUMNS: Final = ("split", "Image Index", "Patient ID", "age", "sex", "view")  # of `TABLE`, before the findings
-_SMALL: Final = 16 << 20  # bytes; a file of at most so many is hashed whenever a set is opened
+_SMALL: Final = 16 << 20  # bytes; files up to this size are hashed whenever a set is opened
 
 
 @dataclass(frozen=True)
 class Part:
     """One part of the split, in the order of its records.
 
-    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` says from
-    which source each film is; it is empty for a folder in the NIH's layout alone.
+    `labels` is float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known. `sources` names the
+    source of each film; it is empty if all are from one folder in the NIH's layout.
     """
 
     names: tuple[str, ...]
@@ -76,25 +78,25 @@ class Part:
 
     @property
     def known(self) -> np.ndarray:
-        """Of how many films each finding is known, int (findings,)."""
+        """The number of films where each finding is known, int (findings,)."""
         return (~np.isnan(self.labels)).sum(axis=0)
 
     @property
     def positives(self) -> np.ndarray:
-        """How many films have each finding for certain, int (findings,)."""
+        """The number of films labelled 1 for each finding, int (findings,)."""
         return (self.labels == 1).sum(axis=0)
 
     @property
     def healthy(self) -> int:
-        """How many films are known to have none of the findings."""
+        """The number of films known to have none of the findings."""
         return int((self.labels == 0).all(axis=1).sum())
 
 
 class Source:
-    """Records by number, as TFDS gives them; `told` says in messages which they are."""
+    """Records by number, as TFDS gives them; `description` names them in messages."""
 
-    def __init__(self, source: Any, told: str):
-        self._source, self._told = source, told
+    def __init__(self, source: Any, description: str):
+        self._source, self._description = source, description
 
     def __len__(self) -> int:
         return len(self._source)
@@ -102,16 +104,16 @@ class Source:
     def __getitem__(self, record: int) -> dict[str, Any]:
         try:
             return self._source[record]
-        except (RuntimeError, OSError) as error:  # ArrayRecord hashes each chunk, and holds what it reads against that
+        except (RuntimeError, OSError) as error:  # ArrayRecord verifies the hash of each chunk that it reads
             reason = str(error).splitlines()[0]
-            raise _rotten(self._told, f"seen at record {record}: {reason}") from None
+            raise _rotten(self._description, f"seen at record {record}: {reason}") from None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared record set: where it lies, by which digest it is known, and what it holds.
+    """A prepared set: its folder, its digest and its content.
 
-    `findings` names the columns of its labels.
+    `findings` names the columns of the labels.
     """
 
     path: Path
@@ -121,20 +123,20 @@ class Prepared:
     parts: dict[str, Part]
 
     def source(self, split: str) -> Any:
-        """A random-access source of the split's records, as TFDS gives them; the film still as PNG bytes."""
+        """A random-access source of the split's records, as TFDS gives them; films are still PNG bytes."""
         builder = tfds.builder_from_directory(str(self.path))
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         return Source(source, f"the {split} records in {self.path}")
 
     def sources(self) -> dict[str, Counts]:
-        """What each source gives to all parts together; empty for a folder in the NIH's layout alone."""
+        """The counts of each source over all parts; empty if all films are from one folder in the NIH's layout."""
         parts = [part for part in self.parts.values() if part.sources]
         labels = np.concatenate([part.labels for part in parts]) if parts else np.zeros((0, len(self.findings)))
         sources = [source for part in parts for source in part.sources]
         return count_by_source(sources, [patient for part in parts for patient in part.patients], labels)
 
     def summary(self) -> str:
-        """A line a part: films, patients, films without a finding, the rarest finding, how many labels are unknown."""
+        """One line per part: films, patients, films without a finding, the rarest finding, unknown labels."""
         lines = []
         for name, part in self.parts.items():
             rarest = int(part.positives.argmin())
@@ -157,11 +159,11 @@ class Prepared:
 def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
     """Finds the prepared set of `folder` and `recipe` below `out`, or makes it.
 
-    The set appears under its name only when it is whole: it is written beside, verified, then renamed.
+    The set gets its name only when complete: it is written to a temporary folder, verified, then renamed.
 
     Raises:
-      DataError: whatever is wrong with the folder (see `nih`), a film that is missing or does not decode (all are
-        counted, the first ten named), or a disk that cannot take the records.
+      DataError: something is wrong with the folder (see `nih`), films are missing or do not decode (all are counted,
+        the first ten named), or the records cannot be written.
     """
     folder, out = local_path(folder, "the folder of films"), local_path(out, "the folder of prepared films")
     entries = read_entries(folder)
@@ -175,9 +177,9 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
 
 
 def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress: bool = True) -> Prepared:
-    """The same of the films that `config` (a `config.data`) names: of any source, of several, of chosen findings.
+    """Like `prepare`, for the films of `config` (a `config.data`): any source, several sources, chosen findings.
 
-    Prints how the sources' names make the findings, and what else there is to know of them.
+    Prints how the sources' names map to the findings, and the sources' notes.
 
     Raises:
       ConfigError: see `sources.gather`.
@@ -213,7 +215,7 @@ def prepare_collection(
 
 
 def is_nih_alone(config: ConfigDict) -> bool:
-    """Whether `config.data` means one folder in the NIH's layout, with all its findings, under its lists."""
+    """Whether `config.data` is one folder in the NIH's layout, with all its findings and its own lists."""
     chosen = config.get("findings") or config.get("sources") or config.split not in nih.SPLIT_NAMES
     return config.source in NIH_LAYOUT and not chosen
 
@@ -235,7 +237,7 @@ def _entry(films: Collection, row: int) -> Entry:
 def _check_missing(
     missing: Sequence[str], folder: str, places: Sequence[Path], recipe: Recipe, unknown: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The films that are left out, with the reason of each; how many are is said."""
+    """The films that are left out, with reasons; warns with their number."""
     if missing and not recipe.skip_unreadable:
         looked = first_ten([str(place.relative_to(folder)) for place in places])
         raise DataError(
@@ -258,7 +260,7 @@ def _find_or_write(
     if not final.exists():
         try:
             write_set(final, findings, entries, splits, found, skipped, recipe, progress)
-        except (OSError, RuntimeError) as error:  # ArrayRecord tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when the disk is full
             raise DataError(f"the prepared films cannot be written to {out.parent}: {error}") from error
     return load(final)
 
@@ -266,11 +268,11 @@ def _find_or_write(
 def load(path: str | Path) -> Prepared:
     """Opens a prepared set by its folder.
 
-    Its manifest is checked: the size of each file, and the content of the small ones. The large ones, the records, are
-    checked by ArrayRecord as they are read; hashing 7 GB at each start would take longer than starting.
+    The manifest is checked: the size of each file and the content of small ones. ArrayRecord checks the large ones, the
+    records, while they are read; hashing 7 GB at every start would take too long.
 
     Raises:
-      DataError: the folder holds none, or one that is not as it was written.
+      DataError: the folder holds no prepared set, or a damaged one.
     """
     path = Path(path)
     if path.is_dir() and (troubles := manifest_troubles(path, _SMALL)):
@@ -337,7 +339,7 @@ def _read_origins(path: Path) -> dict[str, str]:
         return {text_of(row["Image Index"]): text_of(row["source"]) for row in csv.DictReader(file)}
 
 
-_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # what nearly all cells hold
+_LABELS: Final = {"0": 0.0, "1": 1.0, "": math.nan}  # nearly every cell
 
 
 def _label(cell: str) -> float:
@@ -355,12 +357,12 @@ def _label(cell: str) -> float:
 
 
 def _label_cell(label: float) -> str:
-    """A float32 label, to its last bit; an unknown one is an empty cell."""
+    """A float32 label, exact to the last bit; an unknown one is an empty cell."""
     return "" if math.isnan(label) else f"{label:.9g}"
 
 
 def _check_classes(tree: Any) -> None:
-    """TFDS imports whatever module `features.json` names: only its own may be named.
+    """TFDS imports any module that `features.json` names, so only its own are allowed.
 
     Raises:
       ValueError: another is.
@@ -376,13 +378,13 @@ def _check_classes(tree: Any) -> None:
 def _digest(
     folder: Path, recipe: Recipe, lists: Path, splits: dict[str, list[str]], found: dict[str, Path]
 ) -> str:  # fmt: skip
-    """A hash of what goes in: the recipe, the tables' text, the split, and each film's name and size in bytes.
+    """A hash of the inputs: the recipe, the text of the tables, the split, and each film's name and size in bytes.
 
-    Films are known by their size, not their content: hashing 45 GB would take as long as preparing them.
+    A film's size stands for its content: hashing 45 GB would take as long as preparing them.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps({**recipe.identity(), "version": VERSION}, sort_keys=True).encode())
-    first, second, *later = ENTRY_FILES  # a file that is looked for since then counts where it is there
+    first, second, *later = ENTRY_FILES  # a table added to the format later counts only if it is there
     for name in (first, second, BOX_FILE, *(name for name in later if (folder / name).is_file())):
         digest.update((folder / name).read_bytes() if (folder / name).is_file() else b"absent")
     for names in (ENTRY_FILES, (BOX_FILE,)):
@@ -398,12 +400,14 @@ def _digest_of_entries(
     recipe: Recipe, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
     found: Mapping[str, Path],
 ) -> str:  # fmt: skip
-    """The same of what was made of the tables: labels by the run's findings, patients, boxes."""
+    """Like `_digest`, of what the tables became: labels of the run's findings, patients, boxes."""
     digest = hashlib.sha256()
     rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
-    told = {**recipe.identity(), "version": VERSION}
-    digest.update(json.dumps([told, list(findings), splits, sizes, rows], sort_keys=True).encode())
+    identity = {**recipe.identity(), "version": VERSION}
+    if any(path.suffix.lower() in dicom.SUFFIXES for path in found.values()):
+        identity["dicom"] = dicom.READER
+    digest.update(json.dumps([identity, list(findings), splits, sizes, rows], sort_keys=True).encode())
     digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
 
@@ -412,14 +416,14 @@ def write_set(
     final: Path, findings: Sequence[str], entries: Mapping[str, Entry], splits: Mapping[str, Sequence[str]],
     found: Mapping[str, Path], skipped: dict[str, str], recipe: Recipe, progress: bool = True,
 ) -> None:  # fmt: skip
-    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind where that fails.
+    """Writes the set beside `final`, verifies it, and renames it; leaves nothing behind if that fails.
 
     Args:
       findings: the names of the entries' labels, in their order.
-      entries: by film name; what is not of a split is passed over.
+      entries: by film name; those in no split are ignored.
       splits: the film names of "train", "val" and "test".
-      found: the file of each film, for those that there are.
-      skipped: why a film is left out, by name; those that do not decode are added.
+      found: the file of each film that exists.
+      skipped: reasons by film name; films that do not decode are added.
 
     Raises:
       DataError: a part has no film, or films do not decode and the recipe does not skip them.
@@ -449,52 +453,67 @@ def write_set(
         write_manifest(built)
         built.rename(final)
     except OSError:
-        if not final.exists():  # else another process was quicker, with the same films
+        if not final.exists():  # otherwise another process was faster, with the same films
             raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
+class Placed(NamedTuple):
+    """How a film lies to its file, and the film's size: boxes are those of the file."""
+
+    placement: Placement
+    height: int
+    width: int
+
+    def move(self, box: Box) -> Box:
+        """The box in shares of the film."""
+        box = box.in_shares(*self.placement.file_size(self.height, self.width))
+        left, top, width, height = self.placement.move(box.left, box.top, box.width, box.height)
+        return replace(box, left=left, top=top, width=width, height=height)
+
+
 def _read_films(
     names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Names, prepared PNG bytes, and width and height before, in order; what does not decode goes to `skipped`."""
+) -> Iterator[tuple[str, bytes, Placed]]:
+    """Names, prepared PNG bytes, and where boxes lie, in order; films that do not decode go to `skipped`."""
 
-    def read(name: str) -> np.ndarray | DataError:
+    def read(name: str) -> JudgedFilm | DataError:
         try:
-            return read_film(found[name])
+            return read_judged(found[name])
         except DataError as error:
             return error
 
     def finish(film: np.ndarray) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(shrink(film, recipe.size)).save(buffer, "png")
+        Image.fromarray(shrink(film, recipe.size, recipe.enlarge)).save(buffer, "png")
         return buffer.getvalue()
 
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    # Pillow lets go of the interpreter lock while it decodes and encodes, so threads are as good as processes here.
+    # Pillow releases the interpreter lock while it decodes and encodes, so threads suffice.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
-        for turn in range(len(chunks) + 1):
-            if turn < len(chunks):
-                waiting.append([pool.submit(read, name) for name in chunks[turn]])
-            if turn == 0:
-                continue  # the next chunk is always being read while this one is cleaned and written
-            films = dict(zip(chunks[turn - 1], (future.result() for future in waiting.popleft()), strict=True))
-            good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
+        waiting: deque[list[Future[JudgedFilm | DataError]]] = deque()
+        for k in range(len(chunks) + 1):
+            if k < len(chunks):
+                waiting.append([pool.submit(read, name) for name in chunks[k]])
+            if k == 0:
+                continue  # the next chunk is read while this one is cleaned and written
+            films = dict(zip(chunks[k - 1], (future.result() for future in waiting.popleft()), strict=True))
+            judged = {name: film for name, film in films.items() if isinstance(film, JudgedFilm)}
+            good = {name: film.pixels for name, film in judged.items()}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
-            sizes = [(film.shape[1], film.shape[0]) for film in good.values()]
-            yield from zip(good, pool.map(finish, good.values()), sizes, strict=True)
+            placed = [Placed(film.placement, *film.pixels.shape) for film in judged.values()]
+            yield from zip(good, pool.map(finish, good.values()), placed, strict=True)
             done(len(films))
 
 
 def _records(
-    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, tuple[int, int]]]
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, Placed]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    for key, (name, png, size) in enumerate(films):
+    for key, (name, png, placed) in enumerate(films):
         entry = entries[name]
         yield (
             key,
@@ -514,7 +533,7 @@ def _records(
                         ),
                         "label": b.finding,
                     }
-                    for b in (box.in_shares(*size) for box in entry.boxes)
+                    for b in map(placed.move, entry.boxes)
                 ],
             },
         )
@@ -523,9 +542,9 @@ def _records(
 class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
-    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS: what there is
-    to build depends on a folder, so `prepare` is the way in. Sets of before are called "chest_xray14", and are read by
-    what they say of themselves.
+    `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS, because
+    what it builds depends on a folder: use `prepare`. Older sets are called "chest_xray14"; TFDS takes names from
+    files.
     """
 
     name = "films"
@@ -555,7 +574,7 @@ class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
             "view": tfds.features.Text(),
             "bboxes": tfds.features.Sequence(box),
         }
-        # In the order of the split: `films.csv` then has a row a record.
+        # In the order of the split, so `films.csv` has one row per record.
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
         )
@@ -570,9 +589,9 @@ class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: i
 def _build(
     folder: Path, findings: Sequence[str], records: Mapping[str, Iterable[tuple[int, dict[str, Any]]]], size: int
 ) -> Path:
-    """Runs the TFDS builder in `folder`; returns where the records lie."""
-    tfds.disable_progress_bar()  # ours counts films over all parts
-    with redirect_stdout(io.StringIO()):  # nothing is downloaded, whatever it says
+    """Runs the TFDS builder in `folder`; returns the folder of the records."""
+    tfds.disable_progress_bar()  # our bar counts films over all parts
+    with redirect_stdout(io.StringIO()):  # nothing is downloaded, despite the name
         builder = Films(findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
@@ -585,7 +604,7 @@ def _write_tables(
     written: dict[str, list[str]],
     skipped: dict[str, str],
 ) -> None:
-    """`films.csv`, a row a record in the records' order; and `skipped.csv` where films were left out."""
+    """Writes `films.csv`, one row per record in their order, and `skipped.csv` if films were left out."""
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*_COLUMNS, *map(cell, findings)])
@@ -605,7 +624,7 @@ def _write_tables(
 
 
 def _verify(folder: Path, written: dict[str, list[str]]) -> None:
-    """Reads every record's name back: a file cut short by a full disk must not be taken for whole."""
+    """Reads every record's name back, in case a full disk cut a file short."""
     prepared = _load(folder)
     for split, names in written.items():
         source = prepared.source(split)
@@ -615,7 +634,7 @@ def _verify(folder: Path, written: dict[str, list[str]]) -> None:
 
 @command
 def main() -> None:
-    """The command line: prepares a set, and says where it lies and what it holds."""
+    """The command line: prepares a set, and prints its folder and its content."""
     values = flags.FlagValues()
     flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
     flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
@@ -626,6 +645,7 @@ def main() -> None:
     flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
     flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
+    flags.DEFINE_enum("enlarge", "bicubic", list(ENLARGE), "How smaller films are enlarged.", flag_values=values)
     flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
     flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
     flags.DEFINE_integer("max_width", MAX_WIDTH, "Cleaning: the widest object, in pixels.", flag_values=values)
@@ -655,15 +675,15 @@ def main() -> None:
         name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
     }
     if also["source"] == "phantom":
-        also["source"] = "nih"  # a folder of simulated films that is there already
+        also["source"] = "nih"  # a folder with simulated films
     find_devices()
     out = local_path(values.out, "--out") if values.out else cache_folder()
     prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")
     fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
-    told = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
-    print(f"a run finds them by {told}, with the same options")
+    options = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
+    print(f"a run finds them by {options}, with the same options")
 
 
 if __name__ == "__main__":

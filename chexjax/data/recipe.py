@@ -1,4 +1,4 @@
-"""How films are prepared, and where prepared ones are kept: what training, prediction and export share."""
+"""How films are prepared and where prepared ones are kept; shared by training, prediction and export."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,19 +14,22 @@ from chexjax.scanline.rule import AXES, check_arguments
 
 CHUNK: Final = 32  # films that are read, cleaned and shrunk together
 MAX_SPAN: Final = 64  # pixels
+AREA: Final = Image.Resampling.BOX
+ENLARGE: Final = {"bicubic": Image.Resampling.BICUBIC, "area": AREA}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How films become records. All of it, and what lies in the folder, decides which prepared set is found again.
+    """How films become records. A prepared set is found by these fields and the folder's content.
 
-    Each field is one of `config.data`, too. `size` is the side of the square films in the records. `clean` removes
-    bright artefacts at native resolution, by the five fields after it, which are arguments of
-    `scanline.remove_artifacts`; `axes` is "rows", "columns", or both with a comma, in the order in which they are
-    scanned. For the rest see `sources.nih.read_splits`.
+    Each field is one of `config.data`, too. `size` is the side of the square films in the records; `enlarge` is how a
+    smaller film gets there, see `shrink`. `clean` removes bright artefacts at native resolution, by the five fields
+    after it, which are arguments of `scanline.remove_artifacts`; `axes` is "rows", "columns", or both with a comma, in
+    the order in which they are scanned. For the rest see `sources.nih.read_splits`.
     """
 
     size: int = 256
+    enlarge: str = "bicubic"
     clean: bool = False
     threshold: int = 50
     max_width: int = 40
@@ -44,7 +47,7 @@ class Recipe:
         """The arguments of `scanline.remove_artifacts`, beside the films.
 
         Raises:
-          ValueError: `axes` names something else than rows and columns.
+          ValueError: `axes` names anything but rows and columns.
         """
         names = [name.strip() for name in self.axes.split(",")]
         if unknown := [name for name in names if name not in AXES]:
@@ -58,46 +61,56 @@ class Recipe:
         }
 
     def check(self) -> None:
-        """Refuses a cleaning that `scanline.remove_artifacts` could not do.
+        """Refuses an unknown way to enlarge, and a cleaning that `scanline.remove_artifacts` could not do.
 
         Raises:
           ValueError: names the field, what it holds and what it may hold.
         """
+        if self.enlarge not in ENLARGE:
+            raise ValueError(f"enlarge may be {', '.join(ENLARGE)}; got {self.enlarge!r}")
         options = {name: value for name, value in self.cleaning.items() if name != "spare_wide"}
         check_arguments(np.zeros((1, 1), np.uint8), **options)
         if self.edge_span > MAX_SPAN:  # the rule's program grows with it
             raise ValueError(f"edge_span must be at most {MAX_SPAN} pixels; got {self.edge_span}")
 
     def identity(self) -> dict[str, Any]:
-        """What tells two preparations of one folder apart.
+        """The fields that distinguish two preparations of one folder.
 
-        Where the lists lie is no matter, only what they say; nor how films would be cleaned that are not. Fields that
-        came later are left out at their defaults, so that the sets of before are found again.
+        The path of the lists does not count, only their content; cleaning options do not count without `clean`. Fields
+        added later are left out where they say what was done before them, so older sets are still found.
         """
-        told = asdict(self) | {"lists": ""}
+        fields = asdict(self) | {"lists": ""}
         if not self.clean:
-            told |= {name: _DEFAULTS[name] for name in CLEANING}
-        return {name: value for name, value in told.items() if name not in _LATER or value != _DEFAULTS[name]}
+            fields |= {name: _FORMER[name] for name in CLEANING}
+        return {name: value for name, value in fields.items() if name not in _LATER or value != _FORMER[name]}
 
 
 CLEANING: Final = ("threshold", "max_width", "edge_span", "axes", "spare_wide")
-_DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in fields(Recipe)}
-_LATER: Final = ("edge_span", "axes", "spare_wide")
+# Of a config without the field: runs made before 0.2 enlarged by areas.
+_FORMER: Final[dict[str, Any]] = {field.name: field.default for field in fields(Recipe)} | {"enlarge": "area"}
+_LATER: Final = ("enlarge", "edge_span", "axes", "spare_wide")
 
 
-def shrink(film: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (height, width) -> uint8 (size, size), by averaging areas, so that nothing aliases."""
-    if film.shape == (size, size):
-        return film
-    return np.asarray(Image.fromarray(film).resize((size, size), Image.Resampling.BOX))
+def shrink(film: np.ndarray, size: int, enlarge: str = "bicubic") -> np.ndarray:
+    """uint8 (height, width) -> uint8 (size, size); a longer side is shrunk by averaging areas, without aliasing.
+
+    A shorter side is enlarged by `enlarge`, a key of `ENLARGE`: "bicubic" (Pillow's; Keys 1981, a = -1/2), or "area",
+    which repeats pixels and is kept for networks that were trained so. Rows first, rounded to 8 bits, then columns: in
+    a single call, Pillow 13 starts with the columns where the film is tall, which earlier versions never do.
+    """
+    image = Image.fromarray(film)
+    for side, shape in enumerate([(size, film.shape[0]), (size, size)]):
+        now = image.size[side]
+        image = image if now == size else image.resize(shape, ENLARGE[enlarge] if now < size else AREA)
+    return np.asarray(image) if film.shape != (size, size) else film
 
 
 def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> list[np.ndarray]:
-    """Removes bright artefacts from at most `chunk` films of any shapes, those of one shape in one call."""
+    """Removes bright artefacts from at most `chunk` films of any shapes, one call per shape."""
     cleaned: dict[int, np.ndarray] = {}
     for shape in {film.shape for film in films}:
         places = [place for place, film in enumerate(films) if film.shape == shape]
-        # A full batch each time: the kernel is then compiled once a shape.
+        # Always a full batch, so the kernel is compiled once per shape.
         batch = np.zeros((chunk, *shape), np.uint8)
         batch[: len(places)] = [films[place] for place in places]
         done = np.asarray(remove_artifacts(batch, **recipe.cleaning))
@@ -106,12 +119,12 @@ def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> 
 
 
 def cache_of(config: ConfigDict) -> Path:
-    """Where `config.data` has prepared and simulated films kept; the command that prepares ahead calls it `--out`."""
+    """The folder for prepared and simulated films; `--out` of the command that prepares ahead."""
     return Path(config.cache).expanduser() if config.cache else cache_folder()
 
 
 def prepared_below(cache: Path) -> Path:
-    """Where in a cache prepared films lie, whoever prepared them; a cache may be named by that very folder."""
+    """The folder of prepared films in a cache; a cache may also be named by this folder itself."""
     return cache if cache.name == "prepared" else cache / "prepared"
 
 
@@ -121,5 +134,5 @@ def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
 
 
 def recipe_of(config: ConfigDict) -> Recipe:
-    """How `config.data` wants films to be prepared; a field that it lacks, as an old workdir's may, has its default."""
-    return Recipe(**{name: config.get(name, default) for name, default in _DEFAULTS.items()})
+    """The recipe in `config.data`; a field missing there (in an old workdir) has the value of runs before it."""
+    return Recipe(**{name: config.get(name, former) for name, former in _FORMER.items()})

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Status = Literal["ok", "doubtful", "refused"]
+COLUMNS: Final = ("status", "reasons")  # of a predictions CSV
 _RANK: Final[dict[Status, int]] = {"ok": 0, "doubtful": 1, "refused": 2}
 
 

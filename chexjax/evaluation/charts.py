@@ -21,7 +21,7 @@ from chexjax.evaluation.summary import History
 from chexjax.formats import UNDEFINED, format_figure
 from chexjax.models.network import ENSEMBLE
 
-# The k-th network's colour, on white; a page's style has the same as --c0, --c1, ..., and others in the dark.
+# The colour of the k-th network on white; a page's style repeats them as --c0, --c1, ..., with others for dark mode.
 COLOURS: Final = ("#1f6fb2", "#c8551b", "#6b7280", "#2b8a3e", "#8e44ad", "#b5302a")
 DIM: Final = "#5b6675"
 _THEME: Final = {colour: f"var(--c{k})" for k, colour in enumerate(COLOURS)} | {DIM: "var(--dim)"}
@@ -32,10 +32,10 @@ _STYLE: Final[dict[Any, Any]] = {
     "axes.spines.top": False,
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
-    "path.simplify_threshold": 0.4,  # of a point: a curve of 100,000 films has a few hundred
+    "path.simplify_threshold": 0.4,  # of a point; a curve of 100,000 films then has a few hundred
     "svg.fonttype": "none",
-    "svg.hashsalt": "chexjax",  # the same chart is the same text
-    "text.parse_math": False,  # a `$` in a file's name begins no formula
+    "svg.hashsalt": "chexjax",  # equal charts give equal text
+    "text.parse_math": False,  # a `$` in a file name starts no formula
     "xtick.color": DIM,
     "ytick.color": DIM,
 }
@@ -43,7 +43,7 @@ Draw = Callable[[Axes], None]
 
 
 def colour_of(k: int) -> str:
-    """The colour of the k-th network; they come round again."""
+    """The colour of the k-th network; colours repeat."""
     return COLOURS[k % len(COLOURS)]
 
 
@@ -51,7 +51,7 @@ def colour_of(k: int) -> str:
 
 
 def draw_losses(axes: Axes, history: History, names: Sequence[str]) -> None:
-    """Cross-entropy of training (dashed) and validation against the epoch, a colour a network."""
+    """Cross-entropy in training (dashed) and validation against the epoch, one colour per network."""
     for k, name in enumerate(names):
         if name != ENSEMBLE:
             for key, line, part in (("train/{}/cross_entropy", "--", "training"), ("val/{}/loss", "-", "validation")):
@@ -62,7 +62,7 @@ def draw_losses(axes: Axes, history: History, names: Sequence[str]) -> None:
 
 
 def draw_aurocs(axes: Axes, history: History, names: Sequence[str]) -> None:
-    """Mean validation AUROC against the epoch, a colour a network."""
+    """Mean validation AUROC against the epoch, one colour per network."""
     for k, name in enumerate(names):
         points = [(entry["epoch"], entry[f"val/{name}/auroc"]) for entry in history]
         axes.plot(*_columns(points), ".-", color=colour_of(k), label=name)
@@ -70,7 +70,7 @@ def draw_aurocs(axes: Axes, history: History, names: Sequence[str]) -> None:
 
 
 def draw_roc(axes: Axes, labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
-    """The ROC curves of one finding, a colour a model; labels and each model's scores are (films,)."""
+    """The ROC curves of one finding, one colour per model; labels and each model's scores are (films,)."""
     axes.plot([0, 1], [0, 1], ":", color=DIM)
     is_defined = metrics.why_undefined(labels) is None
     for k, (name, own) in enumerate(scores.items()):
@@ -80,7 +80,7 @@ def draw_roc(axes: Axes, labels: np.ndarray, scores: Mapping[str, np.ndarray]) -
 
 
 def draw_reliability(axes: Axes, labels: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> None:
-    """The share found against the probability predicted, of one finding; the axes end where the predictions do."""
+    """Observed share against predicted probability of one finding; the axes end where the predictions do."""
     end = 0.1
     for k, (name, own) in enumerate(probabilities.items()):
         curve = metrics.reliability_curve(labels, own)

@@ -89,6 +89,7 @@ def evaluate(checkpoint: Path, data: ConfigDict, out: Path, split: str = "all", 
     where = f"{data.source}, {split} films"
     found = summarize_external(predictions, thresholds, best.config, best.step, where, films.findings, notes)
     found |= {
+        "history": [],
         "checkpoint": printable(checkpoint),
         "source": data.source,
         "dir": printable(data.dir),

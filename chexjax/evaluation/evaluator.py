@@ -1,4 +1,4 @@
-"""Networks over a split: variables and batches in, logits of every film out."""
+"""Applies networks to a split: variables and batches in, the logits of every film out."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ Predictor = Callable[[dict[str, PyTree], jax.Array], dict[str, jax.Array]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the networks say of a split's films.
+    """The networks' predictions for the films of a split.
 
-    `probabilities` holds float64 (films, findings) per network and, of several, for their "ensemble", the mean of their
-    probabilities. `losses` is each network's binary cross-entropy, the mean over what is known; NaN where nothing is.
+    `probabilities` holds float64 (films, findings) per network and, if there are several, for "ensemble", the mean of
+    their probabilities. `losses` is each network's binary cross-entropy over the known labels; NaN if none is known.
     """
 
     films: Part
@@ -37,14 +37,14 @@ class Predictions:
 
     @property
     def aurocs(self) -> dict[str, np.ndarray]:
-        """Per network and for the ensemble, float64 (14,); NaN for a finding without positives (or negatives)."""
+        """Per network and for the ensemble, float64 (findings,); NaN for a finding without positives or negatives."""
         return {name: np.asarray(metrics.auroc(self.films.labels, p)) for name, p in self.probabilities.items()}
 
 
 def create_predictor(networks: Mapping[str, Apply], mean: float, std: float, views: str = "one") -> Predictor:
-    """A function over all local devices that applies every network to a batch, by running statistics.
+    """A function over all local devices that applies every network to a batch, in evaluation mode.
 
-    Of several `views` (a key of `views.VIEWS`) the logits are those of the mean probability.
+    With several `views` (a key of `views.VIEWS`), the logits are those of the mean probability.
     """
 
     def predict(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
@@ -68,24 +68,34 @@ def predict_split(
 
     `done` is told of every batch how many films it held.
     """
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in variables}
+    return summarize(films, run_split(predictor, variables, batches, done))
+
+
+def run_split(
+    predictor: Predictor,
+    variables: dict[str, PyTree],
+    batches: Iterable[dict[str, Any]],
+    done: Callable[[int], Any] = lambda films: None,
+) -> dict[str, np.ndarray]:
+    """What `predictor` gives of every film, per network (films, outputs), in the order of the films."""
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in variables}
     order: list[np.ndarray] = []
     for batch in batches:
         output = predictor(variables, batch["image"])
         if not order:
-            meet("the predictor is compiled")  # which takes one process longer than another
+            meet("the predictor is compiled")  # which takes longer in some processes than in others
         gathered = gather({"film": batch["film"], "mask": batch["mask"], **output})
         real = gathered.pop("mask").reshape(-1)
         order.append(gathered.pop("film").reshape(-1)[real])
         done(int(real.sum()))
         for name, values in gathered.items():
-            logits[name].append(values.reshape(-1, values.shape[-1])[real])
+            outputs[name].append(values.reshape(-1, values.shape[-1])[real])
     rows = np.argsort(np.concatenate(order))
-    return summarize(films, {name: np.concatenate(parts)[rows] for name, parts in logits.items()})
+    return {name: np.concatenate(parts)[rows] for name, parts in outputs.items()}
 
 
 def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The batch on the host; of several processes, all their shares."""
+    """The batch on the host; with several processes, the shares of all."""
     if jax.process_count() == 1:
         return {key: np.asarray(value) for key, value in batch.items()}
     return multihost_utils.process_allgather({key: np.asarray(value) for key, value in batch.items()})

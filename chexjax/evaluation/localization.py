@@ -1,8 +1,8 @@
-"""Does a map lie where the finding is? Maps and true boxes in, shares of hits out, always beside two controls.
+"""Do maps point at the finding? Maps and true boxes in, hit rates out, always beside two controls.
 
-A case is one finding on one film: a map (height, width), higher where the film speaks for the finding, and the true
-boxes. True boxes are (left, top, width, height) in shares of the film. Two things of a map are judged, and both are
-what a user sees (`chexjax.explain.maps`):
+A case is one finding on one film: a map (height, width), higher where the film supports the finding, and the true
+boxes, (left, top, width, height) as fractions of the film. Two things are judged, both as a user sees them
+(`chexjax.explain.maps`):
 
 - its box: the first one, which bounds the region that holds the map's peak. It hits where its IoU (or IoBB, the share
   of it that lies inside) with a true box is at least a threshold (Wang et al., "ChestX-ray8", CVPR 2017, section 4.3).
@@ -10,8 +10,8 @@ what a user sees (`chexjax.explain.maps`):
 - its peak: the pointing game, which is won where the centre of the highest cell lies in a true box (Zhang et al.,
   "Top-down neural attention by excitation backprop", ECCV 2016; without a margin).
 
-A large box is hit by accident. So the same is always said of random maps of the same resolution, and of a map that
-knows only that findings lie near the middle of a film.
+A large box is often hit by chance. So the same figures are always given for random maps of the same resolution, and
+for a map that only knows that findings lie near the middle of a film.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from scipy import stats
 from chexjax.data.augment import normalize
 from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
-from chexjax.explain.cam import class_activation_map
+from chexjax.explain.cam import usual_map
 from chexjax.explain.maps import average_maps, boxes_on_film, peak_point
 from chexjax.models.network import ENSEMBLE
 from chexjax.workdir.restore import Restored
@@ -35,8 +35,8 @@ RANDOM: Final = "random map"
 CENTRE: Final = "centre prior"
 THRESHOLDS: Final = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
 SIZE: Final = (1024, 1024)  # width and height of the NIH's films, in pixels
-_DRAWS: Final = 20  # random maps a case, out of
-_POOL: Final = 1024  # that are drawn
+_DRAWS: Final = 20  # random maps per case, drawn from
+_POOL: Final = 1024  # that many
 _STD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
 
 TrueBoxes = np.ndarray  # float (boxes, 4)
@@ -65,7 +65,7 @@ def locate(map2d: np.ndarray, size: tuple[int, int] = SIZE) -> Located | None:
 
 
 class Judged(NamedTuple):
-    """How each case came out, float64 (cases,) each: the box's best IoU and IoBB, 1 where the peak lies in a box."""
+    """The result of each case, float64 (cases,): the best IoU and IoBB of the box; 1 if the peak lies in a true box."""
 
     iou: np.ndarray
     iobb: np.ndarray
@@ -73,7 +73,7 @@ class Judged(NamedTuple):
 
 
 def judge(maps: Sequence[np.ndarray], boxes: Sequence[TrueBoxes], size: tuple[int, int] = SIZE) -> Judged:
-    """Judges a map (height, width) a case against its true boxes; a flat map hits nothing."""
+    """Judges the map (height, width) of each case against its true boxes; a flat map hits nothing."""
     return _judge([locate(map2d, size) for map2d in maps], boxes)
 
 
@@ -106,10 +106,10 @@ def _intersections(box: Sequence[float], truth: TrueBoxes) -> np.ndarray:
 def localize(
     maps: Mapping[str, Sequence[np.ndarray]], boxes: Sequence[TrueBoxes], findings: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
-    """Shares of hits of each source of maps and of the two controls, over all cases and per finding.
+    """Hit rates of each source of maps and of the two controls, over all cases and per finding.
 
     Args:
-      maps: name -> a map a case, e.g. of each network. All sources judge the same cases.
+      maps: name (of a network, say) -> one map per case. All names cover the same cases.
       boxes: the true boxes of each case.
       findings: of each case.
       seed: of the random maps.
@@ -160,7 +160,7 @@ def centre_prior() -> np.ndarray:
     return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
 
 
-# A checkpoint on a split
+# A checkpoint on the films of a split
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Example:
-    """One finding on one film, with where the networks look: uint8 film (height, width), float map (h, w).
+    """One finding on one film with its map: uint8 film (height, width), float map (h, w).
 
     `boxes` are the true ones, perhaps none; `kind` says why the film is shown.
     """
@@ -194,7 +194,8 @@ def evaluate_localization(
 ) -> tuple[dict[str, Any], list[Example]]:
     """Localisation of every network (and their ensemble) on a split's boxes, and examples of films with maps.
 
-    The maps are class activation maps, which `predict` shows by default. Only this process's devices are used.
+    The maps are those that `predict` shows by default: class activation maps; of a ViT Grad-CAM. Only this process's
+    devices are used.
 
     Args:
       source: the split's records, as `Prepared.source` gives them; the films of `predictions` in the same order.
@@ -240,9 +241,9 @@ def boxed_cases(source: Any, findings: Sequence[str]) -> list[Case]:
 
 
 def choose_examples(predictions: Predictions, findings: Sequence[str]) -> list[tuple[int, str, str]]:
-    """Per finding the film with it that the networks are surest of, and the one they miss most: (film, finding, kind).
+    """For each finding, the positive films with the highest and the lowest probability: (film, finding, kind).
 
-    Chosen by the ensemble where there are several networks: the best and the worst, so that neither flatters.
+    Chosen by the ensemble if there are several networks. Best and worst are both shown, so the choice does not flatter.
     """
     probabilities = predictions.probabilities.get(ENSEMBLE, next(iter(predictions.probabilities.values())))
     chosen = []
@@ -269,7 +270,7 @@ def map_films(
         loaded = [records[film] for film in films[start : start + size]]
         batch = pad({"image": np.stack([r["image"] for r in loaded]), "label": np.zeros(len(loaded))}, size)
         x = normalize(jnp.asarray(batch["image"]), best.config.data.mean, best.config.data.std)
-        own = {name: class_activation_map(model, best.variables[name], x) for name, model in best.models.items()}
+        own = {name: usual_map(model, best.variables[name], x) for name, model in best.models.items()}
         if len(own) > 1:
             own[ENSEMBLE] = average_maps(list(own.values()))
         pixels.append(batch["image"][: len(loaded), ..., 0])

@@ -1,17 +1,15 @@
-"""Figures out of labels and scores, and how sure they are. Arrays in, float64 out; nothing here knows a network.
+"""Metrics of labels and scores, with their confidence intervals. Arrays in, float64 out; no network is needed.
 
-Labels are (films,) or (films, findings); scores and probabilities have the same shape. A figure of one finding is a
-float, of several an array (findings,). What cannot be told (a finding that no film has, or every film) is NaN;
-`why_undefined` says why.
+Labels are (films,) or (films, findings); scores and probabilities have the same shape. A metric is a float for one
+finding, an array (findings,) for several. Where it is not defined (no film has the finding, or every film does) it is
+NaN, and `why_undefined` gives the reason.
 
-A label is 0 (absent), 1 (present), between them soft, or NaN (not known). Every figure here but the cross-entropy asks
-to which of two classes a film belongs. So it leaves out, finding by finding, the films whose label is NaN or soft;
-`count_films` says how many are left, and how many of them have the finding. The cross-entropy takes soft labels as the
-probabilities that they are.
+A label is 0 (absent), 1 (present), between them soft, or NaN (not known). All metrics but the cross-entropy need
+one of two classes, so they leave out, finding by finding, the films whose label is NaN or soft; `count_films` gives the
+number left and the positives among them. The cross-entropy takes soft labels as probabilities.
 
-Films of one patient look alike, so intervals that take films for independent come out too narrow. Where `patients` is
-given, films of a patient are kept together: in the bootstrap by drawing patients, in DeLong's method by Obuchowski's
-extension of it.
+Films of one patient are alike, so intervals that treat films as independent are too narrow. With `patients`, a
+patient's films are kept together: the bootstrap draws patients, and DeLong's method is used in Obuchowski's extension.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ from scipy import stats
 
 Figure = Any  # float, or float64 (findings,)
 
-LEVEL: Final = 0.95  # of every interval, unless said
+LEVEL: Final = 0.95  # the default of every interval
 BINS: Final = 15  # of the calibration figures; Guo et al. 2017 use 15
 _RESAMPLES_AT_ONCE: Final = 250  # the running sums of 14 findings then stay in a core's cache
 
@@ -39,7 +37,7 @@ class Interval(NamedTuple):
 
 
 class PairedTest(NamedTuple):
-    """Two models on the same films: AUROC of the first less that of the second, its interval, z, two-sided p-value."""
+    """Two models on the same films: the difference of AUROC (first minus second), its interval, z, two-sided p."""
 
     difference: Figure
     low: Figure
@@ -49,7 +47,7 @@ class PairedTest(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How films fall at a threshold; counts."""
+    """The confusion counts at a threshold."""
 
     true_positives: int
     false_positives: int
@@ -73,7 +71,7 @@ class Confusion(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What the figures of a finding stand on: the films of which it is known, and those that have it."""
+    """The films behind a metric: those where the finding is known, and the positives among them."""
 
     known: Any  # int, or int64 (findings,)
     positives: Any
@@ -94,9 +92,9 @@ class Reliability(NamedTuple):
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> Figure:
-    """Area under the ROC curve: the share of pairs (with, without the finding) in right order; ties count half.
+    """Area under the ROC curve: the share of pairs (with, without the finding) in the right order; ties count half.
 
-    Only the order of the scores matters. NaN where the labels are all alike: there is nothing to tell apart.
+    Only the order of the scores matters. NaN if all labels are equal.
     """
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
@@ -108,9 +106,9 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> Figure:
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> Figure:
-    """Precision averaged over the steps in recall, without interpolation; films of one score come together.
+    """Precision averaged over the steps in recall, without interpolation; films with equal scores count as one step.
 
-    What a score without information reaches is the finding's prevalence, so read it beside that. NaN without positives.
+    An uninformative score reaches the prevalence of the finding, so read it beside that. NaN without positives.
     """
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
@@ -122,7 +120,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> Figure:
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ROC curve of one finding, from the strictest threshold to the laxest.
+    """The ROC curve of one finding, from the highest threshold to the lowest.
 
     Returns:
       False positive rate, true positive rate and threshold, float64 (points,); a film is called where its score is at
@@ -136,14 +134,14 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndar
 
 
 def mean_over_findings(figures: ArrayLike) -> float:
-    """The mean of the findings that have a figure; NaN where none has."""
+    """The mean over the findings where the metric is defined; NaN if there are none."""
     present = np.asarray(figures, np.float64)
     present = present[np.isfinite(present)]
     return float(present.mean()) if present.size else float("nan")
 
 
 def count_films(labels: ArrayLike) -> Counts:
-    """How many films the figures of each finding stand on: those labelled 0 or 1, and those labelled 1."""
+    """The films that count for each finding: those labelled 0 or 1, and those labelled 1."""
     labels = np.asarray(labels)
     negatives, positives = ((labels == value).sum(axis=0) for value in (0, 1))
     counts = Counts(negatives + positives, positives)
@@ -174,13 +172,13 @@ def delong_interval(
     characteristic curves", Biometrics 1988; in O(n log n) as Sun and Xu do it (IEEE Signal Processing Letters 2014).
 
     Args:
-      patients: (films,) of anything; films of one patient then count as dependent (Obuchowski, "Nonparametric analysis
-        of clustered ROC curve data", Biometrics 1997). None: each film stands alone, which is DeLong's own method.
+      patients: (films,), any identifiers; films of one patient then count as dependent (Obuchowski, "Nonparametric
+        analysis of clustered ROC curve data", Biometrics 1997). None: films are independent, DeLong's original method.
       level: coverage.
 
     Returns:
-      Low and high; NaN with fewer than two films (or patients) with or without the finding. Where no pair is out of
-      order the variance is 0 and the interval a point: then the method has nothing to say.
+      Low and high; NaN with fewer than two films (or patients) with or without the finding. If every pair is in
+      order, the variance is 0 and the interval a point, which then says nothing about the uncertainty.
     """
     labels, scores = _checked(labels, scores)
     if labels.ndim == 2:
@@ -194,10 +192,10 @@ def delong_interval(
 def delong_test(
     labels: ArrayLike, scores: ArrayLike, other: ArrayLike, patients: ArrayLike | None = None, level: float = LEVEL
 ) -> PairedTest:
-    """DeLong's paired test of two models on the same films: is the first one's AUROC another than the second's?
+    """DeLong's paired test of two models on the same films: do their AUROCs differ?
 
     Source and arguments as for `delong_interval`; `other` holds the second model's scores. z is 0 and p is 1 where
-    the two order all films alike; NaN where an area is.
+    both order all films alike; NaN if an AUROC is.
     """
     labels, scores = _checked(labels, scores)
     labels, other = _checked(labels, other)
@@ -218,7 +216,7 @@ def delong_test(
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values (tests,) after Holm's step-down correction for having made them all; NaN stays and is no test.
+    """p-values (tests,) after Holm's step-down correction for multiple tests; a NaN stays and counts as no test.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 1979.
     """
@@ -241,11 +239,11 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
-    """The AUROC's percentile interval over resamples of patients, whose films are drawn together.
+    """The percentile interval of the AUROC over resamples of patients; a patient's films are drawn together.
 
     Args:
-      patients: (films,) of anything that tells patients apart; None draws film by film.
-      resamples: how many; the interval's ends then carry a sampling error of their own.
+      patients: (films,), any identifiers; None draws single films.
+      resamples: their number; few resamples leave a sampling error in the interval's ends.
       seed: the same seed draws the same patients, on any device.
       level: coverage.
 
@@ -264,11 +262,11 @@ def bootstrap_aurocs(
     """The AUROC of every finding in every resample of the patients: float64 (resamples, findings).
 
     A resample in which a finding has one class only has NaN there. All findings see the same patients, and so do two
-    models with the same seed: means over findings and differences of models are taken resample by resample. Patients
-    are drawn from all; in a resample, too, a finding's figure is that of the films of which it is known.
+    models with the same seed: means over findings and differences between models are taken resample by resample.
+    Patients are drawn from all; within a resample, a finding's AUROC uses the films where it is known.
 
-    A patient drawn twice counts twice, so a resample is the films with whole weights, and one sort of the films serves
-    them all: see `_weighted_pairs`.
+    A patient drawn twice counts twice, so a resample is a set of integer weights, and the films are sorted once for all
+    resamples: see `_weighted_pairs`.
     """
     labels, scores = _checked(labels, scores)
     if labels.ndim == 1:
@@ -276,12 +274,12 @@ def bootstrap_aurocs(
     if not labels.size:
         return np.full((resamples, labels.shape[1]), np.nan)
     cluster = _clusters(patients, len(labels))
-    # Ascending scores; of equal ones, first the films without the finding, last those of which it is not known.
+    # Ascending scores; among equals, negatives first, unknown labels last.
     order = np.stack([np.lexsort((labels[:, k], scores[:, k])) for k in range(labels.shape[1])], axis=1)
     in_order = np.take_along_axis(scores, order, axis=0)
     rises = np.concatenate([np.ones((1, order.shape[1]), bool), in_order[1:] != in_order[:-1]])
     positive = np.take_along_axis(labels, order, axis=0) > 0
-    # Films of a patient who is never drawn fill up, so that few shapes are compiled; so does what is not known.
+    # Padded with films of a patient who is never drawn, so few shapes are compiled; so are unknown labels.
     people, filling = int(cluster.max()) + 1, ((0, _rounded(len(labels)) - len(labels)), (0, 0))
     owners = cluster[order].astype(np.int32)
     owners[np.isnan(np.take_along_axis(labels, order, axis=0))] = people
@@ -289,7 +287,7 @@ def bootstrap_aurocs(
         jnp.asarray(np.pad(column, filling, constant_values=value))
         for column, value in ((owners, people), (positive, False), (rises, False))
     ]
-    # Drawn here, not by jax.random: scattering is what XLA does slowest on a CPU.
+    # Drawn by NumPy, not jax.random: XLA scatters slowly on a CPU.
     random, width = np.random.default_rng(seed), min(resamples, _RESAMPLES_AT_ONCE)
 
     def draw(_: int) -> np.ndarray:
@@ -312,8 +310,8 @@ def bootstrap_aurocs(
 def _weighted_pairs(draws: jax.Array, films: jax.Array, positive: jax.Array, rises: jax.Array) -> tuple[jax.Array, ...]:
     """One walk over the films in ascending order, for all findings and resamples at once.
 
-    Each positive film meets the negatives so far: those below it count twice, those of equal score once. The walk is
-    in whole numbers, so it is exact whatever the device.
+    Each positive film is paired with the negatives seen so far: those below it count twice, those with an equal score
+    once. All arithmetic is in integers, so it is exact on every device.
 
     Args:
       draws: uint8 (patients, resamples).
@@ -347,12 +345,12 @@ def _weighted_pairs(draws: jax.Array, films: jax.Array, positive: jax.Array, ris
 
 
 def percentile_interval(samples: ArrayLike, level: float = LEVEL) -> Interval:
-    """The middle `level` of `samples` (resamples, ...), NaN left out; NaN where nothing is left."""
+    """The central `level` of `samples` (resamples, ...), ignoring NaN; NaN if all are."""
     samples = np.asarray(samples, np.float64)
     tail = 50.0 * (1.0 - level)
-    told = np.isfinite(samples).any(axis=0)
-    ends = np.nanpercentile(np.where(told, samples, 0.0), [tail, 100.0 - tail], axis=0)
-    low, high = np.where(told, ends, np.nan)
+    is_defined = np.isfinite(samples).any(axis=0)
+    ends = np.nanpercentile(np.where(is_defined, samples, 0.0), [tail, 100.0 - tail], axis=0)
+    low, high = np.where(is_defined, ends, np.nan)
     return Interval(low, high) if samples.ndim > 1 else Interval(float(low), float(high))
 
 
@@ -366,13 +364,13 @@ def cross_entropy(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """
     labels, logits = np.asarray(labels, np.float64), np.asarray(logits, np.float64)
     known = ~np.isnan(labels)
-    with np.errstate(invalid="ignore"):  # a diverged network's NaN is the caller's to tell
+    with np.errstate(invalid="ignore"):  # the caller reports the NaN of a diverged network
         each = np.logaddexp(0.0, logits) - np.where(known, labels, 0.0) * logits
         return np.where(known, each, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
 def mean_cross_entropy(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The same over all findings: the mean over every film and finding that is known, as training minimises it."""
+    """The mean over every known film and finding, which is what training minimises."""
     known = (~np.isnan(np.asarray(labels, np.float64))).mean(axis=0)
     each = np.where(known > 0, cross_entropy(labels, logits), 0.0)
     return float((each * known).mean() / known.mean()) if known.any() else float("nan")
@@ -389,13 +387,13 @@ def brier(labels: ArrayLike, probabilities: ArrayLike) -> Figure:
 
 
 def reliability_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
-    """Of one finding: what was predicted and what was found, in `bins` of equal width over [0, 1]."""
+    """Predicted probability and observed share of one finding, in `bins` of equal width over [0, 1]."""
     labels, probabilities = _known(*_checked(labels, probabilities))
-    place = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
-    films = np.bincount(place, minlength=bins)
+    bin_index = np.searchsorted(np.linspace(0.0, 1.0, bins + 1)[1:-1], probabilities)
+    films = np.bincount(bin_index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        predicted = np.bincount(place, probabilities, minlength=bins) / films
-        observed = np.bincount(place, labels, minlength=bins) / films
+        predicted = np.bincount(bin_index, probabilities, minlength=bins) / films
+        observed = np.bincount(bin_index, labels, minlength=bins) / films
     return Reliability(predicted, observed, films)
 
 
@@ -420,12 +418,12 @@ def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins
 def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     """The threshold with the greatest sensitivity + specificity of one finding; of several, the strictest.
 
-    A film is called where its score is at least the threshold. NaN where the labels are all alike.
+    A film is called where its score is at least the threshold. NaN if all labels are equal.
     Youden, "Index for rating diagnostic tests", Cancer 1950.
     """
     labels, scores = _known(*_checked(labels, scores))
     values, positives, negatives = (tally[::-1] for tally in _tally(labels, scores))
-    # Over the common denominator, in whole numbers: ties are then ties.
+    # In integers over the common denominator, so ties are exact.
     gain = np.cumsum(positives) * negatives.sum() - np.cumsum(negatives) * positives.sum()
     return float(values[int(np.argmax(gain))]) if why_undefined(labels) is None else float("nan")
 
@@ -450,10 +448,10 @@ def confusion(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Confusi
 
 
 def convergence_epoch(losses: list[float], tolerance: float) -> int | None:
-    """The first epoch (counted from 1) after which the loss never falls by more than `tolerance` below its value there.
+    """The first epoch (from 1) whose loss no later epoch undercuts by more than `tolerance`.
 
-    The report's "epoch of convergence": after it, a smaller loss almost never comes. The last epoch counts only as one
-    after which nothing came, so a curve that is still falling converges at its end. None without any epoch.
+    The report's "epoch of convergence". A curve that is still falling at the end converges in its last epoch. None if
+    there is no epoch.
     """
     for epoch, loss in enumerate(losses, start=1):
         later = losses[epoch:]
@@ -462,11 +460,11 @@ def convergence_epoch(losses: list[float], tolerance: float) -> int | None:
     return None
 
 
-# What the above share
+# Shared helpers
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64 arrays of one shape, the scores without NaN; labels are 0, 1, and NaN where there is no class."""
+    """Both as float64 arrays of one shape, the scores without NaN; labels are 0, 1, or NaN where there is no class."""
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
     if labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} differ in shape")
@@ -482,13 +480,13 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def _known(labels: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The films of one finding, labels (films,), that have a class; of `others` the same rows."""
+    """The films of one finding, labels (films,), that have a class, and the same rows of `others`."""
     known = ~np.isnan(labels)
     return (labels, *others) if known.all() else tuple(array[known] for array in (labels, *others))
 
 
 def _rounded(count: int) -> int:
-    """A little more than `count`: one of eight sizes between two powers of two, and at least 1,024."""
+    """`count` rounded up to one of eight sizes between two powers of two, at least 1,024."""
     step = max(2 ** (count.bit_length() - 4), 128)
     return max(-(-count // step) * step, 1024)
 
@@ -498,14 +496,14 @@ def _by_finding(figure: Any, labels: np.ndarray, scores: np.ndarray) -> np.ndarr
 
 
 def _tally(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different scores, ascending, and how many films with and without the finding have each."""
-    values, place = np.unique(scores, return_inverse=True)
-    positives = np.bincount(place, labels, minlength=len(values))
-    return values, positives, np.bincount(place, minlength=len(values)) - positives
+    """The distinct scores in ascending order, with their numbers of positive and negative films."""
+    values, rank = np.unique(scores, return_inverse=True)
+    positives = np.bincount(rank, labels, minlength=len(values))
+    return values, positives, np.bincount(rank, minlength=len(values)) - positives
 
 
 def _clusters(patients: ArrayLike | None, films: int) -> np.ndarray:
-    """The number of each film's patient, counted from 0; without patients each film has its own."""
+    """The index of each film's patient; without `patients`, each film is its own."""
     if patients is None:
         return np.arange(films)
     _, cluster = np.unique(np.asarray(patients), return_inverse=True)
@@ -518,7 +516,7 @@ def _delong(labels: np.ndarray, scores: np.ndarray, cluster: np.ndarray) -> tupl
     """AUROCs (models,) of one finding and their covariance (models, models), from scores (films, models).
 
     A film's placement is the share of films of the other class that it is in right order with. Their mean is the AUROC,
-    their spread its variance (DeLong 1988, equations 4 to 6); summed by patient, Obuchowski's (1997, section 2).
+    their covariance gives its variance (DeLong 1988, equations 4 to 6; summed by patient: Obuchowski 1997, section 2).
     """
     has = labels > 0
     films, models = len(labels), scores.shape[1]
@@ -527,12 +525,12 @@ def _delong(labels: np.ndarray, scores: np.ndarray, cluster: np.ndarray) -> tupl
         return np.full(models, np.nan), np.full((models, models), np.nan)
     placement = np.empty((films, models))
     for k in range(models):
-        values, place = np.unique(scores[:, k], return_inverse=True)
-        p = np.bincount(place, labels, minlength=len(values))
-        n = np.bincount(place, minlength=len(values)) - p
+        values, rank = np.unique(scores[:, k], return_inverse=True)
+        p = np.bincount(rank, labels, minlength=len(values))
+        n = np.bincount(rank, minlength=len(values)) - p
         below = np.cumsum(n) - n / 2.0
         above = positives - np.cumsum(p) + p / 2.0
-        placement[:, k] = np.where(has, below[place] / negatives, above[place] / positives)
+        placement[:, k] = np.where(has, below[rank] / negatives, above[rank] / positives)
     area = placement[has].mean(axis=0)
     # Deviations from the mean, summed over each patient's films of a class: (patients, models) each.
     deviation = (placement - area) / np.where(has, positives, negatives)[:, None]

@@ -1,4 +1,4 @@
-"""`report.html`: a run, or a score, on one page that stands alone: light or dark, wide or narrow, no script."""
+"""`report.html`: a run, or a score, on one self-contained page: light or dark, wide or narrow, without scripts."""
 
 import base64
 import io
@@ -12,17 +12,19 @@ from chexjax.evaluation.predictions import Matched
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
+from chexjax.explain.check import maps_table
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
 from chexjax.findings import is_nih
 from chexjax.models.network import ENSEMBLE
 from chexjax.templates import render
 
-if TYPE_CHECKING:  # they load TFDS, which scoring does not need
+if TYPE_CHECKING:  # imported late: it loads TFDS, which scoring does not need
     from chexjax.data.prepared import Part
     from chexjax.data.sources.merge import Counts
     from chexjax.evaluation.evaluator import Predictions
     from chexjax.evaluation.localization import Example
+    from chexjax.trust.kept import Trust
 
 _SIDE: Final = 320  # of the example films, in pixels
 
@@ -36,6 +38,7 @@ def run_page(
     examples: Sequence["Example"],
     findings: Sequence[str],
     sources: Mapping[str, "Counts"],
+    trust: "Trust",
 ) -> str:
     """The page of a training run.
 
@@ -44,12 +47,25 @@ def run_page(
       parts: the films of each part of the split.
       sources: what each source gives to them, `Prepared.sources()`.
       examples: films to show.
+      trust: what was fitted on validation; `found["trust"]` says how it does on these films.
     """
     simulated, nih = config.data.source == "phantom" and not config.data.sources, is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
     shared = _sections(found, config, parts, predictions, examples, findings, sources)
-    headings = ["Results", "Training", *_HEADINGS]
+    labels, probabilities = predictions.films.labels, predictions.probabilities
+    best = next(name for name in (ENSEMBLE, *found["networks"]) if name in found["networks"])
+    reliable = {**probabilities, f"{best}, calibrated": trust.calibrations[best].apply(probabilities[best])}
+    shared["reliability"] = charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings))
+    shared["reliable"] = list(reliable)
+    shared["tables"] |= {
+        "fitted": tables.fitted_calibration_table(found, best, findings),
+        "abstaining": tables.abstaining_table(found, best, findings),
+        "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
+        "maps": Table("Maps", *maps_table(found["maps"]["maps"])) if found["maps"] else None,
+    }
+    films, ending = _HEADINGS[:3], _HEADINGS[3:]
+    headings = ["Results", "Training", *films, "Abstaining", "The gate", *ending]
     if nih:
         headings.insert(1, "Published figures")
     return render(
@@ -59,6 +75,7 @@ def run_page(
         subtitle=f"{config.regime} training of {shared['models']}; {found['films']:,} {found['split']} films, "
         f"step {found['step']}",
         headings=headings,
+        best=best,
         source=simulation if simulated else f"{config.data.sources or config.data.dir}, split {config.data.split}",
         simulated=simulated,
         nih=nih,
@@ -136,10 +153,12 @@ def _sections(
             "sources": tables.sources_table(sources, findings),
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
+            "maps": None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
         "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
         "reliability": charts.as_svg(charts.by_finding(charts.draw_reliability, labels, probabilities, findings)),
+        "reliable": list(probabilities),
         "examples": [
             {
                 "finding": example.finding,

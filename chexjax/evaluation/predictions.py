@@ -1,8 +1,9 @@
-"""The predictions CSV: a film a row, a number a finding; written, read, and joined with a table of labels.
+"""The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
-It has the column `Image Index` and one a finding, named `Atelectasis` or `prob_Atelectasis`, in any order; gzip or not.
-Other columns (an index, `No Finding`, a count of models) are passed over, and named. Numbers are probabilities; where
-some lie outside 0 to 1 they are logits, or whatever the model gives, and count by their order alone.
+It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
+not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
+Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
+lies outside 0 to 1, they are logits or other scores, of which only the order counts.
 """
 
 import csv
@@ -18,22 +19,23 @@ import numpy as np
 from chexjax.data.sources import nih
 from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.data.sources.tables import is_film_name, parse_age
+from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import cell, read_text, text_of
 from chexjax.findings import FILM as NAME
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
-# Columns of tables that are no findings, whatever stands in them.
+# Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
-_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *_OF_PATIENTS}
+_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *COLUMNS, *_OF_PATIENTS}
 
 
 @dataclass(frozen=True)
 class PredictionFile:
     """A predictions CSV.
 
-    `probabilities` is float64 (films, findings), as it is written: any finite numbers. `findings` are those that were
-    asked for and have a column; `passed_over` are the columns of others.
+    `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
+    for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class PredictionFile:
     findings: tuple[str, ...]
     probabilities: np.ndarray
     passed_over: tuple[str, ...] = ()
+    refused: int = 0
 
     @property
     def are_probabilities(self) -> bool:
@@ -49,16 +52,16 @@ class PredictionFile:
 
     def rows(self, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
         """The probabilities of `names` for `findings`."""
-        place = {name: k for k, name in enumerate(self.names)}
+        row = {name: k for k, name in enumerate(self.names)}
         columns = [self.findings.index(finding) for finding in findings]
-        return self.probabilities[[place[name] for name in names]][:, columns]
+        return self.probabilities[[row[name] for name in names]][:, columns]
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The films that are scored: labels float32 (films, findings), NaN not known; each model's numbers; the rows.
+    """The films to score: labels float32 (films, findings), NaN not known; each model's numbers; the label rows.
 
-    `ranked_only` names the models whose numbers are no probabilities.
+    `ranked_only` names the models whose numbers are not probabilities.
     """
 
     names: tuple[str, ...]
@@ -70,7 +73,7 @@ class Matched:
 
     @property
     def probabilities(self) -> dict[str, np.ndarray]:
-        """Of the models whose numbers are probabilities."""
+        """The numbers of the models that give probabilities."""
         return {name: numbers for name, numbers in self.models.items() if name not in self.ranked_only}
 
     @property
@@ -79,9 +82,9 @@ class Matched:
 
 
 def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarray, findings: Sequence[str]) -> None:
-    """Writes probabilities (films, findings), each with as many digits as it takes to read the same float64 back.
+    """Writes probabilities (films, findings) with enough digits to read the same float64 back.
 
-    Of probabilities by `models.probability.probability_of` the order of the logits so survives.
+    Probabilities from `models.probability.probability_of` so keep the order of the logits.
     """
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
@@ -91,7 +94,7 @@ def write_predictions(path: Path, names: Sequence[str], probabilities: np.ndarra
 
 
 def columns_of(path: Path) -> tuple[str, ...]:
-    """The names that the columns of a predictions CSV may be findings by, in its order.
+    """The column names of a predictions CSV that may be findings, in its order.
 
     Raises:
       DataError: as `read_predictions`; an empty file.
@@ -105,7 +108,7 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
-    """Reads what a predictions CSV says of `findings`; those without a column are left out.
+    """Reads the columns of `findings` from a predictions CSV; findings without a column are left out.
 
     Raises:
       DataError: no such file or no UTF-8 text, separated by something else than commas, no film, no column of a finding
@@ -118,29 +121,34 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
         raise DataError(f"{path} is empty; it should have the columns {NAME}, {', '.join(findings)}")
     columns, passed_over = _columns(path, head, findings)
     findings = tuple(finding for finding in findings if finding in columns)
-    places = [columns[finding] for finding in findings]
+    positions = [columns[finding] for finding in findings]
+    status = head.index(COLUMNS[0]) if COLUMNS[0] in head else None
+    refused = 0
     names: list[str] = []
     values: list[list[float]] = []
     for line, row in lines:
+        if status is not None and row[status] == "refused" and not any(row[position].strip() for position in positions):
+            refused += 1
+            continue
         names.append(_name(path, line, row[columns[NAME]]))
         try:
-            values.append([float(row[place]) for place in places])
+            values.append([float(row[position]) for position in positions])
         except ValueError:
-            values.append([_number(row[place]) for place in places])
+            values.append([_number(row[position]) for position in positions])
         if not all(map(math.isfinite, values[-1])):
             worst = next(k for k, value in enumerate(values[-1]) if not math.isfinite(value))
             raise DataError(
-                f"{path}, line {line}, column {head[places[worst]]}: {short(row[places[worst]])} is no probability, "
-                "nor any other finite number"
+                f"{path}, line {line}, column {head[positions[worst]]}: {short(row[positions[worst]])} is no "
+                "probability, nor any other finite number"
             )
     if not names:
-        raise DataError(f"{path} has a header and no film")
+        raise DataError(f"{path} has a header and no film" + (f" but {refused:,} refused ones" if refused else ""))
     _refuse_twice(path, names, "films")
-    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over)
+    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over, refused)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a CSV file that are not blank, with their numbers; the first is the header, without outer blanks.
+    """The non-blank rows of a CSV file with their line numbers; the first is the header, its names stripped.
 
     Raises:
       DataError: the file cannot be read, or a row has more or fewer cells than the header.
@@ -160,19 +168,19 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The place of `Image Index` and of each of `findings`, and the names of all other columns."""
+    """The column index of `Image Index` and of each of `findings`, and the names of all other columns."""
     _refuse_separator(path, head)
     found: dict[str, int] = {}
     others, twice = [], []
-    for place, column in enumerate(head):
+    for position, column in enumerate(head):
         name = text_of(column)
         name = name if name in findings else name.removeprefix("prob_")
         if column != NAME and name not in findings:
-            others.append(column)
+            others += [] if column in COLUMNS else [column]
         elif name in found:
             twice.append(name)
         else:
-            found[name] = place
+            found[name] = position
     if twice:
         raise DataError(f"{path}, line 1: columns that stand more than once, {first_ten(twice)}")
     if NAME not in found:
@@ -206,7 +214,7 @@ def _number(text: str) -> float:
 
 
 class Labels(NamedTuple):
-    """What to score against: rows by film name, whose labels are those of `findings`; `notes` are lines on them."""
+    """The reference labels: rows by film name, with labels of `findings`; `notes` are lines for the user."""
 
     entries: dict[str, Entry]
     findings: tuple[str, ...]
@@ -236,12 +244,12 @@ def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
 def _read_label_table(
     path: Path, head: list[str], lines: Iterator[tuple[int, list[str]]], findings: tuple[str, ...]
 ) -> Labels:
-    """A table with a column a finding; see `read_labels`."""
+    """A table with one column per finding; see `read_labels`."""
     columns, _ = _columns(path, head, findings)
-    place = {name: head.index(name) for name in reversed(head)}
+    position = {name: head.index(name) for name in reversed(head)}
 
     def text(row: list[str], *names: str) -> str:
-        return next((printable(row[place[name]].strip()) for name in names if name in place), "")
+        return next((printable(row[position[name]].strip()) for name in names if name in position), "")
 
     entries: dict[str, Entry] = {}
     names: list[str] = []
@@ -272,13 +280,13 @@ def _read_label_table(
         raise DataError(f"{path} has no column 'Finding Labels', and no label of 0 or 1 in a column of a finding")
     shown = printable(path.name)
     notes = [f"{shown}: {uncertain:,} uncertain labels (-1) are taken as not known"] if uncertain else []
-    if "Patient ID" not in place:
+    if "Patient ID" not in position:
         notes.append(f"{shown} has no column 'Patient ID': each film is taken for a patient of its own")
     return Labels(entries, findings, notes)
 
 
 def short(text: str) -> str:
-    """A cell as a message shows it: on one line, and not all of a long one."""
+    """A cell for a message: on one line, and shortened."""
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
@@ -292,13 +300,13 @@ def _refuse_twice(path: Path, names: Sequence[str], what: str) -> None:
 def match(
     entries: dict[str, Entry], tables: Sequence[PredictionFile], labelled: Sequence[str]
 ) -> tuple[Matched, list[str]]:
-    """The films that the table of labels and every table of predictions know, and lines that say how many there were.
+    """The films that are in the labels and in every predictions table, and notes with the counts.
 
     Args:
       labelled: the findings of the entries' labels, in their order.
 
     Raises:
-      DataError: there is none, or the tables have no finding in common.
+      DataError: there are none, or the tables have no finding in common.
     """
     first = tables[0]
     names = [name for name in first.names if name in entries]
@@ -338,20 +346,22 @@ def match(
 
 
 def _note(table: PredictionFile) -> str:
-    """What is to be said of a table by itself: columns passed over, numbers that are no probabilities."""
-    told = []
+    """A note on one table: ignored columns, numbers that are not probabilities."""
+    notes = []
+    if table.refused:
+        notes.append(f"{table.refused:,} films without probabilities are left out: they were refused")
     if table.passed_over:
-        told.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
+        notes.append(f"columns that are no finding are passed over, {first_ten(list(map(short, table.passed_over)))}")
     if not table.are_probabilities:
         low, high = table.probabilities.min(), table.probabilities.max()
-        told.append(
+        notes.append(
             f"numbers from {low:g} to {high:g} are no probabilities: they are ranked as written, without calibration"
         )
-    return f"{printable(table.path.name)}: {'; '.join(told)}" if told else ""
+    return f"{printable(table.path.name)}: {'; '.join(notes)}" if notes else ""
 
 
 def _titles(tables: Sequence[PredictionFile]) -> list[str]:
-    """What each table is called: its file's name, with its folder's where two are alike."""
+    """A title for each table: its file name, with the folder's if two are equal."""
     stems = [printable(table.path.name.removesuffix(".gz").removesuffix(".csv")) for table in tables]
     if len(set(stems)) < len(stems):
         stems = [f"{printable(table.path.parent.name)}/{stem}" for table, stem in zip(tables, stems, strict=True)]

@@ -1,4 +1,4 @@
-"""Published figures to stand beside, each with its split; figures on different splits do not compare."""
+"""Published results for comparison, each with its split; results on different splits are not comparable."""
 
 import json
 from functools import cache

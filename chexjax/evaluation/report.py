@@ -1,4 +1,4 @@
-"""What an evaluation leaves in a folder: tables, curves, a page, and `metrics.json`, which is written last."""
+"""Writes the results of an evaluation: tables, curves, a page and, last, `metrics.json`."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def write_run(
 ) -> None:
     """Writes `predictions_<network>.csv`, `curves.png`, the `page` as `report.html`, and `metrics.json`.
 
-    Where `metrics.json` is, the rest is whole. Without a `history` there are no curves.
+    If `metrics.json` is there, the other files are complete. Without a `history` there are no curves.
     """
     for name, probabilities in predictions.probabilities.items():
         write_predictions(workdir / f"predictions_{name}.csv", predictions.films.names, probabilities, findings)
@@ -43,7 +43,7 @@ def write_run(
 def write_score(out: Path, films: Matched, found: Summary) -> None:
     """Writes `tables.csv`, `roc.png`, `reliability.png`, `report.html` and, last, `metrics.json` into `out`.
 
-    Of numbers that are no probabilities there is no `reliability.png`.
+    Without probabilities there is no `reliability.png`.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / METRICS).unlink(missing_ok=True)

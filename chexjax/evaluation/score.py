@@ -1,10 +1,10 @@
-"""Scores any model's predictions CSV against a table of labels: figures with intervals, and two models side by side.
+"""Scores any model's predictions CSV against labels: metrics with intervals, and two models side by side.
 
     python -m chexjax.evaluation.score --predictions=A.csv --labels=Data_Entry_2017_v2020.csv [--out=DIR]
         [--against=B.csv] [--by=sex,age,view] [--thresholds_from=VAL.csv]
 
-For what the two tables look like see `read_predictions` and `read_labels` in `chexjax.evaluation.predictions`. Labels
-that are not known, uncertain or soft are left out, finding by finding; how many were left stands beside each figure.
+The formats are described at `read_predictions` and `read_labels` in `chexjax.evaluation.predictions`. Unknown,
+uncertain and soft labels are left out, finding by finding; each metric is printed with the number of films left.
 """
 
 import sys
@@ -39,7 +39,7 @@ from chexjax.runtime import parse
 def thresholds_from(
     table: PredictionFile, labels: Labels, films: Matched, sensitivity: float = SENSITIVITY
 ) -> tuple[Thresholds, list[str]]:
-    """Thresholds out of validation predictions of the first model, and what is to be said of them.
+    """Thresholds from the first model's validation predictions, with notes.
 
     Raises:
       DataError: its films have no labels, or some of them are among those that are scored.

@@ -1,4 +1,4 @@
-"""All numbers of an evaluation, as `metrics.json` holds them; None for what cannot be computed."""
+"""All numbers of an evaluation in the form of `metrics.json`; None where a metric is undefined."""
 
 import math
 import platform
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
 
 Summary = dict[str, Any]
-History = list[dict[str, float]]  # an entry a validation: "step", "epoch", "train/...", "val/..."
+History = list[dict[str, float]]  # one entry per validation: "step", "epoch", "train/...", "val/..."
 # finding -> rule -> threshold: a film is called where its probability is at least the threshold
 Thresholds = dict[str, dict[str, float | None]]
 
@@ -57,12 +57,12 @@ def summarize_model(
     """AUROC with its intervals, precision and calibration per finding; at `thresholds`, confusions.
 
     Args:
-      labels: (films, findings); NaN is not known, and like a soft label left out (see `metrics`).
+      labels: (films, findings); NaN (not known) and soft labels are left out (see `metrics`).
       probabilities: the same shape.
-      patients: of each film; films of one are drawn together in the bootstrap.
+      patients: the patient of each film; the bootstrap draws patients.
       findings: the names of the columns.
-      thresholds: from other films (`find_thresholds`); None leaves the confusions out.
-      calibration: whether the numbers are probabilities; of others, only their order counts.
+      thresholds: from other films (`find_thresholds`); None: no confusion counts.
+      calibration: whether the numbers are probabilities; if not, only their order counts.
     """
     areas = metrics.bootstrap_aurocs(labels, probabilities, patients, RESAMPLES)
     aurocs = metrics.auroc(labels, probabilities)
@@ -108,7 +108,7 @@ def find_thresholds(
     findings: Sequence[str],
     sensitivity: float = SENSITIVITY,
 ) -> Thresholds:
-    """Per finding the thresholds of Youden's point and of `sensitivity`, from validation; None where there is none.
+    """Per finding, the thresholds at Youden's point and at `sensitivity`, from validation; None if undefined.
 
     The keys are "youden" and, for a sensitivity of 0.9, "sensitivity_90".
     """
@@ -167,7 +167,7 @@ def _per(findings: Sequence[str], values: Any) -> dict[str, Any]:
 
 
 def count_labels(labels: np.ndarray, findings: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many films the figures of each finding stand on: "known" and "positives", each by finding."""
+    """The films behind each finding's metrics: "known" and "positives", each by finding."""
     counts = metrics.count_films(labels)
     return {name: _per(findings, values.tolist()) for name, values in counts._asdict().items()}
 
@@ -290,7 +290,7 @@ def model_title(network: ConfigDict) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What computed the numbers."""
+    """The versions of Python, JAX and the other libraries that computed the numbers."""
     found = {"chexjax": chexjax.__version__, "python": platform.python_version()} | {
         package: version(package) for package in PACKAGES
     }
@@ -336,9 +336,9 @@ def summarize_scores(films: Matched, thresholds: Thresholds | None = None, by: S
 
 
 def compare(films: Matched) -> Summary:
-    """The first model less the second: DeLong's paired test per finding, with Holm's correction, and the mean's.
+    """The first model minus the second: DeLong's paired test per finding, with Holm's correction, and of the mean.
 
-    Both with films taken as independent (DeLong's own) and with a patient's films taken together (Obuchowski's).
+    Each with independent films (DeLong) and with films clustered by patient (Obuchowski).
     """
     (first, a), (second, b) = films.models.items()
     alone, together = (metrics.delong_test(films.labels, a, b, patients) for patients in (None, films.patients))
@@ -401,7 +401,7 @@ def _subgroups(films: Matched, kind: str) -> dict[str, Summary]:
 
 
 def group_of(entry: Entry, kind: str) -> str:
-    """To which group of `kind` a film belongs; ages in steps of twenty years."""
+    """The film's group of this `kind`; ages in steps of twenty years."""
     if kind == "age":
         low = min(entry.age // 20 * 20, 80)
         return UNKNOWN if entry.age < 0 else "80 and above" if low == 80 else f"{low:02d}-{low + 19}"

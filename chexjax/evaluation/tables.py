@@ -1,4 +1,4 @@
-"""Tables of an evaluation: what stands in them, and how they are printed on a terminal, in Markdown and as CSV.
+"""The tables of an evaluation: their content, and their form on a terminal, in Markdown and as CSV.
 
 Pages show the same tables (`chexjax/templates/macros.html`).
 """
@@ -26,7 +26,7 @@ from chexjax.models.network import ENSEMBLE
 
 WIDTH: Final = 120  # characters of a terminal
 CALIBRATION: Final = {"average_precision": "AP", "brier": "Brier", "expected_calibration_error": "ECE"}
-# What thresholds are called; the others are "sensitivity 90 %".
+# Titles of thresholds; the others are "sensitivity 90 %".
 RULES: Final = {"youden": "Youden's point", "prevalence": "prevalence"}
 KINDS: Final = {"iou": "IoU", "iobb": "IoBB"}
 OVERLAPS: Final = ("0.1", "0.3", "0.5", "0.7")  # of `localization.THRESHOLDS`
@@ -36,7 +36,7 @@ _SHARES: Final = ("sensitivity", "specificity", "precision")
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text. The first `lead` rows are set off; `words`: cells hold text, not figures."""
+    """Cells of text. The first `lead` rows are set apart; `words`: cells hold text, not numbers."""
 
     title: str
     heads: Sequence[str]
@@ -45,11 +45,11 @@ class Table:
     words: bool = False
 
 
-# How a table is printed
+# Forms of a table
 
 
 def as_text(table: Table) -> str:
-    """For a terminal: the first column stands left, the others right."""
+    """For a terminal: the first column left-aligned, the others right-aligned."""
     lines = [[printable(cell) for cell in line] for line in (table.heads, *table.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [printable(table.title)] if table.title else []
@@ -66,7 +66,7 @@ def as_markdown(table: Table) -> str:
 
 
 def write_csv(path: Path, tables: Sequence[Table]) -> None:
-    """All tables in one file, each under its title and above an empty line; no cell is run by a spreadsheet."""
+    """All tables in one file, each under its title and above an empty line; no cell is a formula to a spreadsheet."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for table in tables:
@@ -74,11 +74,11 @@ def write_csv(path: Path, tables: Sequence[Table]) -> None:
                 writer.writerow([files.cell(cell) for cell in line])
 
 
-# What stands in them
+# Contents
 
 
 def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True) -> Table:
-    """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; a column a network."""
+    """The AUROCs of a run: the mean, then the findings, then the epoch of convergence; one column per network."""
     networks = found["networks"].values()
 
     def cell(entry: Summary, key: str, finding: str | None = None) -> str:
@@ -99,7 +99,7 @@ def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True)
 
 
 def positives_of(found: Summary, finding: str) -> str:
-    """The films with a finding as a cell says it, see `format_count`; `found` has "films", "known", "positives"."""
+    """The number of positive films as a cell (see `format_count`); `found` has "films", "known", "positives"."""
     return format_count(found["positives"][finding], found["known"][finding], found["films"])
 
 
@@ -128,8 +128,44 @@ def calibration_table(found: Summary, findings: Sequence[str]) -> Table:
     return Table("Average precision and calibration", heads, rows)
 
 
+def fitted_calibration_table(found: Summary, network: str, findings: Sequence[str]) -> Table:
+    """Per finding the kind of curve that was fitted, and figures before and after it, of one network."""
+    fitted = found["trust"]["calibration"][network]
+    words = {"log_loss": "log loss", "expected_calibration_error": "ECE", "brier": "Brier"}
+    rows = []
+    for finding in findings:
+        figures = (format_figure(side) for key in words for side in fitted[finding][key])
+        rows.append([finding, fitted[finding]["kind"], *figures])
+    heads = [f"{word}, {side}" for word in words.values() for side in ("before", "after")]
+    return Table("Fitted calibration", ["", "curve", *heads], rows)
+
+
+def abstaining_table(found: Summary, network: str, findings: Sequence[str]) -> Table:
+    """Per finding the band in which nothing is decided, and how that went, of one network."""
+    bands = found["trust"]["abstaining"]["networks"][network]
+    rows = []
+    for finding in findings:
+        ends = [format_figure(bands[finding][end]) for end in ("low", "high")]
+        shares = [format_figure(bands[finding][share], 3) for share in ("decided", "missed", "false_alarms")]
+        rows.append([finding, *ends, *shares])
+    return Table("Abstaining", ["", "band from", "to", "decided", "missed", "false alarms"], rows)
+
+
+def gate_table(found: Summary) -> Table:
+    """The share of films that each network's gate holds up, as they are and turned, mirrored or inverted."""
+    gate = found["trust"]["gate"]
+    poses = next(iter(gate.values()))["poses"]
+    rows = [["as they are", *(format_figure(entry["held_up"], 3) for entry in gate.values())]]
+    for pose in poses:
+        shares = [entry["poses"][pose] for entry in gate.values()]
+        cells = [f"{format_figure(share['held_up'], 3)} ({format_figure(share['named'], 3)})" for share in shares]
+        rows.append([pose, *cells])
+    heads = ["", *(f"{name} ({entry['films']:,} films)" for name, entry in gate.items())]
+    return Table("Films that the gate holds up", heads, rows, lead=1)
+
+
 def published_table(found: Summary, here: str, findings: Sequence[str]) -> Table:
-    """A run beside the columns of the report that chexjax re-implements; `here` says on which films the run was."""
+    """A run beside the columns of the report that chexjax re-implements; `here` describes the run's films."""
     own, report = found["networks"], published()["report"]
     columns = report["columns"].values()
     heads = [
@@ -166,7 +202,7 @@ def films_table(parts: Mapping[str, Any], findings: Sequence[str]) -> Table:
 
 
 def sources_table(counts: Mapping[str, Any], findings: Sequence[str]) -> Table | None:
-    """What each source gives, `Prepared.sources()`; None where there is but a folder in the NIH's layout."""
+    """The counts of each source, from `Prepared.sources()`; None for one folder in the NIH's layout."""
     if not counts:
         return None
     rows = [[word, *(f"{getattr(count, word):,}" for count in counts.values())] for word in ("films", "patients")]
@@ -194,7 +230,7 @@ def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table
 
 
 def localization_tables(found: Summary) -> tuple[Table, Table]:
-    """Shares of hits over all cases, and per finding; `found` is as `localization.localize` returns it."""
+    """Hit rates over all cases and per finding; `found` is the result of `localization.localize`."""
     heads = ["cases", "maps of", "pointing game", *(f"{word} {t}" for word in KINDS.values() for t in OVERLAPS)]
 
     def rows(group: str) -> Iterator[list[str]]:
@@ -223,7 +259,7 @@ def published_localization_table() -> Table:
 
 
 def score_tables(found: Summary, findings: Sequence[str]) -> list[Table]:
-    """All tables of a score: a model each, thresholds, the comparison, subgroups."""
+    """All tables of a score: one per model, thresholds, the comparison, subgroups."""
     networks = found["networks"]
     tables = [_model_table(name, entry, found, findings) for name, entry in networks.items()]
     tables += [confusion_table(name, entry, findings) for name, entry in networks.items() if "thresholds" in entry]
@@ -276,13 +312,13 @@ def _subgroup_table(kind: str, model: str, groups: Mapping[str, Summary], findin
 
 
 def _with_plus(group: Summary, finding: str) -> str:
-    """`12+`, or `12+ of 300` where the finding is known of so many films alone."""
+    """`12+`, or `12+ of 300` if the finding is known only for that many films."""
     known, positives = (group[what][finding] for what in ("known", "positives"))
     return f"{positives:,}+" + ("" if known == group["films"] else f" of {known:,}")
 
 
 def format_epoch(entry: Mapping[str, float], epochs: float, names: Sequence[str]) -> str:
-    """A line for a validation: the epoch, and loss and mean AUROC of each network."""
+    """One line per validation: the epoch, and loss and mean AUROC of each network."""
     networks = [
         f"{name} {'' if name == ENSEMBLE else format(entry[f'val/{name}/loss'], '.4f') + ' '}"
         f"AUROC {format_figure(entry[f'val/{name}/auroc'])}"

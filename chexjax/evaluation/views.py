@@ -1,8 +1,8 @@
-"""Test-time views: a film is seen several times, mirrored or in part, and its probabilities are averaged.
+"""Test-time views: a film is predicted several times, mirrored or cropped, and the probabilities are averaged.
 
-The cost is one forward pass a view. Ten-crop is what CheXNet's re-implementations report: the centre and the four
-corners, 7/8 of the side (224 of 256 px), each also mirrored. Here a crop is drawn at the film's own size, so that the
-networks see the size they learnt from.
+Each view costs one forward pass. Ten-crop is what CheXNet's re-implementations report: the centre and the four corners,
+7/8 of the side (224 of 256 px), each also mirrored. Here a crop is enlarged to the film's size, the size that the
+networks were trained on.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def mirrored(images: jax.Array) -> jax.Array:
 
 
 def cropped(top: float, left: float) -> View:
-    """A crop of 7/8 of the side at shares (0 to 1) of the way down and right, drawn at the film's size."""
+    """A crop of 7/8 of the side, enlarged to the film's size; `down` and `right` (0 to 1) place it."""
 
     def view(images: jax.Array) -> jax.Array:
         height, width = images.shape[1:3]
@@ -56,7 +56,7 @@ VIEWS: Final[dict[str, tuple[View, ...]]] = {
 def mean_logits(classify: Callable[[jax.Array], jax.Array], images: jax.Array, views: str) -> jax.Array:
     """The logit of the mean probability over the views of `images`; `classify` gives logits.
 
-    logit(mean sigmoid(z)) is taken from logarithms, so that sure networks do not saturate.
+    logit(mean sigmoid(z)) is computed in logarithms, so confident networks do not saturate.
     """
     logits = [classify(view(images)) for view in VIEWS[views]]
     if len(logits) == 1:

@@ -1,10 +1,11 @@
 """Where a network looks: maps of every finding over a batch of films.
 
-All maps are float32 (batch, height, width, findings), higher where the film speaks for the finding. They come out of
-one compiled call for all films and findings, and need nothing of a network but `features` and `localize`: so they serve
-one trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and takes boxes from them.
+All maps are float32 (batch, height, width, findings), higher where the film supports the finding. One compiled call
+makes the maps of all films and findings. It needs only `features` and `localize` of a network, so it works for one
+trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and takes boxes from them.
 
-- `class_activation_map`: exact for these networks (Zhou et al. 2016); a logit is the mean of its map.
+- `class_activation_map`: exact (Zhou et al. 2016); a logit is the mean of its map. A ViT, whose logits come from its
+  class token, has none.
 - `grad_cam`, `grad_cam_plus_plus`, `layer_cam`: by gradients, at any stage of the trunk; earlier ones are finer.
 - `input_gradient`, `integrated_gradients`: at the film's own resolution.
 """
@@ -40,16 +41,27 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
 
     Returns:
       float32 (batch, height / 32, width / 32, findings).
+
+    Raises:
+      ConfigError: the network has no such maps (`Architecture.has_map`).
     """
+    if not model.has_map:
+        raise ConfigError("a network whose logits come from a class token has no class activation maps: use grad_cam")
     features = _apply(model, variables, x, method="features")
     return _apply(model, variables, features, method="localize").astype(jnp.float32)
+
+
+def usual_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+    """`class_activation_map`, or `grad_cam` of a network that has none; arguments and results are theirs."""
+    return (class_activation_map if model.has_map else grad_cam)(model, variables, x)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
 def grad_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
     """The activations of a stage, weighted by the mean gradient of each logit, rectified.
 
-    At the last stage it is the rectified CAM without its bias, over the number of places. Source: Selvaraju et al.,
+    At the last stage it is the rectified CAM without its bias, over the number of places; of a ViT the last stage is
+    what enters the last block, the last that its class token looks at. Source: Selvaraju et al.,
     "Grad-CAM", ICCV 2017, equations 1 and 2. Of several trunks, the sum of their maps.
 
     Args:
@@ -91,7 +103,7 @@ def grad_cam_plus_plus(model: nn.Module, variables: PyTree, x: jax.Array, stride
 
 @partial(jax.jit, static_argnames=("model", "stride"))
 def layer_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
-    """The activations of a stage, weighted place by place by the positive gradient; made for earlier, finer stages.
+    """The activations of a stage, each weighted by its positive gradient; made for earlier, finer stages.
 
     Source: Jiang et al., "LayerCAM", IEEE TIP 2021, section III. Arguments, results, errors as for `grad_cam`.
     """
@@ -118,15 +130,15 @@ def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Arr
 def integrated_gradients(
     model: nn.Module, variables: PyTree, x: jax.Array, baseline: jax.Array | float = 0.0, steps: int = 32
 ) -> jax.Array:
-    """What each grey level adds to a logit on the straight way from a baseline film to this one.
+    """What each grey level adds to a logit along the straight path from a baseline film to this one.
 
-    A map's SUM approaches the logit less the baseline's logit as `steps` grow. Source: Sundararajan et al., "Axiomatic
-    Attribution for Deep Networks", ICML 2017, equation 3, by the midpoint rule.
+    The SUM of a map approaches the logit minus the baseline's logit as `steps` grows. Source: Sundararajan et al.,
+    "Axiomatic Attribution for Deep Networks", ICML 2017, equation 3, by the midpoint rule.
 
     Args:
       model: as for `class_activation_map`; `variables`, `x` likewise.
       baseline: a film that shows nothing, as a number or an array that fits `x`; 0 is the mean grey level.
-      steps: gradients along the way.
+      steps: the number of gradients along the path.
 
     Returns:
       float32 (batch, height, width, findings), signed.
@@ -141,11 +153,11 @@ def integrated_gradients(
 
 
 def saliency(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
-    """The magnitude of `input_gradient`: how much a grey level matters, whichever way."""
+    """The magnitude of `input_gradient`: how much a grey level matters, in either direction."""
     return jnp.abs(input_gradient(model, variables, x))
 
 
-# The maps that prediction can show, by name: a new one is a function above and a line here.
+# The maps that prediction can show. A new one is a function above and one line here.
 METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
     "cam": class_activation_map,
     "grad_cam": grad_cam,
@@ -157,7 +169,7 @@ METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
 
 
 FINE: Final = "fine"
-FINE_PLACES: Final = 7  # on a side of a fine map, at least
+FINE_PLACES: Final = 7  # cells a side that a fine map has at least
 
 
 def choose_maps(
@@ -169,12 +181,14 @@ def choose_maps(
       networks: models with their variables.
       size: the side of their films.
       kind: a key of `METHODS`; or "fine": LayerCAM at the coarsest stage that has at least 7 x 7 places. Fine maps look
-        better on small films, but follow the body: with random weights they hardly change (Adebayo et al., "Sanity
-        Checks for Saliency Maps", 2018), as those of "cam" do.
+        better on small films, but follow the anatomy: unlike those of "cam" they hardly change with random weights
+        (Adebayo et al., "Sanity Checks for Saliency Maps", 2018).
 
     Raises:
       ConfigError: there is no such kind.
     """
+    if kind == "cam" and not all(model.has_map for model, _ in networks):
+        return "grad_cam, for a network here has no class activation maps", grad_cam
     if kind in METHODS:
         return kind, METHODS[kind]
     if kind != FINE:
@@ -191,7 +205,7 @@ def choose_maps(
     return "layer_cam at stride 4", partial(layer_cam, stride=4)
 
 
-# Gradients, without a change to the networks
+# Gradients, without changing the networks
 
 
 def _input_gradients(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
@@ -210,7 +224,7 @@ def _from_stage(
 ) -> jax.Array:
     """Sums relu(`weighted`(activation, gradient)) over the trunks, each at its last map of that stride.
 
-    A zero is added to each such map; the gradient by that zero is the gradient by the map.
+    A zero is added to each such map; the gradient with respect to the zero is that with respect to the map.
     """
     taps = _stage(model, variables, x, stride)
 
@@ -251,13 +265,17 @@ def _stage(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None
 
     jax.eval_shape(lambda variables, x: _apply_tapped(model, variables, x, tap), variables, x)
     strides = {path: 2 ** round(math.log2(x.shape[1] / output.shape[1])) for path, output in outputs.items()}
+    if not model.has_map:  # what the trunk hands over is no map then
+        strides = {path: own for path, own in strides.items() if path[-1] != "trunk"}
     stride = max(strides.values()) if stride is None else stride
-    fitting = [path for path in outputs if strides[path] == stride]
+    below = {path: len(path) - 1 - (path.index("trunk") if "trunk" in path else 0) for path in strides}
+    # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
+    shallowest = min((below[path] for path in strides if strides[path] == stride), default=0)
+    fitting = [path for path in strides if (strides[path], below[path]) == (stride, shallowest)]
     if not fitting:
         raise ConfigError(f"the network has no map of stride {stride}; there are {sorted(set(strides.values()))}")
-    # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
-    depth = min(map(len, fitting))
-    last = {path[:-1]: path for path in fitting if len(path) == depth}
+    branches = [path for path in fitting if path[0] != "shared"]
+    last = {path[:-1]: path for path in branches or fitting}
     return {path: outputs[path] for path in last.values()}
 
 
@@ -277,7 +295,7 @@ def _apply_tapped(
     if not isinstance(model, BranchedNetwork):
         return under((), model, variables, x)
 
-    # Its branches run under one vmap, out of which nothing can be taken: here they run one after the other.
+    # The branches normally run under one vmap, which hides their maps; here they run one after the other.
     def part(name: str) -> PyTree:
         return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 

@@ -10,14 +10,14 @@ point, by which localisation is judged. A flat map has neither.
 """
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+if TYPE_CHECKING:  # processes that draw use the rest of this module, and are spared the second that JAX takes to load
+    import jax
 
 GRID: Final = 256  # places a side, at least, on which boxes are found
 SHARE: Final = 0.5  # of a map's range: from here on a place belongs to a box
@@ -131,15 +131,19 @@ def unit_range(maps: Any) -> np.ndarray:
     return np.where(flat, 0.0, (maps - low) / np.where(flat, 1.0, high - low)).astype(np.float32)
 
 
-@partial(jax.jit, static_argnames=("height", "width"))
-def enlarge_all(maps: jax.Array, height: int, width: int) -> jax.Array:
+def enlarge_all(maps: "jax.Array", height: int, width: int) -> "jax.Array":
     """`enlarge` on the device: (batch, h, w, findings) -> float32 (batch, height, width, findings), not smaller."""
+    import jax
+    import jax.numpy as jnp
+
     shape = (maps.shape[0], height, width, maps.shape[-1])
     return jax.image.resize(maps.astype(jnp.float32), shape, "linear", antialias=False)
 
 
-def average_maps(maps: Sequence[jax.Array]) -> jax.Array:
+def average_maps(maps: Sequence["jax.Array"]) -> "jax.Array":
     """An ensemble's map: the mean of its networks' maps, smaller ones enlarged to the size of the largest."""
+    import jax.numpy as jnp
+
     height, width = (max(extent) for extent in zip(*(each.shape[1:3] for each in maps), strict=True))
     fitting = [each if each.shape[1:3] == (height, width) else enlarge_all(each, height, width) for each in maps]
     return jnp.stack(fitting).mean(0)

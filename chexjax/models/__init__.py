@@ -20,7 +20,10 @@ FAMILIES: Final = (
     "resnet",
     "densenet",
     "mobilenet",
+    "efficientnet",
     "convnext",
+    "vit",
+    "swin",
 )
 
 NETWORKS: Final[dict[str, Architecture]] = {
@@ -65,7 +68,7 @@ def create_model(
     """
     architecture = architecture_of(name)
     trunk = architecture.trunk(width=width, axis_name=axis_name, dtype=dtype)
-    return Network(trunk, num_outputs, architecture.norm_epsilon)
+    return Network(trunk, num_outputs, architecture.norm_epsilon, architecture.has_map)
 
 
 def create_branched_model(

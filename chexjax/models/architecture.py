@@ -1,24 +1,77 @@
 """What the package must know about a network: one record each, beside the layers in the network's own file."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import flax.linen as nn
+import numpy as np
 
 
-@dataclass(frozen=True)
-class TorchNames:
-    """How a torch state dict of the network names its arrays.
+@dataclass(frozen=True, eq=False)
+class Spelling:
+    """How one library names the modules and arrays of a network in its state dicts.
 
-    A module's name there is ours with `.` for each `_`, after `trunk` ("features." or nothing). The dense layer for the
-    findings is called `head`; the norm in front of it, where there is one, `norm`. `anchor` is a key that every network
-    of the family has: whatever stands before it in a file is a wrapper's prefix.
+    `modules` has their dotted name for each of our modules or arrays that they call otherwise, and what is below keeps
+    its name; several names are of parts that lie one after the other along an array's first axis. `former` has names
+    that their older files use, for ours: they are only read.
     """
 
-    head: str
+    library: str
+    modules: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    former: Mapping[str, str] = field(default_factory=dict)
+
+    def theirs(self, name: str) -> tuple[str, ...]:
+        """Their name of an array that we call `name`; their names, where it is in parts."""
+        roof, rest = _roof(name, self.modules)
+        theirs = self.modules.get(roof, roof)
+        return tuple(f"{part}{rest}" for part in ((theirs,) if isinstance(theirs, str) else theirs))
+
+    def ours(self, name: str) -> tuple[str, int]:
+        """Our name of an array that they call `name`, and which part of it that is."""
+        roof, rest = _roof(name, self._ours)
+        ours, part = self._ours.get(roof, (roof, 0))
+        return f"{ours}{rest}", part
+
+    @cached_property
+    def _ours(self) -> dict[str, tuple[str, int]]:
+        found = {former: (ours, 0) for former, ours in self.former.items()}
+        for ours, theirs in self.modules.items():
+            parts = (theirs,) if isinstance(theirs, str) else theirs
+            found |= {name: (ours, part) for part, name in enumerate(parts)}
+        return found
+
+
+def _roof(name: str, known: Mapping[str, object]) -> tuple[str, str]:
+    """The longest beginning of a dotted name that is known, or the name itself; and what follows."""
+    roof = name
+    while roof not in known:
+        roof, dot, _ = roof.rpartition(".")
+        if not dot:
+            return name, ""
+    return roof, name[len(roof) :]
+
+
+@dataclass(frozen=True, eq=False)
+class TorchNames:
+    """How torch state dicts of the network name its arrays.
+
+    Our own dotted name of a module of the trunk is its path with `.` for each `_`; the dense layer for the findings is
+    `head`, the norm in front of it, where there is one, `norm`. `spellings` are the libraries' names; the first are
+    those that are written unless another library is asked for. `anchor` is the name of an array that every network of
+    the family has: whatever stands before it in a file is a wrapper's prefix.
+
+    `constants` are arrays that a module in torch has beside one of ours, and that hold no weights: by our array's last
+    name, their last name and their value. `refused` begin the names of arrays that make another network of it, which
+    this one cannot stand for. `resized` are arrays that may come in another shape: by our name, the function that
+    brings one to a shape, and raises ValueError where it cannot.
+    """
+
     anchor: str
-    trunk: str = ""
-    norm: str = ""
+    spellings: tuple[Spelling, ...]
+    constants: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    resized: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,17 +80,18 @@ class Architecture:
 
     `trunk(width=, axis_name=, dtype=)` is a `flax.linen` module whose `__call__(x, train)` turns films, float (batch,
     height, width, 1 or 3), into its last feature map. It may keep any collections beside `params`, or none; all of them
-    are saved, restored and carried from step to step. In training it may draw from a "dropout" key. A trunk that has
-    the fields `stages`, `begin` and `end`, and builds only the stages between them, can be cut into a shared part and
-    branches; any other can only be branched as a whole.
+    are saved, restored and carried from step to step. In training it may draw from a "dropout" key. A `trunk.Trunk`
+    can be cut into a shared part and branches; any other can only be branched as a whole.
 
     `stem` is the name of the trunk's first convolution, a `layers.Conv` or a `layers.Patches`: imported weights are
     adapted there to grey films. `torch` says how torch names the arrays; None where no torch weights are read or
     written. `norm_epsilon` is that of a layer norm between the average over the film and the dense layer; None where
-    there is none.
+    there is none. `has_map` is False where the trunk's output is one place for the whole film, as a class token is:
+    such a network has no class activation maps, and is explained by Grad-CAM.
     """
 
     trunk: Callable[..., nn.Module]
     stem: str
     torch: TorchNames | None = None
     norm_epsilon: float | None = None
+    has_map: bool = True

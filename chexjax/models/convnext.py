@@ -12,8 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.architecture import Architecture, TorchNames
+from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.layers import Dtype, Patches, depthwise, scaled
+from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
 EPSILON: Final = 1e-6
@@ -42,32 +43,24 @@ class Block(nn.Module):
         return x + y
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Trunk, kw_only=True):
     """A trunk of such blocks: films in, the last feature map out.
 
-    `stages` counts the blocks of each stage; `drop` is the chance that a film goes past the last block; `width`
-    multiplies every channel count (1.0: as published). Only the stages from `begin` up to `end` are built, the stem
-    with the first: a trunk can be cut in two.
+    `stages` counts the blocks of each stage; `drop` is the chance that a film goes past the last block.
     """
 
-    stages: tuple[int, ...]
     drop: float
-    width: float = 1.0
-    begin: int = 0
-    end: int | None = None
-    axis_name: str | None = None
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
         patches = partial(Patches, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(nn.LayerNorm, EPSILON, dtype=self.dtype)
-        if self.begin == 0:
+        if self.has_stem:
             x = patches(scaled(96, self.width), 4, name="features_0_0")(x)
             x = norm(name="features_0_1")(x)
         last = sum(self.stages) - 1
-        for stage in range(len(self.stages))[self.begin : self.end]:
+        for stage in self.built:
             if stage > 0:
                 x = norm(name=f"features_{2 * stage}_0")(x)
                 x = patches(scaled(96 * 2**stage, self.width), 2, name=f"features_{2 * stage}_1")(x)
@@ -77,7 +70,10 @@ class ConvNeXt(nn.Module):
         return x
 
 
-_TORCH: Final = TorchNames("classifier.2", anchor="features.1.0.block.0.weight", norm="classifier.0")
+_TORCH: Final = TorchNames(
+    anchor="features.1.0.block.0.weight",
+    spellings=(Spelling("torchvision", {"head": "classifier.2", "norm": "classifier.0"}),),
+)
 
 NETWORKS: Final = {
     "convnext_tiny": Architecture(

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.architecture import Architecture, TorchNames
+from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.convolution import max_pool
 from chexjax.models.layers import BatchNorm, Conv, Dtype, batch_moments, scaled
+from chexjax.models.trunk import Trunk
 
 # torchvision's choice: He et al. 2015, equation 10, counted over the incoming connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -37,20 +38,12 @@ class DenseLayer(nn.Module):
         return conv(self.growth, 3, name="conv2")(y)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Trunk, kw_only=True):
     """A dense trunk: films in, the last feature map (normalised and rectified) out.
 
-    `stages` counts the layers of each dense block; `width` multiplies the growth rate of 32 and the stem's 64
-    channels (1.0: as published). Only the blocks from `begin` up to `end` are built, with the transition behind each,
-    the stem with the first and the last norm with the last: a trunk can be cut in two.
+    `stages` counts the layers of each dense block; `width` multiplies the growth rate of 32 and the stem's 64 channels.
+    The transition behind a block belongs to its stage.
     """
-
-    stages: tuple[int, ...]
-    width: float = 1.0
-    begin: int = 0
-    end: int | None = None
-    axis_name: str | None = None
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -58,10 +51,10 @@ class DenseNet(nn.Module):
         conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        if self.begin == 0:
+        if self.has_stem:
             x = conv(scaled(64, self.width), 7, 2, name="conv0")(x)
             x = max_pool(nn.relu(norm(name="norm0")(x, train)))
-        for stage in range(len(self.stages))[self.begin : self.end]:
+        for stage in self.built:
             block = stage + 1
             moments = batch_moments(x, axis_name) if train else None
             for layer in range(1, self.stages[stage] + 1):
@@ -83,10 +76,32 @@ class DenseNet(nn.Module):
         return x
 
 
-_TORCH: Final = TorchNames("classifier", anchor="features.denseblock1.denselayer1.conv1.weight", trunk="features.")
+def _torch_names(stages: tuple[int, ...]) -> TorchNames:
+    """torchvision's names; a trunk saved alone lacks their `features.`. Files of 2017 number the layers of a layer."""
+    blocks = range(1, len(stages) + 1)
+    top = ["conv0", "norm0", "norm5", *(f"{kind}{k}" for kind in ("denseblock", "transition") for k in blocks)]
+    layers = [f"denseblock{k}.denselayer{layer}" for k in blocks for layer in range(1, stages[k - 1] + 1)]
+    former = {
+        f"{layer}.{kind}.{k}": f"{layer}.{kind}{k}" for layer in layers for kind in ("norm", "conv") for k in (1, 2)
+    }
+    return TorchNames(
+        anchor="transition1.conv.weight",
+        spellings=(
+            Spelling(
+                "torchvision",
+                {"head": "classifier", **{name: f"features.{name}" for name in top}},
+                {f"features.{name}": ours for name, ours in former.items()},
+            ),
+            Spelling("trunk", {"head": "classifier"}, former),
+        ),
+    )
+
 
 NETWORKS: Final = {
-    "densenet121": Architecture(partial(DenseNet, stages=(6, 12, 24, 16)), "conv0", _TORCH),
-    "densenet169": Architecture(partial(DenseNet, stages=(6, 12, 32, 32)), "conv0", _TORCH),
-    "densenet201": Architecture(partial(DenseNet, stages=(6, 12, 48, 32)), "conv0", _TORCH),
+    name: Architecture(partial(DenseNet, stages=stages), "conv0", _torch_names(stages))
+    for name, stages in {
+        "densenet121": (6, 12, 24, 16),
+        "densenet169": (6, 12, 32, 32),
+        "densenet201": (6, 12, 48, 32),
+    }.items()
 }

@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.architecture import Architecture, TorchNames
+from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.layers import BatchNorm, Conv, Dtype, depthwise, scaled
+from chexjax.models.trunk import Trunk
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
 KERNEL_INIT: Final = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -51,28 +52,21 @@ class InvertedResidual(nn.Module):
         return x + y if x.shape == y.shape else y
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Trunk, kw_only=True):
     """A trunk of inverted residuals: films in, the last feature map out.
 
-    `width` multiplies every channel count (1.0: as published). Only the stages from `begin` up to `end` are built, the
-    stem with the first, the last 1x1 convolution and the dropout with the last: a trunk can be cut in two. Dropout
-    takes whole channels of the last map, which is dropout of the average over the film.
+    Dropout takes whole channels of the last map, which is dropout of the average over the film.
     """
 
     stages: tuple[tuple[tuple[int, int, int, int], ...], ...] = STAGES
     dropout: float = 0.2
-    width: float = 1.0
-    begin: int = 0
-    end: int | None = None
-    axis_name: str | None = None
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
         conv = partial(Conv, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
-        if self.begin == 0:
+        if self.has_stem:
             x = conv(scaled(32, self.width), 3, 2, name="features_0_0")(x)
             x = nn.relu6(norm(name="features_0_1")(x, train))
         place = 0
@@ -80,7 +74,7 @@ class MobileNetV2(nn.Module):
             for expansion, channels, blocks, stride in rows:
                 for index in range(blocks):
                     place += 1
-                    if stage in range(len(self.stages))[self.begin : self.end]:
+                    if stage in self.built:
                         x = InvertedResidual(
                             channels=scaled(channels, self.width),
                             expansion=expansion,
@@ -89,7 +83,7 @@ class MobileNetV2(nn.Module):
                             dtype=self.dtype,
                             name=f"features_{place}",
                         )(x, train)
-        if self.end is None or self.end >= len(self.stages):
+        if self.has_end:
             x = conv(scaled(1280, self.width), 1, name=f"features_{place + 1}_0")(x)
             x = nn.relu6(norm(name=f"features_{place + 1}_1")(x, train))
             x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
@@ -98,6 +92,8 @@ class MobileNetV2(nn.Module):
 
 NETWORKS: Final = {
     "mobilenet_v2": Architecture(
-        MobileNetV2, "features_0_0", TorchNames("classifier.1", anchor="features.1.conv.0.0.weight")
+        MobileNetV2,
+        "features_0_0",
+        TorchNames(anchor="features.1.conv.0.0.weight", spellings=(Spelling("torchvision", {"head": "classifier.1"}),)),
     ),
 }

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from chexjax.errors import ConfigError
+from chexjax.models.trunk import Trunk
 
 ENSEMBLE: Final = "ensemble"  # what the mean of several networks' probabilities is called, in files and in flags
 
@@ -26,12 +27,14 @@ class Network(nn.Module):
 
     The parameters are `{"trunk": ..., "head": {"kernel", "bias"}}`. With `norm_epsilon` a layer norm stands between the
     average and the dense layer, and has parameters `"norm"`. As nothing else does, a logit is the mean of a class
-    activation map (Zhou et al. 2016), which `explain` relies on.
+    activation map (Zhou et al. 2016), which `explain` relies on. Where `has_map` is False the feature map is one place
+    that stands for the whole film, and there is no such map.
     """
 
     trunk: nn.Module
     num_outputs: int = 14
     norm_epsilon: float | None = None
+    has_map: bool = True
 
     def setup(self) -> None:
         if self.norm_epsilon is not None:
@@ -45,7 +48,7 @@ class Network(nn.Module):
         return self.classify(self.features(x, train))
 
     def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The last feature map, (batch, height / 32, width / 32, channels)."""
+        """The last feature map, (batch, height / 32, width / 32, channels), or of one place; see `has_map`."""
         return self.trunk(x, train)
 
     def classify(self, features: jax.Array) -> jax.Array:
@@ -94,6 +97,11 @@ class BranchedNetwork(nn.Module):
     branch: Network
     groups: Groups
     shared: nn.Module | None = None
+
+    @property
+    def has_map(self) -> bool:
+        """As a `Network` has it."""
+        return self.branch.has_map
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3), normalised -> float32 logits (batch, outputs of all groups)."""
@@ -163,8 +171,7 @@ class BranchedNetwork(nn.Module):
 
 def stages_of(trunk: nn.Module) -> int:
     """Into how many stages a trunk can be cut; 1 for one that cannot (see `Architecture`)."""
-    cuttable = all(hasattr(trunk, field) for field in ("stages", "begin", "end"))
-    return len(trunk.stages) if cuttable else 1
+    return len(trunk.stages) if isinstance(trunk, Trunk) else 1
 
 
 def places(groups: Groups) -> list[tuple[int, int, int]]:

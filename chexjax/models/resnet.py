@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from chexjax.models.architecture import Architecture, TorchNames
+from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.convolution import max_pool, relu
 from chexjax.models.layers import BatchNorm, Conv, Dtype, conv_norm, scaled
+from chexjax.models.trunk import Trunk
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
 KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -65,29 +66,19 @@ class Bottleneck(nn.Module):
         return relu(x + y)
 
 
-class ResNet(nn.Module):
-    """A residual trunk: films in, the last feature map out.
+class ResNet(Trunk, kw_only=True):
+    """A residual trunk: films in, the last feature map out. `stages` counts the blocks of each stage."""
 
-    `stages` counts the blocks of each stage; `width` multiplies every channel count (1.0: as published). Only the
-    stages from `begin` up to `end` are built, the stem with the first: a trunk can be cut in two.
-    """
-
-    stages: tuple[int, ...]
     block: type[BasicBlock] | type[Bottleneck]
-    width: float = 1.0
-    begin: int = 0
-    end: int | None = None
-    axis_name: str | None = None
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """float (batch, height, width, 1 or 3) -> `dtype` (batch, height / 32, width / 32, channels)."""
-        if self.begin == 0:
+        if self.has_stem:
             x = Conv(scaled(64, self.width), 7, 2, KERNEL_INIT, self.dtype, name="conv1")(x)
             x = nn.relu(BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn1")(x, train))
             x = max_pool(x)
-        for stage in range(len(self.stages))[self.begin : self.end]:
+        for stage in self.built:
             for index in range(self.stages[stage]):
                 x = self.block(
                     channels=scaled(64 * 2**stage, self.width),
@@ -99,7 +90,12 @@ class ResNet(nn.Module):
         return x
 
 
-_TORCH: Final = TorchNames(head="fc", anchor="layer1.0.conv1.weight")
+# A trunk may be saved as a Sequential of the network's children, which are then numbered.
+_CHILDREN: Final = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+_TORCH: Final = TorchNames(
+    anchor="layer1.0.conv1.weight",
+    spellings=(Spelling("torchvision", {"head": "fc"}), Spelling("children", {"head": "fc", **_CHILDREN})),
+)
 
 NETWORKS: Final = {
     "resnet18": Architecture(partial(ResNet, stages=(2, 2, 2, 2), block=BasicBlock), "conv1", _TORCH),

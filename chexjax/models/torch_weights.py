@@ -9,34 +9,33 @@ A folder of imported weights holds `weights.npz` (an array a path, as `params/tr
 (whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
 to predict, explain, export, teach.
 
-**The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and spread s_c; a
-chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives, with r running over
-the places of the kernel W that fall INSIDE the film (padding is zero after normalisation: the others give nothing),
+**The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and standard
+deviation s_c; a chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives,
+with r running over the taps of the kernel W that fall INSIDE the film (the others meet zero padding, which comes after
+normalisation),
 
     sum_r sum_c W_c(r) (g(p + r) - m_c) / s_c  =  sum_r A(r) g(p + r) - sum_r B(r),
     A(r) = sum_c W_c(r) / s_c,    B(r) = sum_c W_c(r) m_c / s_c.
 
 With films that we normalise as x = (g - m) / s this is a convolution of x by the kernel `s A`, and one of a film of
 ones by the kernel `m A - B`, both padded with zeros. The second does not depend on the film: away from the border it is
-a constant per channel, at the border it lacks the places outside. No single kernel, and no constant, can stand for
-both; so an imported stem has a second parameter beside `kernel`, `offset`, and is exact up to the last pixel. See
-`layers.Conv`.
+a constant per channel, at the border the taps outside the film are missing. No single kernel, and no constant, can
+replace both; so an imported stem has a second parameter beside `kernel`, `offset`, and is exact up to the last pixel.
+See `layers.Conv`.
 """
 
 import fnmatch
-import functools
 import json
 import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -45,8 +44,22 @@ from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS, read_findings, spelled
-from chexjax.models import NETWORKS, architecture_of, create_model
+from chexjax.models import NETWORKS, architecture_of
 from chexjax.models.architecture import TorchNames
+from chexjax.models.torch_names import (
+    Found,
+    Key,
+    array_of,
+    dotted_names,
+    find_networks,
+    known_names,
+    spelling_of,
+    to_jax,
+    to_torch,
+    torch_names,
+    torch_of,
+    written,
+)
 from chexjax.models.weight_files import Tensors, find_tensors, read_state_dict
 from chexjax.runtime import parse
 
@@ -61,24 +74,7 @@ ARRAYS: Final = "weights.npz"
 ABOUT: Final = "weights.json"
 
 PyTree = Any
-Key = tuple[str, ...]  # the path of an array in a tree of variables
 Arrays = dict[str, np.ndarray]
-
-LAYER_SCALE: Final = "layer_scale"
-LEAVES: Final = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-    LAYER_SCALE: LAYER_SCALE,
-}
-
-
-# The children of a ResNet, as a Sequential of them counts.
-CHILDREN: Final = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
-_DENSE_MODULE: Final = re.compile(r"(conv0|norm0|norm5|denseblock\d+|transition\d+)")
-CHILDREN_ANCHOR: Final = "4.0.conv1.weight"
 
 
 def convert_state_dict(
@@ -133,33 +129,37 @@ def convert_state_dict(
         `findings` other than ours are not as many as the head has outputs.
       CheckpointError: keys are missing, unexpected, of another shape, or not finite; all are listed.
     """
-    torch = _torch_of(model)
+    torch = torch_of(model)
     if input_channels not in (1, 3):
         raise ConfigError(f"input_channels is {input_channels}; a film has 1 channel or 3")
-    names = torch_names(model)
-    anew = _matching(fresh, [slot.name for slot in names.values()], model)
+    names, spelling = dotted_names(model), torch.spellings[0]
+    anew = _matching(fresh, {spelling.theirs(slot.name)[0]: slot.name for slot in names.values()}, model)
     wanted = {slot.name: slot.shape for path, slot in names.items() if path[1] != "head" and slot.name not in anew}
     stem, width = names[stem_path(model)].name, names["params", "head", "kernel"].shape[1]
     if stem in anew:
-        raise ConfigError(f"fresh: the stem ({stem}) cannot be drawn anew; without it nothing is worth taking")
+        raise ConfigError(
+            f"fresh: the stem ({spelling.theirs(stem)[0]}) cannot be drawn anew; without it nothing is worth taking"
+        )
     tensors = find_tensors(state_dict)
-    own = {slot.name.split(".")[0] for path, slot in names.items() if path[1] == "trunk"}
-    network = _choose(_networks(torch, own, tensors), wanted, anew, own, stem, input_channels, model, key, tensors)
+    own = [slot.name for path, slot in names.items() if path[1] == "trunk"]
+    check = partial(_troubles, torch=torch, own=own, wanted=wanted, anew=anew, stem=stem, channels=input_channels)
+    network = _choose(find_networks(torch, stem, tensors), check, model, key, tensors)
     used = {name: network.names[name] for name in wanted}
-    arrays = {name: _array(original, tensors[original]) for name, original in used.items()}
-    wants_head = head and not any(name.startswith(f"{torch.head}.") for name in anew)
-    found = _head(network, torch, tensors, width)
+    arrays = {name: _resized(torch, name, original, tensors, wanted[name]) for name, original in used.items()}
+    wants_head = head and not any(name.startswith("head.") for name in anew)
+    found = _head(network, tensors, width)
     rows = _rows_of_head(found, tensors, num_outputs, findings) if wants_head and found else None
     if found and rows is not None:
         for name, original in found.items():
-            arrays[name] = _array(original, tensors[original])[rows]
+            arrays[name] = array_of(original, tensors[original])[rows]
             used[name] = original
     known = {*used.values(), *(found or {}).values(), *(network.names[name] for name in anew & network.names.keys())}
-    left = [name for name in tensors if name not in known and not name.endswith("num_batches_tracked")]
+    known |= {key for name, keys in network.parts.items() for key in (name, *keys)}
+    left = [name for name in tensors if name not in known and not name.endswith(tuple(known_names(torch)))]
     if left:
         warnings.warn(f"left out, not of the network: {_grouped(left)}", stacklevel=2)
     _check_finite(arrays, used, model)
-    variables = {path: _to_jax(arrays[slot.name]) for path, slot in names.items() if slot.name in arrays}
+    variables = {path: to_jax(path, arrays[slot.name]) for path, slot in names.items() if slot.name in arrays}
     kernel = variables[stem_path(model)]
     if input_channels == 1 and (kernel.shape[2] == 3 or len(source_mean) == 1):
         kernel, offset = fold_stem(kernel, source_mean, source_std, mean, std)
@@ -167,11 +167,11 @@ def convert_state_dict(
     return unflatten_dict(variables)
 
 
-def _matching(patterns: Sequence[str], names: Sequence[str], model: str) -> set[str]:
-    """The names that any of the patterns matches; each must match one."""
+def _matching(patterns: Sequence[str], names: Mapping[str, str], model: str) -> set[str]:
+    """Our names of the arrays whose torch name any of the patterns matches; each must match one."""
     found: set[str] = set()
     for pattern in patterns:
-        matches = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        matches = [ours for name, ours in names.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             modules = list(dict.fromkeys(name.rsplit(".", 1)[0].split(".0.")[0] for name in names))
             raise ConfigError(f"fresh: no array of a {model} is called {pattern!r}; they are of {first_ten(modules)}")
@@ -179,16 +179,26 @@ def _matching(patterns: Sequence[str], names: Sequence[str], model: str) -> set[
     return found
 
 
-def _head(network: "_Network", torch: TorchNames, tensors: Tensors, width: int) -> dict[str, str] | None:
-    """Weight and bias of the head, by torchvision's names: where torchvision has it, else beside the trunk."""
+def _resized(torch: TorchNames, name: str, key: str, tensors: Tensors, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of the file in the shape that ours has; a warning tells of one that had to be brought to it."""
+    array = array_of(key, tensors[key])
+    if array.shape == shape or name not in torch.resized:
+        return array
+    warnings.warn(f"{key} is resampled from {array.shape} to {shape}", stacklevel=3)
+    return torch.resized[name](array, shape)
+
+
+def _head(network: Found, tensors: Tensors, width: int) -> dict[str, str] | None:
+    """Weight and bias of the head, by our names: where torch's library has it, else beside the trunk."""
     scopes = [network.base, *(network.base[: m.start()] for m in reversed([*re.finditer(r"[^.]+\.", network.base)]))]
+    own = network.theirs("head")
     for scope in scopes:
-        for module in dict.fromkeys((torch.head, torch.head.split(".")[0], "fc", "classifier", "head")):
+        for module in dict.fromkeys((own, own.split(".")[0], "fc", "classifier", "head")):
             weight = re.compile(rf"{re.escape(scope + module)}(\.\d+)?\.weight")
             layers = [name.removesuffix(".weight") for name in tensors if weight.fullmatch(name)]
             layers = [layer for layer in layers if tuple(tensors[f"{layer}.weight"].shape[1:]) == (width,)]
             if len(layers) == 1 and f"{layers[0]}.bias" in tensors:
-                return {f"{torch.head}.{leaf}": f"{layers[0]}.{leaf}" for leaf in ("weight", "bias")}
+                return {f"head.{leaf}": f"{layers[0]}.{leaf}" for leaf in ("weight", "bias")}
     return None
 
 
@@ -238,33 +248,6 @@ def outputs_of(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     return rows, findings
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Where torch keeps an array: its name, and its shape there."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@functools.cache
-def torch_names(model: str, num_outputs: int = 14) -> dict[Key, Slot]:
-    """For the path of each of the network's arrays, torchvision's key and shape, of a stem of three channels.
-
-    Our names are torchvision's with `_` for the dots inside a module, so that this is a rule and no table.
-
-    Raises:
-      ConfigError: no network of torchvision's has that name.
-    """
-    torch = _torch_of(model)
-    network = create_model(model, num_outputs)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    outside, names = {"head": torch.head, "norm": torch.norm}, {}
-    for path, leaf in flatten_dict(shapes).items():
-        module = outside.get(path[1]) or torch.trunk + ".".join(path[2:-1]).replace("_", ".")
-        names[path] = Slot(f"{module}.{LEAVES[path[-1]]}", _torch_shape(path, leaf.shape))
-    return names
-
-
 def stem_path(model: str) -> Key:
     """The path of the first convolution's kernel."""
     return ("params", "trunk", architecture_of(model).stem, "kernel")
@@ -304,113 +287,27 @@ def fold_stem(
     return (std * gain).astype(np.float32), constant.astype(np.float32)
 
 
-def _torch_of(model: str) -> TorchNames:
-    """How torch names the network's arrays.
-
-    Raises:
-      ConfigError: there is no such network, here or in torchvision.
-    """
-    torch = architecture_of(model).torch
-    if torch is None:
-        known = ", ".join(name for name, architecture in NETWORKS.items() if architecture.torch)
-        raise ConfigError(f"torchvision has no network called {model!r}; torch weights are read and written of {known}")
-    return torch
-
-
-def _torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(height, width, in, out) -> (out, in, height, width); (in, out) -> (out, in); of a layer's scale (out, 1, 1)."""
-    if path[-1] == LAYER_SCALE:
-        return (*shape, 1, 1)
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-
-
-def _to_jax(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out); (out, 1, 1) -> (out,)."""
-    if array.ndim == 3:
-        return array.reshape(-1)
-    return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
-
-
-def _to_torch(path: Key, array: np.ndarray) -> np.ndarray:
-    """The way back."""
-    if path[-1] == LAYER_SCALE:
-        return array[:, None, None]
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
-
-
-@dataclass(frozen=True)
-class _Network:
-    """One network of a family in a file: the prefix of its keys, and its arrays by torchvision's present names."""
-
-    base: str
-    names: dict[str, str]
-
-    @property
-    def key(self) -> str:
-        """How `key` names it."""
-        return self.base.rstrip(".") or "."
-
-    @property
-    def averaged(self) -> bool:
-        return bool(re.search(r"(^|[._-])(ema|swa|avg|averaged?|shadow|polyak)([._-]|$)", self.key.lower()))
-
-
-def _networks(torch: TorchNames, own: set[str], tensors: Tensors) -> list[_Network]:
-    """Every network of the family, in the order of the file; `own` are the first words of its trunk's names.
-
-    Raises:
-      CheckpointError: two keys stand for one array.
-    """
-    resnet = torch.anchor.startswith("layer1.")
-    anchors = [torch.anchor, torch.anchor.removeprefix(torch.trunk), *([CHILDREN_ANCHOR] if resnet else [])]
-    bases: dict[str, str] = {}
-    for name in map(_modern, tensors):
-        anchor = next((anchor for anchor in anchors if f".{name}".endswith(f".{anchor}")), None)
-        if anchor:
-            base = name.removesuffix(anchor)
-            if anchor != CHILDREN_ANCHOR or f"{base}0.weight" in tensors:
-                bases.setdefault(base, anchor)
-    networks = []
-    for base, anchor in bases.items():
-        names: dict[str, str] = {}
-        for name in tensors:
-            if not name.startswith(base) or name.endswith("num_batches_tracked"):
-                continue
-            rest = _modern(name).removeprefix(base)
-            first, _, others = rest.partition(".")
-            if anchor == CHILDREN_ANCHOR and first in CHILDREN:
-                rest = f"{CHILDREN[first]}.{others}"
-            elif anchor != torch.anchor and anchor != CHILDREN_ANCHOR and _DENSE_MODULE.fullmatch(first):
-                rest = torch.trunk + rest
-            if rest in names:
-                raise CheckpointError(f"the keys {names[rest]} and {name} both stand for {rest}")
-            names[rest] = name
-        networks.append(_Network(base, names))
-    return networks
-
-
 def _choose(
-    networks: Sequence[_Network], wanted: dict[str, tuple[int, ...]], anew: set[str], own: set[str], stem: str,
-    channels: int, model: str, key: str, tensors: Tensors,
-) -> _Network:  # fmt: skip
-    """The network to take; a warning names others that would do as well.
+    networks: Sequence[Found], check: Callable[..., dict[str, list[str]]], model: str, key: str, tensors: Tensors
+) -> Found:
+    """The network to take; a warning names others that would do as well. `check(network, tensors)` lists its troubles.
 
     Raises:
       ConfigError: `key` names none.
       CheckpointError: none fits; tells what is wrong with the one that comes nearest.
     """
     if not networks:
-        kin = [name for name, other in NETWORKS.items() if other.torch and _networks(other.torch, set(), tensors)]
+        kin = [name for name, other in NETWORKS.items() if other.torch and _is_kin(name, other.torch, tensors)]
         hint = f"they are named as a {kin[0]}'s" if kin else "is this a state dict?"
         holds = f"it holds {_grouped(list(tensors))}; {hint}" if tensors else "it holds no tensors at all"
         raise CheckpointError(f"these are not the weights of a {model}: {holds}")
     asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
     if not asked:
         raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
-    troubles = [_troubles(network, wanted, anew, own, stem, channels, tensors) for network in asked]
-    fitting = [network for network, told in zip(asked, troubles, strict=True) if not any(told.values())]
+    troubles = [check(network, tensors) for network in asked]
+    fitting = [network for network, trouble in zip(asked, troubles, strict=True) if not any(trouble.values())]
     if not fitting:
-        nearest = min(troubles, key=lambda told: sum(map(len, told.values())))
+        nearest = min(troubles, key=lambda trouble: sum(map(len, trouble.values())))
         only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
         advice = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
         raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *advice]))
@@ -421,25 +318,59 @@ def _choose(
     return chosen
 
 
+def _is_kin(model: str, torch: TorchNames, tensors: Tensors) -> bool:
+    return bool(find_networks(torch, dotted_names(model)[stem_path(model)].name, tensors))
+
+
 def _troubles(
-    network: _Network, wanted: dict[str, tuple[int, ...]], anew: set[str], own: set[str], stem: str, channels: int,
-    tensors: Tensors,
+    network: Found, tensors: Tensors, torch: TorchNames, own: Sequence[str], wanted: dict[str, tuple[int, ...]],
+    anew: set[str], stem: str, channels: int,
 ) -> dict[str, list[str]]:  # fmt: skip
-    """What of the trunk is not as wanted, by kind. What lies outside the trunk's `own` modules is no trouble."""
+    """What of the trunk is not as wanted, by kind, in the library's names.
+
+    An array that the network has not is no trouble, unless its name begins as one of the trunk's `own` does.
+    """
     shapes = {name: tuple(tensors[key].shape) for name, key in network.names.items() if name in wanted}
     wanted = dict(wanted)
     if stem in shapes and len(shapes[stem]) == 4:
         seen = shapes[stem][1]
         wanted[stem] = (wanted[stem][0], seen if seen in (channels, 3) else channels, *wanted[stem][2:])
+    ours = {name.split(".")[0] for name in (*own, *torch.refused)}
+    misshaped = [name for name in shapes if not _fits(torch, name, shapes[name], wanted[name])]
     return {
-        "missing": [name for name in wanted if name not in network.names],
+        "missing": [network.theirs(name) for name in wanted if name not in network.names],
         "unexpected": [
             key
             for name, key in network.names.items()
-            if name.split(".")[0] in own and name not in wanted and name not in anew
+            if name.split(".")[0] in ours
+            and name not in wanted
+            and name not in anew
+            and not name.endswith(tuple(known_names(torch)))
         ],
-        "misshaped": [f"{network.names[n]} {shapes[n]} for {wanted[n]}" for n in shapes if shapes[n] != wanted[n]],
+        "misshaped": [f"{network.names[name]} {shapes[name]} for {wanted[name]}" for name in misshaped],
+        "changed constants": [
+            key for name, key in network.names.items() if not _is_constant(torch, name, tensors[key])
+        ],
     }
+
+
+def _fits(torch: TorchNames, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if shape != wanted and name in torch.resized:
+        try:
+            torch.resized[name](np.zeros(shape, np.float32), wanted)
+        except ValueError:
+            return False
+        return True
+    return shape == wanted
+
+
+def _is_constant(torch: TorchNames, name: str, value: Any) -> bool:
+    """Whether an array is what torch's constant of that name is; an array that is none passes."""
+    for leaf, constant in torch.constants.values():
+        if name.endswith(f".{leaf}"):
+            found = array_of(name, value)
+            return found.size == constant.size and bool((found.reshape(-1) == constant.reshape(-1)).all())
+    return True
 
 
 def _lines(troubles: Mapping[str, Sequence[str]]) -> list[str]:
@@ -456,22 +387,6 @@ def _grouped(names: Sequence[str]) -> str:
     )
 
 
-def _modern(key: str) -> str:
-    """`denselayer1.norm.1.weight`, as in torchvision's files of 2017, -> `denselayer1.norm1.weight`."""
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key)
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    """float32, of a NumPy array or a torch tensor of any precision."""
-    try:
-        if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16 of its own
-            value = value.detach().cpu()
-            value = value.float().numpy() if value.is_floating_point() else value.numpy()
-        return np.array(value, np.float32)
-    except (RuntimeError, TypeError, ValueError) as error:  # quantised, sparse, or without content
-        raise CheckpointError(f"the key {key} holds no plain numbers: {reason_of(error)}") from None
-
-
 def _check_finite(arrays: Arrays, originals: Mapping[str, str], model: str) -> None:
     bad = [originals[name] for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
@@ -481,23 +396,29 @@ def _check_finite(arrays: Arrays, originals: Mapping[str, str], model: str) -> N
 # The way back
 
 
-def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = MEAN, std: float = STD) -> Arrays:
-    """A torchvision state dict of the network's variables: the inverse of `convert_state_dict`.
+def to_state_dict(
+    model: str, variables: PyTree, channels: int, mean: float = MEAN, std: float = STD, library: str | None = None
+) -> Arrays:
+    """A torch state dict of the network's variables: the inverse of `convert_state_dict`.
 
     Args:
       model: as there.
       variables: `{"params": ..., "batch_stats": ...}`.
       channels: 1 or 3, of the films that the torch network is to see. A grey stem becomes one of three channels, to
-        see films replicated and normalised by ImageNet's mean and spread, and gives the same logits.
+        see films replicated and normalised by ImageNet's mean and standard deviation, and gives the same logits.
       mean, std: of the films that a grey stem sees.
+      library: whose names to write: torchvision, timm, transformers; None: torchvision's, or timm's where that has no
+        such network.
 
     Returns:
-      Names to float32 arrays, `num_batches_tracked` among them.
+      Names to float32 arrays, and the constants that torch keeps beside them (`num_batches_tracked`).
 
     Raises:
-      ConfigError: `channels` is 1, but the stem sees three channels, or has an offset, which torchvision's has not.
+      ConfigError: the library's names for the network are not known; or `channels` is 1, but the stem sees three
+        channels, or has an offset, which torch's has not.
       CheckpointError: the variables are not those of the network.
     """
+    spelling = spelling_of(model, library)
     flat = {path: np.asarray(value, np.float32) for path, value in flatten_dict(dict(variables)).items()}
     offset = flat.pop(offset_path(model), None)
     kernel = flat.get(stem_path(model))
@@ -508,23 +429,20 @@ def to_state_dict(model: str, variables: PyTree, channels: int, mean: float = ME
     if kernel is not None and (seen, channels) == (1, 3):
         flat[stem_path(model)] = unfold_stem(kernel, offset, mean, std)
     head = flat.get(("params", "head", "bias"), np.zeros(0))
-    names = torch_names(model, len(head) or 14)
+    names = dotted_names(model, len(head) or 14)
     arrays = {
-        names[path].name if path in names else "/".join(path): _to_torch(path, value) for path, value in flat.items()
+        names[path].name if path in names else "/".join(path): np.ascontiguousarray(to_torch(path, value))
+        for path, value in flat.items()
     }
     wanted, stem = {slot.name: slot.shape for slot in names.values()}, names[stem_path(model)].name
-    whole_network = _Network("", {name: name for name in arrays})
-    troubles = _troubles(whole_network, wanted, set(), set(), stem, channels, arrays)
+    network = Found("", spelling, {name: name for name in arrays})
+    torch = replace(torch_of(model), resized={})
+    troubles = _troubles(network, arrays, torch, [], wanted, set(), stem, channels)
     troubles["unexpected"] = [name for name in arrays if name not in wanted]
     if any(troubles.values()):
         raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(troubles)]))
-    _check_finite(arrays, whole_network.names, model)
-    counts = {
-        name.replace("running_mean", "num_batches_tracked"): np.zeros((), np.int64)
-        for name in arrays
-        if name.endswith("running_mean")
-    }
-    return arrays | counts
+    _check_finite(arrays, network.names, model)
+    return written(arrays, torch, spelling)
 
 
 def unfold_stem(kernel: np.ndarray, offset: np.ndarray | None, mean: float, std: float) -> np.ndarray:
@@ -581,7 +499,7 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
         fields = json.loads((folder / ABOUT).read_text())
         about = About(**{**fields, "findings": read_findings(fields.get("findings"))})
         if not (isinstance(about.model, str) and abs(about.mean) < 1e6 and 0 < about.std < 1e6):
-            raise ValueError(f"{ABOUT} does not tell a model, a mean and a spread")
+            raise ValueError(f"{ABOUT} does not name a model, a mean and a std")
         if not (isinstance(about.fresh, list | tuple) and all(isinstance(name, str) for name in about.fresh)):
             raise ValueError(f"{ABOUT}: fresh is no list of names")
         with zipfile.ZipFile(folder / ARRAYS) as file:

@@ -140,7 +140,7 @@ def read_state_dict(path: Path) -> Any:
     No code in it is run: tensors and plain values are unpickled, and nothing else.
 
     Raises:
-      CheckpointError: no such file, or it is something else (told by its first bytes), or is broken.
+      CheckpointError: no such file, or it is something else (recognised by its first bytes), or is broken.
       ConfigError: what reads it is not installed.
     """
     if not path.is_file():

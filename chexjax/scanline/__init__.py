@@ -1,4 +1,4 @@
-"""Scan-line removal of bright foreign objects (pacemakers, wires, tubes, markers): the report's chapter 6, DESIGN.md.
+"""Scan-line removal of bright foreign objects (pacemakers, wires, tubes, markers): the report, chapter 6.
 
 The rule, along each row, on the ORIGINAL grey levels x:
 
@@ -6,20 +6,20 @@ The rule, along each row, on the ORIGINAL grey levels x:
 - from left to right: take an up-edge i and the first down-edge j after it. Where `j - i <= max_width`, pixels i ... j-1
   become `(x[i-1] + x[j]) // 2` and the scan goes on after j; elsewhere it goes on at i + 1.
 
-`remove_artifacts_reference` is that text as a loop. `remove_artifacts` gives the same bits without walking along
-the row. Three remarks make that possible:
+`remove_artifacts_reference` is this rule as a loop. `remove_artifacts` gives the same result bit for bit without
+walking along the row. Three remarks make that possible:
 
 1. An up-edge always pairs with the NEXT down-edge, so no pair contains a down-edge: the down-edges cut a row into
-   stretches that know nothing of each other.
+   independent stretches.
 2. In a stretch, the first up-edge within `max_width` of the stretch's end makes the pair, and ends the stretch.
    So a pixel is replaced exactly where the last event at or before it is such an up-edge, not a down-edge.
-3. Pixel j of a pair is never replaced. Replaced pixels thus come in runs with an untouched pixel at both ends, and
-   these two are just the two that the mean is made of: the nearest untouched pixel to the left, and to the right.
+3. Pixel j of a pair is never replaced. So replaced pixels form runs with an untouched pixel at both ends, and
+   the mean is taken of exactly these two: the nearest untouched pixels to the left and to the right.
 
-All three ask for the nearest pixel of a kind. Two exact forms answer that:
+All three need the nearest pixel of some kind. Two exact forms find it:
 
 - `clean_octets` (CPU): one BIT a pixel, eight rows to a byte, and doubling: shifts by 1, 2, 4, 8, ... reach
-  2**n pixels in n steps (Hillis and Steele 1986). Only rows near a pair are touched as grey levels.
+  2**n pixels in n steps (Hillis and Steele 1986). Grey levels are written only in rows near a pair.
 - `clean_words` (elsewhere): 32 pixels of a row to a word; the nearest set bit is a count of leading or trailing zeros.
 
 Command line: `python -m chexjax.scanline FILE_OR_FOLDER --out=DIR --compare`.
@@ -52,20 +52,20 @@ def remove_artifacts(
 ) -> Any:
     """Replaces bright, narrow objects by the mean of the darker pixels at their two ends.
 
-    Works under jit, vmap and pmap. Equals `remove_artifacts_reference` bit for bit; the defaults are the report's rule.
+    Works under jit, vmap and pmap. Equals `remove_artifacts_reference` bit for bit. The defaults are the report's.
 
     Args:
       images: uint8 (..., H, W), NumPy or JAX.
-      threshold: the least jump, 1 to 255 grey levels. A Python number or a scalar array, which may be traced; a traced
-        one cannot be checked, and is clipped to that range.
-      max_width: the widest object, in pixels, at least 1; the same holds for it. Traced, it costs up to twice the time,
-        since any width must then be provided for.
+      threshold: the smallest jump, 1 to 255 grey levels. A Python number or a scalar array, possibly traced; a traced
+        value cannot be checked, and is clipped to that range.
+      max_width: the widest object in pixels, at least 1; also possibly traced, which costs up to twice the time, since
+        the program must then handle any width.
       edge_span: pixels over which a jump may ramp up or down. With more than 1, pixel i is an up-edge where
         `x[i] > x[i-1]` and `max(x[i], ..., x[i+edge_span-1]) - x[i-1] >= threshold`, a down-edge likewise towards the
-        left; of neighbouring up-edges the first counts, of neighbouring down-edges the last: the ramp's two feet.
-      axes: -1 scans along rows, -2 along columns; (-1, -2) does both in this order, the second on the first's result.
-      spare_wide: leaves objects wider than `max_width` wholly alone: only the first up-edge after a down-edge counts.
-        Without it the rule may find another up-edge inside a wide object and bite off the object's right end.
+        left; of neighbouring up-edges the first counts, of neighbouring down-edges the last.
+      axes: -1 scans along rows, -2 along columns; (-1, -2) does both, the columns on the result of the rows.
+      spare_wide: leaves objects wider than `max_width` untouched: only the first up-edge after a down-edge counts.
+        Otherwise the rule may find a second up-edge inside a wide object and remove its right end.
       return_mask: also returns where the result differs from `images`: bool (..., H, W).
 
     Returns:
@@ -99,7 +99,7 @@ def _remove(
     spare_wide: bool,
     return_mask: bool,
 ) -> Any:
-    """`steps`: the number of bits of `max_width`; None where it is traced, and may be as wide as the film."""
+    """`steps`: the number of bits of `max_width`; None if it is traced, so possibly as wide as the film."""
     threshold = jnp.clip(threshold, 1, WHITE).astype(jnp.uint8)
     cleaned = images
     for axis in axes if images.size else ():
@@ -114,9 +114,9 @@ def _remove(
 
 
 def _for_any_batch(steps: int, edge_span: int, spare_wide: bool) -> Callable[[Array, Array, Array], Array]:
-    """The form for the platform, with its own vmap rule: a batch is only more rows.
+    """The platform's form with a vmap rule of its own: a batch is just more rows.
 
-    JAX's own rule for the loop in `clean_octets` would copy the whole batch in each of its rounds.
+    JAX's rule for the loop in `clean_octets` would copy the whole batch in every iteration.
     """
 
     @jax.custom_batching.custom_vmap

@@ -23,21 +23,21 @@ from chexjax.files import cell
 from chexjax.runtime import parse, progress_bar
 from chexjax.scanline.rule import AXES, MAX_WIDTH, THRESHOLD, check_arguments
 
-BATCH: Final = 16  # films cleaned at once by the command line
-WAITING: Final = 4 * BATCH  # films in memory, whatever their sizes
+BATCH: Final = 16  # films cleaned at once
+WAITING: Final = 4 * BATCH  # films in memory at most
 
 
 class Job(NamedTuple):
-    """A film to clean, and what will be written."""
+    """A film to clean, and where its results go."""
 
     source: Path
-    name: Path  # below the input folder, and again below the output folder
+    name: Path  # relative to the input folder and to the output folder
     cleaned: Path
     sheet: Path
 
 
 class Options(NamedTuple):
-    """What the flags say about the rule."""
+    """The rule's options, from the flags."""
 
     threshold: int
     max_width: int
@@ -47,13 +47,13 @@ class Options(NamedTuple):
 
 
 def clean_files(source: Path, out: Path, options: Options, compare: bool = False) -> dict[Path, str]:
-    """Cleans a film or a folder of films into `out`; gives what could not be read, and why.
+    """Cleans a film or a folder of films into `out`; returns the films that could not be read.
 
     Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
     `sheets/NAME` for each film: before, after, difference.
 
     Raises:
-      DataError: the input is missing or empty, or what is to be written would fall on what is to be read.
+      DataError: the input is missing or empty, or an output would overwrite an input.
     """
     jobs = _plan(source, out)
     broken: dict[Path, str] = {}
@@ -68,7 +68,7 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
 
 
 def _clean_jobs(jobs: list[Job], out: Path, options: Options, compare: bool, broken: dict[Path, str]) -> None:
-    """Reading and writing run in threads, beside the device; memory holds a few batches, whatever the folder's size."""
+    """Reads and writes in threads while the device computes; memory holds a few batches, whatever the folder's size."""
     rows: dict[Path, tuple[int, int]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
         for batch in _batches(jobs, pool, broken, bar):
@@ -112,7 +112,7 @@ def _plan(source: Path, out: Path) -> list[Job]:
 
 
 def _check_outputs(jobs: Sequence[Job]) -> None:
-    """No two films may be written to one place, and none over a film that is to be read."""
+    """Refuses two films with one output, and an output that is an input."""
     sources = {os.path.realpath(job.source) for job in jobs}
     taken: dict[str, Path] = {}
     for job in jobs:
@@ -127,9 +127,9 @@ def _check_outputs(jobs: Sequence[Job]) -> None:
 def _batches(
     jobs: Iterable[Job], pool: ThreadPoolExecutor, broken: dict[Path, str], bar: Any
 ) -> Iterator[list[tuple[Job, np.ndarray]]]:
-    """Films of equal size, `BATCH` at a time: one compilation a size, whatever the order of the files.
+    """Batches of `BATCH` films of equal size, so each size is compiled once, whatever the order of the files.
 
-    At most `WAITING` wait for others of their size; beyond that the largest group goes as it is.
+    At most `WAITING` films wait for others of their size; beyond that, the largest group goes out incomplete.
     """
     waiting: dict[tuple[int, ...], list[tuple[Job, np.ndarray]]] = defaultdict(list)
     jobs = iter(jobs)
@@ -167,7 +167,7 @@ def _write(job: Job, before: np.ndarray, after: np.ndarray, mask: np.ndarray, co
 def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: str = "") -> Image.Image:
     """A sheet of three panels: before, after, and the film dimmed with its changed pixels in colour.
 
-    Red became darker, blue brighter; the stronger the colour, the larger the change. All (H, W): uint8, uint8, bool.
+    Red pixels became darker, blue ones brighter; stronger colours mean larger changes. All (H, W): uint8, uint8, bool.
     """
     change = np.where(mask, after.astype(np.int16) - before, 0)[..., None]
     strength = 128 + np.abs(change) // 2

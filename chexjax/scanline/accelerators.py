@@ -1,8 +1,8 @@
-"""The form for accelerators: 32 pixels to a word, and counts of zeros.
+"""The accelerators' form: 32 pixels to a word, and counts of zeros.
 
-All but the first pass over the film and the last one works on words, an eighth of a byte a pixel. A question asked of
-every pixel ("where is the next down-edge?") is answered by the pixel's own word, or, where that holds nothing, by what
-is known of the words beyond it: one number a word, spread over its 32 pixels inside the pass that needs it.
+Only the first and the last pass read or write whole pixels; all others work on words, an eighth of a byte a pixel. For
+each pixel, "where is the next down-edge?" is answered by its own word or, if that holds none, by the nearest word that
+has one: one number a word, broadcast over its 32 pixels inside the pass that needs it.
 """
 
 from functools import partial
@@ -15,11 +15,11 @@ from chexjax.scanline.rule import NOWHERE, edges, floor_mean, shifted
 
 WORD: Final = 32  # pixels that share a word
 BIT: Final = tuple(range(WORD))
-MOST: Final = 2**31  # pixels that 32 bits can number
+MOST: Final = 2**31  # pixels that an int32 can index
 
 
 def clean_words(rows: Array, threshold: Array, max_width: Array, *, edge_span: int, spare_wide: bool) -> Array:
-    """uint8 (N, W) -> uint8 (N, W): the rule, asked pixel by pixel. A few fused passes, no loop."""
+    """uint8 (N, W) -> uint8 (N, W): the rule for all pixels at once: a few fused passes, no loop."""
     if rows.size >= MOST and len(rows) > 1:
         clean = partial(clean_words, edge_span=edge_span, spare_wide=spare_wide)
         return jnp.concatenate([clean(half, threshold, max_width) for half in jnp.array_split(rows, 2)])
@@ -29,13 +29,14 @@ def clean_words(rows: Array, threshold: Array, max_width: Array, *, edge_span: i
         ups = _pack(_bits(ups) & (_last(ups, nowhere=-1, strictly=True) < last_down))
     columns = _starts(ups)[:, None] + jnp.array(BIT)
     near = _pack(_bits(ups) & (end - columns <= max_width))
-    # A pair lasts from its up-edge to its end: where it has begun, no down-edge has come since.
+    # A pixel is inside a pair if a pair has begun at or before it and no down-edge has come since.
     outside = _pack(_last(near, nowhere=-1) <= last_down)
     left, right = (_pixels_at(rows, column) for column in (_last(outside, nowhere=0), end))
     return jnp.where(_cut(_bits(outside), rows), rows, floor_mean(left, right))
 
 
-# Words (N, K) and their pixels (N, K, 32): column c is bit c % 32 of word c // 32. Column W exists, and has no event.
+# Words (N, K) and their pixels (N, K, 32): column c is bit c % 32 of word c // 32.
+# Column W is one past the film and has no edge.
 
 
 def _to_words(events: Array) -> Array:
@@ -55,7 +56,7 @@ def _bits(words: Array) -> Array:
 
 
 def _first_after(words: Array) -> Array:
-    """For each pixel the first set column behind it, int32 (N, K, 32); NOWHERE where there is none."""
+    """For each pixel the first set column after it, int32 (N, K, 32); NOWHERE where there is none."""
     here = words[..., None] & ~_up_to(strictly=False)
     firsts = jnp.where(words != 0, _starts(words) + _trailing_zeros(words), NOWHERE)
     later = shifted(lax.cummin(firsts, axis=1, reverse=True), -1, NOWHERE)
@@ -71,7 +72,7 @@ def _last(words: Array, nowhere: int, strictly: bool = False) -> Array:
 
 
 def _up_to(strictly: bool) -> Array:
-    """For each of a word's bits a mask of those up to it: uint32 (32,). 2 << 31 is 0, and 0 - 1 is all of them."""
+    """For each bit of a word, the mask of the bits up to it: uint32 (32,). 2 << 31 is 0, and 0 - 1 all ones."""
     return (jnp.uint32(1 if strictly else 2) << jnp.array(BIT, jnp.uint32)) - 1
 
 
@@ -80,7 +81,7 @@ def _starts(words: Array) -> Array:
 
 
 def _highest(words: Array) -> Array:
-    """int32, the highest set bit; -1 of the word 0."""
+    """int32, the index of the highest set bit; -1 for the word 0."""
     return WORD - 1 - lax.clz(words).astype(jnp.int32)
 
 
@@ -95,9 +96,9 @@ def _cut(pixels: Array, rows: Array) -> Array:
 
 
 def _pixels_at(rows: Array, columns: Array) -> Array:
-    """Of each row its grey levels at `columns` (N, K, 32), by their number in the whole batch: (N, W).
+    """Each row's grey levels at `columns` (N, K, 32), gathered by flat index: (N, W).
 
-    A row and a column for each pixel would be written to memory first, four times the bytes of all the rest.
+    With a row and a column index for each pixel, XLA would first write both to memory, four times all other traffic.
     """
     count, width = rows.shape
     numbers = jnp.arange(count, dtype=jnp.int32)[:, None] * width + jnp.minimum(_cut(columns, rows), width - 1)

@@ -1,4 +1,4 @@
-"""The form for CPUs: eight rows to a byte, and doubling."""
+"""The CPU's form: eight rows to a byte, and doubling."""
 
 import functools
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from jax import Array, lax
 from chexjax.scanline.rule import WHITE, edges, floor_mean, shifted
 
 OCTET: Final = 8  # rows that share a byte
-CHUNK: Final = 2**19  # bytes of film that the CPU form takes at once: with what it makes of them, a core's cache full
-WINDOWS: Final = 16  # to a chunk: octets are filled a window at a time
+CHUNK: Final = 2**19  # bytes of film in a chunk: with its intermediate results, it fills a core's cache
+WINDOWS: Final = 16  # windows in a chunk; octets are filled one window at a time
 
 State = tuple[Array, ...]  # of a doubling: arrays of one shape, pixels along the last axis
 
@@ -22,8 +22,8 @@ def clean_octets(
 ) -> Array:
     """uint8 (N, W) -> uint8 (N, W). `steps` such that 2**steps > max_width.
 
-    Works in place, in chunks that stay in a core's cache. Reading a chunk once for its edges is the dear part; the
-    bits that come out are an eighth of it; grey levels are written a window at a time, from each octet with a pair on.
+    Works in place, in chunks that fit a core's cache. Most time goes into reading a chunk once for its edges; the edge
+    bits are an eighth of its size. Grey levels are then written only in octets with a pair, one window at a time.
     """
     count, width = rows.shape
     octets = jnp.pad(rows, ((0, -count % OCTET), (0, 0))).reshape(-1, OCTET, width)
@@ -41,7 +41,7 @@ def clean_octets(
 
         def fill_next(state: tuple[Array, Array]) -> tuple[Array, Array]:
             busy, octets = state
-            start = jnp.minimum(jnp.argmax(busy), chunk - window)  # a row filled twice keeps its bits
+            start = jnp.minimum(jnp.argmax(busy), chunk - window)  # filling a row twice changes nothing
             some = lax.dynamic_slice_in_dim(octets, first + start, window)
             filled = _fill(some, _unpack(lax.dynamic_slice_in_dim(inside, start, window)), max_width, steps)
             busy = lax.dynamic_update_slice_in_dim(busy, jnp.zeros(window, bool), start, 0)
@@ -68,19 +68,19 @@ def _rows_of_octet() -> Array:
 
 
 def _inside_pairs(ups: Array, downs: Array, max_width: Array, steps: int, spare_wide: bool) -> Array:
-    """Which pixels are to be replaced: remark 2. Bits in and out, uint8 (octets, W)."""
+    """The pixels to replace, by remark 2 of the package's docstring. Bits in and out, uint8 (octets, W)."""
     near = _before(downs, max_width, steps)
     starts = ups & near
-    if spare_wide:  # an up-edge too far from its down-edge spoils the stretch, however long that is
+    if spare_wide:  # an up-edge too far from its down-edge blocks the whole stretch
         starts &= ~_held(ups & ~near, downs, jnp.int32(ups.shape[-1]), (ups.shape[-1] - 1).bit_length())
     return _held(starts, downs, max_width, steps)
 
 
 def _before(events: Array, reach: Array, steps: int) -> Array:
-    """Pixels with an event among the next `reach`: doubling, where `reach` is any number and may be traced.
+    """Pixels with an event among the next `reach`, by doubling; `reach` may be any number, and traced.
 
-    After m steps `window` looks 2**m pixels ahead, and `near` as many as the lowest m bits of `reach` say. Where bit m
-    is set, the next window is put in FRONT of what `near` saw, so all shifts are powers of two and known beforehand.
+    After m steps `window` covers 2**m pixels ahead, and `near` as many as the lowest m bits of `reach` say. If bit m is
+    set, the window is placed in FRONT of what `near` covers, so all shifts are powers of two, known when compiling.
     """
 
     def step(here: State, there: State, shift: int) -> State:
@@ -91,10 +91,10 @@ def _before(events: Array, reach: Array, steps: int) -> Array:
 
 
 def _held(starts: Array, stops: Array, reach: Array, steps: int) -> Array:
-    """From each start up to, not including, the next stop, at most 2**steps pixels: a latch, set and cleared."""
+    """True from each start up to, not including, the next stop, at most 2**steps pixels: a set-reset latch."""
 
     def step(here: State, there: State, shift: int) -> State:
-        (on, free), (on_there, free_there) = here, there  # free: none of the last 2**m pixels stops
+        (on, free), (on_there, free_there) = here, there  # free: no stop among the last 2**m pixels
         return on | (free & on_there), free & free_there
 
     return _doubling(step, (starts, ~stops), 0, reach, steps, ahead=False)[0]
@@ -103,7 +103,7 @@ def _held(starts: Array, stops: Array, reach: Array, steps: int) -> Array:
 def _fill(rows: Array, inside: Array, reach: Array, steps: int) -> Array:
     """Replaces runs by the mean of the untouched pixels at their ends, uint8 (..., W): remark 3.
 
-    White stands for "not known yet". The two ends are never white, since a jump leads up from both.
+    White (255) means "not known yet". The two ends are never white, since the levels rise from both.
     """
     unknown = jnp.where(inside, jnp.uint8(WHITE), rows)
 
@@ -120,8 +120,8 @@ def _doubling(
 ) -> State:
     """`step(here, there, shift)` for shift = 1, 2, 4, ..., 2**(steps-1); beyond `reach` nothing changes.
 
-    `there` is what stands `shift` pixels ahead, or else behind. The margin of `beyond` that the shifts reach into is
-    made at once, and each step eats its share: a slice has no border to ask about, so any CPU's compiler vectorises it.
+    `there` is `here` shifted by `shift` pixels, ahead or behind. The array is padded once by the sum of all shifts, and
+    each step uses up its part: slices need no test for the border, so every CPU's compiler vectorises them.
     """
     margin = 2**steps - 1
     sides = [(0, 0, 0)] * (state[0].ndim - 1) + [(0, margin, 0) if ahead else (margin, 0, 0)]
@@ -145,10 +145,9 @@ def _doubling(
 
 
 def _apart(function: Callable[..., State], reach: Array, *state: Array) -> State:
-    """`function(*state)`, `reach` being at least 1. XLA fuses nothing through a branch, the never taken one is empty.
+    """`function(*state)` in a branch that is always taken (`reach` >= 1), because XLA does not fuse through branches.
 
-    Fused, all steps of a doubling would become one that computes 2**steps pixels for each pixel it writes, and the
-    margin's border would be asked about at each of them.
+    Fused, the steps of a doubling would become one kernel that computes 2**steps pixels for each pixel it writes.
     """
     shapes = jax.eval_shape(function, *state)
     return lax.cond(reach >= 1, function, lambda *_: tuple(jnp.zeros(x.shape, x.dtype) for x in shapes), *state)

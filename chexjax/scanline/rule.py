@@ -1,4 +1,4 @@
-"""The rule as a plain loop, what its arguments may be, and the edges that both fast forms begin with."""
+"""The rule as a plain loop, the check of its arguments, and the edges from which both fast forms start."""
 
 import functools
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-THRESHOLD: Final = 50  # grey levels; the report's
-MAX_WIDTH: Final = 40  # pixels; the report's, for films of 1024 x 1024
+THRESHOLD: Final = 50  # grey levels, as in the report
+MAX_WIDTH: Final = 40  # pixels, as in the report, for films of 1024 x 1024
 ROWS: Final = -1  # the axis that a scan along rows runs over
 COLUMNS: Final = -2
-AXES: Final = {"rows": ROWS, "columns": COLUMNS}  # as flags and configs name them
+AXES: Final = {"rows": ROWS, "columns": COLUMNS}  # the names in flags and configs
 WHITE: Final = 255
-NOWHERE: Final = 2**30  # a column beyond any film; also the widest `max_width` that is told apart
+NOWHERE: Final = 2**30  # a column beyond any film; a larger `max_width` makes no difference
 
 
 def remove_artifacts_reference(
@@ -28,7 +28,7 @@ def remove_artifacts_reference(
     spare_wide: bool = False,
     return_mask: bool = False,
 ) -> Any:
-    """The rule as a plain loop over the pixels, slow and short: the oracle. Arguments, results as above; NumPy."""
+    """The rule as a plain NumPy loop over pixels, slow and short: the tests' reference. Arguments as above."""
     threshold, max_width = check_arguments(images, threshold, max_width, edge_span, axes)
     images = np.asarray(images)
     cleaned = images
@@ -48,7 +48,7 @@ def _clean_line(x: list[int], threshold: int, max_width: int, span: int, spare_w
     up = [i > 0 and x[i] > x[i - 1] and max(x[i : i + span]) - x[i - 1] >= threshold for i in range(width)]
     down = [j > 0 and x[j - 1] > x[j] and max(x[max(j - span, 0) : j]) - x[j] >= threshold for j in range(width)]
     if span > 1:
-        up = [up[i] and not up[i - 1] for i in range(width)]  # column 0 is no edge, so up[-1] below it does no harm
+        up = [up[i] and not up[i - 1] for i in range(width)]  # column 0 is never an edge, so up[-1] is harmless
         down = [down[j] and not (j + 1 < width and down[j + 1]) for j in range(width)]
     cleaned = list(x)
     i = 1
@@ -60,7 +60,7 @@ def _clean_line(x: list[int], threshold: int, max_width: int, span: int, spare_w
         while j < width and not down[j]:
             j += 1
         if j == width:
-            break  # no down-edge is left, for this up-edge or any later one
+            break  # no down-edge follows
         if j - i <= max_width:
             cleaned[i:j] = [(x[i - 1] + x[j]) // 2] * (j - i)
         i = j + 1 if j - i <= max_width or spare_wide else i + 1
@@ -70,7 +70,7 @@ def _clean_line(x: list[int], threshold: int, max_width: int, span: int, spare_w
 def check_arguments(
     images: Any, threshold: Any, max_width: Any, edge_span: Any, axes: Sequence[int]
 ) -> tuple[Any, Any]:
-    """The two numbers as Python ints, or as they came where traced."""
+    """The two numbers as Python ints, or unchanged if traced."""
     shape, dtype = np.shape(images), images.dtype if hasattr(images, "dtype") else np.asarray(images).dtype
     if dtype != np.uint8:
         hint = " (films scaled to [0, 1] are not understood: clean before scaling)" if dtype.kind == "f" else ""
@@ -124,5 +124,5 @@ def edges(x: Array, threshold: Array, span: int) -> tuple[Array, Array]:
 
 
 def floor_mean(a: Array, b: Array) -> Array:
-    """(a + b) // 2 of uint8, which a + b would overflow: the bits in common, and half of those that differ."""
+    """(a + b) // 2 of uint8 without overflow: the common bits plus half of those that differ."""
     return (a & b) + ((a ^ b) >> 1)

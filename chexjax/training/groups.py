@@ -1,40 +1,34 @@
 """Groups of findings for branches and specialists: the report's, or found by clustering the training films.
 
-Clusters are those of scikit-learn's agglomerative clustering, which draws nothing at random: the same films give the
-same groups. They are listed by their first finding, and findings in the usual order.
+scikit-learn's agglomerative clustering is not random: the same films give the same groups. Groups are listed by their
+first finding, findings in the usual order.
 """
 
-from typing import Any
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from sklearn.cluster import AgglomerativeClustering
 
-from chexjax.data.augment import normalize
-from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared
-from chexjax.devices import at_precision, each_device, replicate
 from chexjax.errors import ConfigError
-from chexjax.evaluation.evaluator import gather
 from chexjax.findings import SPECIALIST_GROUPS
 from chexjax.models import Groups
+from chexjax.models.configured import AnyNetwork
 from chexjax.models.network import by_names
+from chexjax.training.features import Extract, pooled_features
 from chexjax.workdir.restore import Restored, restore_others
 
 
 def find_groups(config: ConfigDict, films: Prepared) -> Groups:
-    """The groups that `config.groups` asks for, as places in the films' findings.
+    """The groups that `config.groups` asks for, as indices into the films' findings.
 
-    "report": the four of its chapter 5, which are of ChestX-ray14's findings. "cooccurrence":
-    findings that the training films have together.
-    "embeddings": findings whose films look alike to the network trained in the workdir `groups.network`.
+    "report": the four groups of the report's chapter 5, for ChestX-ray14's findings. "cooccurrence": findings that
+    occur together in the training films. "embeddings": findings whose films look alike to the network of the workdir
+    `groups.network`.
 
     Raises:
-      ConfigError: the films have other findings than the report's groups, or fewer than there are to be groups; no
-        network is given, or it was trained on films of another kind.
-      CheckpointError: it cannot be restored.
+      ConfigError: the films lack findings of the report's groups, or have fewer findings than groups; no network is
+        given, or it was trained on another kind of film.
+      CheckpointError: the network cannot be restored.
     """
     if config.groups.by == "report":
         try:
@@ -56,12 +50,12 @@ def find_groups(config: ConfigDict, films: Prepared) -> Groups:
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
     """How often findings go together: the correlation of their labels (the phi coefficient) where both are known.
 
-    Labels 0 to 1, or NaN, (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 where one of two findings is
-    alike on all films of which both are known, or there is no such film.
+    Labels 0 to 1, or NaN, (films, findings) -> float64 (findings, findings) in [-1, 1]; 0 if one of the two findings is
+    constant on the films where both are known, or there are none.
     """
     known = ~np.isnan(labels)
     x, known = np.where(known, labels, 0.0).astype(np.float64), known.astype(np.float64)
-    # Of the films of which both are known, (findings, findings) each; of 0 and 1 in whole numbers, so exactly.
+    # Over the films where both are known, (findings, findings) each; exact, since the labels are 0 and 1.
     films, sums = known.T @ known, x.T @ known
     variances = films * ((x * x).T @ known) - sums**2
     norms = np.sqrt(np.maximum(variances, 0.0) * np.maximum(variances.T, 0.0))
@@ -71,13 +65,13 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
 def likeness(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How alike findings look: the correlation of their mean embeddings, each channel standardised over the films.
 
-    float (films, channels) and labels (films, findings) -> float64 (findings, findings) in [-1, 1]. A film counts for
-    a finding by its label; one that is not known does not count.
+    float (films, channels) and labels (films, findings) -> float64 (findings, findings) in [-1, 1]. A film is
+    weighted by its label; unknown labels do not count.
     """
     labels = np.nan_to_num(np.asarray(labels, np.float64))
     embeddings = np.asarray(embeddings, np.float64)
-    spread = embeddings.std(axis=0)
-    standard = (embeddings - embeddings.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    std = embeddings.std(axis=0)
+    standard = (embeddings - embeddings.mean(axis=0)) / np.where(std > 0, std, 1.0)
     counts = labels.sum(axis=0)
     return _correlation((labels.T @ standard) / np.where(counts > 0, counts, 1.0)[:, None])
 
@@ -90,8 +84,8 @@ def _correlation(rows: np.ndarray) -> np.ndarray:
 
 
 def cluster(similarity: np.ndarray, count: int) -> Groups:
-    """`count` groups out of similarities (findings, findings), by average linkage of 1 - similarity."""
-    if len(similarity) == 1:  # which scikit-learn refuses
+    """`count` groups from similarities (findings, findings), by average linkage of 1 - similarity."""
+    if len(similarity) == 1:  # scikit-learn refuses a single sample
         return ((0,),)
     rule = AgglomerativeClustering(n_clusters=count, metric="precomputed", linkage="average")
     home = rule.fit_predict(1.0 - similarity)
@@ -100,22 +94,17 @@ def cluster(similarity: np.ndarray, count: int) -> Groups:
 
 
 def embed(restored: Restored, films: Prepared, config: ConfigDict) -> np.ndarray:
-    """The restored networks' last features of every training film, averaged over the film: (films, channels of all)."""
+    """The pooled features of every training film, from all restored networks: (films, sum of channels)."""
 
-    def pooled(variables: dict, images: jax.Array) -> list[Any]:
-        x = normalize(images, restored.config.data.mean, restored.config.data.std)
-        maps = [model.apply(variables[n], x, method="features") for n, model in restored.models.items()]
-        return [jnp.asarray(features, jnp.float32).mean(axis=(1, 2)) for features in maps]
+    def extract(model: AnyNetwork) -> Extract:
+        return lambda variables, x: model.apply(variables, x, method="features")
 
-    run, variables = each_device(at_precision("highest", pooled)), replicate(restored.variables)
-    rows, order = [], []
-    for batch in evaluation_batches(films.source("train"), config.batch_size, config.data.threads):
-        features = {str(k): channels for k, channels in enumerate(run(variables, batch["image"]))}
-        found = gather({"film": batch["film"], "mask": batch["mask"], **features})
-        real = found["mask"].reshape(-1)
-        order.append(found["film"].reshape(-1)[real])
-        rows.append(np.concatenate([found[k].reshape(real.size, -1)[real] for k in features], axis=-1))
-    return np.concatenate(rows)[np.argsort(np.concatenate(order))]
+    data = restored.config.data
+    extracts = [extract(model) for model in restored.models.values()]
+    trees = [restored.variables[name] for name in restored.models]
+    return pooled_features(
+        extracts, trees, films.source("train"), data.mean, data.std, config.batch_size, config.data.threads
+    )
 
 
 def check_groups(config: ConfigDict) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: lines on the terminal; scalars and a profile for TensorBoard."""
+"""What a run reports: lines on the terminal, scalars and a profile for TensorBoard."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ TENSORBOARD: Final = "tensorboard"  # the folder in a workdir
 class Scalars:
     """TensorBoard scalars under `workdir/tensorboard`, written by the first process alone.
 
-    A run that goes on from a step drops what an earlier one wrote after it.
+    A resumed run drops the points that an earlier one wrote after its step.
     """
 
     def __init__(self, workdir: Path, step: int):
@@ -36,20 +36,20 @@ class Scalars:
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes out what is waiting."""
+        """Flushes and closes the file."""
         if self._writer is not None:
             self._writer.close()
 
 
 class Pace:
-    """Films a second between points; validating and saving, after which it is restarted, do not count."""
+    """Films a second between points; it is restarted after validating and saving, which do not count."""
 
     def __init__(self, step: int, batch_size: int):
         self._batch_size = batch_size
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Begins to count anew, with `step` steps done."""
+        """Restarts the count, with `step` steps done."""
         self._step, self._since = step, time.monotonic()
 
     def point(self, step: int) -> dict[str, float]:
@@ -60,10 +60,10 @@ class Pace:
 
 
 class Profile:
-    """JAX's profiler over so many steps, for TensorBoard's Profile tab, by the first process alone.
+    """JAX's profiler over a number of steps, for TensorBoard's Profile tab, by the first process alone.
 
-    The trace goes to `workdir/tensorboard/plugins/profile`, and ends with the call of the step that reaches the number.
-    A context manager: a trace that is running when it is left is written.
+    The trace goes to `workdir/tensorboard/plugins/profile`, and ends with the call in which the number is reached. A
+    context manager: on exit, a running trace is written.
     """
 
     def __init__(self, workdir: Path, steps: int):
@@ -80,7 +80,7 @@ class Profile:
         self._stop()
 
     def begin(self) -> None:
-        """Starts the trace, where one is asked for and has not been made yet."""
+        """Starts the trace if one is asked for and not yet made."""
         if self._left > 0 and not self._running:
             jax.profiler.start_trace(str(self._folder))
             self._running = True

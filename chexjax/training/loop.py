@@ -26,10 +26,14 @@ from chexjax.evaluation.page import run_page
 from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
+from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
+from chexjax.explain.check import read_check
 from chexjax.models import Groups
+from chexjax.models.configured import AnyNetwork, dtype_of
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
+from chexjax.training.depths import depth_factors, depth_groups
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
@@ -38,6 +42,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
+from chexjax.trust.kept import CALIBRATION, Trust, write_trust
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
@@ -61,12 +66,12 @@ def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """
     config = common.complete(config)
     check(config)
-    with hold(workdir) as held:
+    with hold(workdir) as check_lock_is_ours:
         claim_workdir(workdir, config)
-        _train(config, workdir, profile, held)
+        _train(config, workdir, profile, check_lock_is_ours)
 
 
-def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], None]) -> None:
+def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: Callable[[], None]) -> None:
     began = time.monotonic()
     checkpoints = Checkpoints(workdir, writing=True)
     latest = checkpoints.latest
@@ -94,8 +99,11 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
         shape = (films.size, films.size, 1)
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
+        for name, model in models.items():
+            for line in rate_groups(config.networks[name], model, states[name], shape):
+                say(f"{name}: {line}")
 
-        films_of = namer(config, shown)
+        films_of = film_names_of(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
@@ -118,7 +126,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
 
         known = context(config, films, groups, teacher)
         feed = open_feed(config, films, step)
-        say(feed.told)
+        say(feed.description)
         trainer = compiled_together(create_steps(known, feed.read, feed.most))
         heads_trainer = compiled_together(create_steps(replace(known, frozen=True), feed.read, feed.most))
         variables = teacher.variables if isinstance(teacher, Restored) else {}
@@ -164,9 +172,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, held: Callable[[], N
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
                 window = Window(tuple(states), films_of, films.findings)
             if validating or stopping:
-                held()
+                check_lock_is_ours()
                 best_by = selection_figure(figures, tuple(states)) if validating else None
-                saved = bookmark(config, films, groups, teacher, step, history, window)
+                saved = checkpoint_metadata(config, films, groups, teacher, step, history, window)
                 checkpoints.save(step, states, best_by, saved)
                 pace.restart(step)
             if stopping:
@@ -203,11 +211,19 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
     predictions = predict(films, split, predictor, variables, config)
+    calibrations, bands = fit_calibration(validation)
+    domains, gate = fit_domains(best, variables, films, split)
     if jax.process_index() == 0:
         findings = best.findings
+        trust = Trust(calibrations, bands, domains)
+        if split == "test" or not (workdir / CALIBRATION).exists():  # other splits leave the run's own results alone
+            write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
+        results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
-        page = run_page(results, config, films.parts, predictions, history, examples, findings, films.sources())
+        results["maps"] = read_check(workdir, best.step)
+        sources = films.sources()
+        page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
         out.mkdir(exist_ok=True)
         write_run(out, results, predictions, history, page, findings)
@@ -340,7 +356,7 @@ class Window:
         )
 
 
-def namer(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
+def film_names_of(config: ConfigDict, train_films: tuple[str, ...]) -> Callable[[int], list[str]]:
     """The function from a step to the names of its batch's films."""
     return lambda step: [train_films[k] for k in batch_films(config.seed, step, config.batch_size, len(train_films))]
 
@@ -381,7 +397,7 @@ def context(config: ConfigDict, films: Prepared, groups: Groups | None, teacher:
     return Context(config, known_prevalence(films.parts["train"].labels), groups, teaching)
 
 
-def bookmark(
+def checkpoint_metadata(
     config: ConfigDict, films: Prepared, groups: Groups | None, teacher: Teaches,
     step: int, history: list[dict[str, float]], window: Window,
 ) -> Metadata:  # fmt: skip
@@ -454,14 +470,32 @@ def describe(
     if isinstance(teacher, Targets):
         say(f"teacher: {teacher.path}, {teacher.films:,} of {len(films.parts['train'].names):,} training films")
     elif teacher is not None:
-        told = ", ".join(model_title(network) for network in teacher.config.networks.values())
-        say(f"teacher: {told}, step {teacher.step} of {teacher.workdir}")
+        titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
+        say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
+    if dtype_of(config).name != config.dtype:
+        say(f"config.dtype is {config.dtype}, which this CPU does not multiply: the run computes in float32")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"{device.device_kind} in {dtype_of(config).name}, float32 products at {config.precision} precision, "
         f"validated every {eval_steps}"
     )
+
+
+def rate_groups(network: ConfigDict, model: AnyNetwork, state: TrainState, shape: tuple[int, ...]) -> list[str]:
+    """Which parameters learn at which rate and which decay, in words; nothing where all are treated alike."""
+    lines = []
+    if network.layer_decay < 1:
+        groups = depth_groups(model, shape)
+        factors = depth_factors(groups, network.layer_decay)
+        parts = [f"{factors[group[0]]:.3g} from {group[0]}" for group in groups]
+        lines.append(f"learning rate times {', '.join(parts)}, 1 for the head")
+    if network.weight_decay:
+        leaves = jax.tree_util.tree_leaves_with_path(state.params)
+        vectors = sum(leaf.ndim - (path[0].key == "branch") < 2 for path, leaf in leaves)
+        decays = f"weight decay {network.weight_decay:g} of {len(leaves) - vectors} kernels"
+        lines.append(f"{decays}, none of {vectors} vectors (norms, biases)")
+    return lines
 
 
 # What the fields of `chexjax.configs.common` name as the table whose keys they take.

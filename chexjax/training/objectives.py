@@ -1,11 +1,11 @@
-"""Losses as pure functions of logits; every mean is over films and findings alike, so that weights compare.
+"""Losses as pure functions of logits; every mean is over films and findings alike, so their weights are comparable.
 
 Logits are float (batch, findings), labels the same shape: 0 absent, 1 present, between them soft, NaN not known. A loss
 is 0 where the label is not known, and so is its gradient; its mean, `mean_of_known`, is over what is known. A
 Kullback-Leibler divergence needs no label, and is a mean over everything.
 
-A divergence is KL(p || q) = sum p ln(p / q), with the target `p` first: torch's argument order, and the formula that
-the report prints, are the other way about.
+A divergence is KL(p || q) = sum p ln(p / q), with the target `p` first. torch's arguments, and the formula printed in
+the report (Li, Wang & Chen, medical image classification on ChestX-ray14), have the opposite order.
 """
 
 from collections.abc import Callable
@@ -36,19 +36,19 @@ def mean_of_known(each: jax.Array, known: jax.Array) -> jax.Array:
 
 
 def means_of_known(each: jax.Array, known: jax.Array) -> jax.Array:
-    """The same finding by finding, float (findings,)."""
+    """`mean_of_known` finding by finding: float (findings,)."""
     return each.sum(axis=0) * _reciprocal(known)
 
 
 def _reciprocal(count: jax.Array) -> jax.Array:
-    """1 / count, and 1 where it is 0. XLA compiles a mean as such a product, so that this is a mean to the last bit."""
+    """1 / count, or 1 where count is 0. XLA compiles a mean to this product, so both agree bit for bit."""
     return 1.0 / jnp.where(count > 0, count, 1.0)
 
 
 def known_prevalence(labels: np.ndarray) -> np.ndarray:
-    """The share of films with each finding, among those of which it is known; a soft label counts as what it is.
+    """The share of films with each finding among those where it is known; a soft label counts as its value.
 
-    (films, findings) -> float64 (findings,); 1/2 for a finding that is known of no film: its two classes weigh alike.
+    (films, findings) -> float64 (findings,); 1/2 for a finding known of no film, so its two classes weigh alike.
     """
     known = ~np.isnan(labels)
     count = known.sum(axis=0)
@@ -84,20 +84,20 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 @_of_known
 def weighted_cross_entropy(logits: jax.Array, labels: jax.Array, positive_weight: jax.Array) -> jax.Array:
-    """Binary cross-entropy whose positive term counts `positive_weight` (findings,) times, unreduced; 0 at NaN.
+    """Binary cross-entropy with the positive term multiplied by `positive_weight` (findings,), unreduced; 0 at NaN.
 
-    With the ratio of negatives to positives a finding's two classes weigh alike, as in torch's `pos_weight`. The
-    probabilities that a network learns by it are then too high by that ratio in odds.
+    With the ratio of negatives to positives, the two classes of a finding weigh alike (torch's `pos_weight`). The odds
+    that a network then predicts are too high by that ratio.
     """
     return -positive_weight * labels * log_sigmoid(logits) - (1.0 - labels) * log_sigmoid(-logits)
 
 
 @_of_known
 def focal_loss(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
-    """-(1 - p_t)^gamma ln p_t, p_t the probability of what is true; unreduced; 0 at NaN. Gamma 0: the cross-entropy.
+    """-(1 - p_t)^gamma ln p_t, p_t the probability given to the true class; unreduced; 0 at NaN.
 
-    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4 (without its alpha). A soft label y takes
-    y times the loss of a positive and 1 - y times that of a negative.
+    Gamma 0 is the cross-entropy. A soft label y takes y times the loss of a positive plus 1 - y times that of a
+    negative. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 4 (without its alpha).
     """
     positive = _power(sigmoid(-logits), gamma) * log_sigmoid(logits)
     negative = _power(sigmoid(logits), gamma) * log_sigmoid(-logits)
@@ -108,13 +108,13 @@ def focal_loss(logits: jax.Array, labels: jax.Array, gamma: float) -> jax.Array:
 def asymmetric_loss(
     logits: jax.Array, labels: jax.Array, gamma_positive: float, gamma_negative: float, margin: float
 ) -> jax.Array:
-    """A focal loss with an exponent for each class, that forgets negatives below a probability of `margin`; unreduced.
+    """A focal loss with one exponent a class, which ignores negatives predicted below `margin`; unreduced.
 
     Ridnik et al., "Asymmetric Loss For Multi-Label Classification", ICCV 2021, equations 4 to 7. 0 where a label is
     NaN; a soft label y takes y times the loss of a positive and 1 - y times that of a negative.
     """
     shifted = jnp.maximum(sigmoid(logits) - margin, 0.0)
-    # Without a margin 1 - p can round to 0 where ln(1 - p) still is a number.
+    # Without a margin, 1 - p can round to 0 where ln(1 - p) is still finite.
     log_rest = jnp.log1p(-shifted) if margin else log_sigmoid(-logits)
     positive = _power(sigmoid(-logits), gamma_positive) * log_sigmoid(logits)
     negative = _power(shifted, gamma_negative) * log_rest
@@ -148,7 +148,7 @@ LOSSES: Final[dict[str, Callable[..., jax.Array]]] = {
 
 
 def bernoulli_kl(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
-    """T^2 KL(p || q), each finding a coin of its own: the mean over films and findings.
+    """T^2 KL(p || q) of independent Bernoulli distributions, one a finding: the mean over films and findings.
 
     Both outcomes count, p ln(p/q) + (1-p) ln((1-p)/(1-q)); dropping the second term is a common mistake when a
     softmax recipe is carried over to sigmoids.
@@ -170,8 +170,8 @@ def bernoulli_kl(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 
 def softmax_kl(p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0) -> jax.Array:
     """T^2 KL(p || q) of the softmax over the findings: the sum over findings, the mean over films.
 
-    The report's literal form (Zhang et al. 2018, equation 2). It reads the findings as exclusive, which on these
-    films they are not. Arguments as for `bernoulli_kl`.
+    The report's literal form (Zhang et al. 2018, equation 2). It treats the findings as mutually exclusive, which
+    they are not. Arguments as for `bernoulli_kl`.
     """
     a, b = log_softmax(p_logits / temperature), log_softmax(q_logits / temperature)
     return temperature**2 * (jnp.exp(a) * (a - b)).sum(axis=-1).mean()
@@ -184,15 +184,16 @@ DIVERGENCES: Final[dict[str, Callable[..., jax.Array]]] = {"bernoulli": bernoull
 def bernoulli_soft_targets(
     p_logits: jax.Array, q_logits: jax.Array, temperature: float = 1.0, has_target: jax.Array | None = None
 ) -> jax.Array:
-    """T^2 times the cross-entropy of a student q on a teacher's probabilities p, each finding a coin of its own.
+    """T^2 times the cross-entropy of a student q against a teacher's probabilities p, each finding a Bernoulli.
 
-    It differs from `bernoulli_kl` by the teacher's entropy alone, which no student moves: the gradients are equal.
+    It differs from `bernoulli_kl` only by the teacher's entropy, which does not depend on the student: the gradients
+    are equal.
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2, for several findings at once.
     Arguments, result as for `bernoulli_kl`.
 
     Args:
       has_target: bool (batch, findings); where it is False there is no target and the term is 0, still counted in the
-        mean, so that a film weighs the same whatever films it shares a batch with. None: everywhere.
+        mean, so a film's weight does not depend on the rest of its batch. None: everywhere.
     """
     if has_target is not None:
         p_logits = jnp.where(has_target, p_logits, 0.0)
@@ -209,8 +210,8 @@ def softmax_soft_targets(
 ) -> jax.Array:
     """T^2 times the cross-entropy of softmaxes over the findings: summed over findings, averaged over films.
 
-    Hinton et al. 2015, equation 1 and section 2. Arguments as for `bernoulli_soft_targets`; a softmax needs all of a
-    film's findings, so that a film has its target where it has them all.
+    Hinton et al. 2015, equation 1 and section 2. Arguments as for `bernoulli_soft_targets`; a softmax needs all
+    findings, so a film has a target only where it has all of them.
     """
     if has_target is not None:
         has_target = has_target.all(axis=-1, keepdims=True)
@@ -227,33 +228,3 @@ SOFT_TARGETS: Final[dict[str, Callable[..., jax.Array]]] = {
     "bernoulli": bernoulli_soft_targets,
     "softmax": softmax_soft_targets,
 }
-
-
-def mutual_loss(
-    logits: jax.Array,
-    peer_logits: jax.Array,
-    labels: jax.Array,
-    weight: float = 1.0,
-    kl: str = "bernoulli",
-    temperature: float = 1.0,
-) -> jax.Array:
-    """BCE(labels, own) + weight * KL(peer || own): what one of two networks minimises while the peer is held fixed.
-
-    The cross-entropy is the mean over what is known; the divergence counts everywhere: networks may teach each other
-    what no one labelled.
-
-    Args:
-      logits: of the network that learns.
-      peer_logits: of the other; no gradient flows into them.
-      labels: 0 to 1, or NaN, (batch, findings).
-      weight: of the divergence; 0 leaves a network that learns alone.
-      kl: a key of `DIVERGENCES`.
-      temperature: see `bernoulli_kl`.
-
-    Returns:
-      A scalar, in nats. Zhang et al., "Deep Mutual Learning", CVPR 2018, equations 4 and 5.
-    """
-    known = is_known(jnp.asarray(labels)).sum(axis=0)
-    supervised = mean_of_known(binary_cross_entropy(logits, labels), known)
-    divergence = DIVERGENCES[kl](jax.lax.stop_gradient(peer_logits), logits, temperature)
-    return supervised + weight * divergence

@@ -1,4 +1,4 @@
-"""Where a new run's weights come from: `config.init_from`, imported weights or the workdir of an earlier run."""
+"""Initial weights from `config.init_from`: imported weights, or the workdir of an earlier run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +26,15 @@ def start_from(
     config: ConfigDict, name: str, model: AnyNetwork, state: TrainState, film_shape: tuple[int, ...],
     findings: Sequence[str],
 ) -> TrainState:  # fmt: skip
-    """`state`, new, with the weights and statistics that `init_from` names; as it is where none is named.
+    """A new `state` with the weights and statistics that `init_from` names; unchanged if it names none.
 
-    Every array must be there and have its shape. A head, or other arrays, that were left out when the weights were
-    imported (`--nohead`, `--fresh`), and a head of other findings than `findings`, this run's, stay the new ones, and
-    that is said. The stem is brought to this run's
-    `data.mean` and `data.std`, exactly. A branched network takes a whole network into each branch, or another of the
-    same branches.
+    Every array must be there and have the right shape. Arrays that were left out when the weights were imported
+    (`--nohead`, `--fresh`), and a head for other findings than this run's `findings`, keep their new values, which is
+    reported. The stem is converted exactly to this run's `data.mean` and `data.std`. A branched network starts from a
+    whole network, copied into each branch, or from another with the same branches.
 
     Raises:
-      CheckpointError: there are no weights, or they are not those of the network; all keys that differ are listed.
+      CheckpointError: there are no weights, or they do not fit the network; all keys that differ are listed.
     """
     source = source_of(config, name)
     if not source:
@@ -45,13 +44,13 @@ def start_from(
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
     fresh = {"params": state.params, **state.collections}
-    told = "new head" if not has_head(variables) else "head included"
+    description = "new head" if not has_head(variables) else "head included"
     variables = renormalize(variables, mean, std, config, config.networks[name].model)
     if has_head(variables) and tuple(theirs) != tuple(findings):
         if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
             variables = in_order(variables, [theirs.index(finding) for finding in findings])
         else:
-            told = f"new head, for its own is of {first_ten(list(theirs))}"
+            description = f"new head; its own predicts {first_ten(list(theirs))}"
             variables = without_head(variables, state)
     if isinstance(model, Network):
         params = {"head": state.params["head"]} | dict(variables["params"])
@@ -60,14 +59,14 @@ def start_from(
         shapes = jax.eval_shape(model.whole(0).init, jax.random.key(0), jnp.zeros((1, *film_shape)))
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
         variables, anew = fill(variables, missing, zeros)
-        variables = spread(model, variables, state, film_shape)
+        variables = to_branches(model, variables, state, film_shape)
         variables = renew(variables, fresh, anew)
     else:
         anew = []
     if anew:
-        told += f", drawn anew: {first_ten(['/'.join(path[1:]) for path in anew])}"
+        description += f", drawn anew: {first_ten(['/'.join(path[1:]) for path in anew])}"
     check_fit(fresh, variables, f"{source}, from which {name} is to start,")
-    say(f"{name}: starts from {source}, {told}")
+    say(f"{name}: starts from {source}, {description}")
     variables = jax.tree.map(jnp.array, variables)
     average = state.average and jax.tree.map(jnp.copy, variables)
     collections = {key: variables[key] for key in state.collections}
@@ -75,12 +74,12 @@ def start_from(
 
 
 def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], set[Key]]:
-    """Variables, the mean and spread of their films, the findings of their head, the paths of arrays left out.
+    """Variables, mean and std of their films, the findings of their head, the paths of arrays that are left out.
 
-    Of several networks in a workdir the namesake.
+    If a workdir holds several networks, the one called `name`.
 
     Raises:
-      CheckpointError: there are none, or it is not clear which are meant.
+      CheckpointError: there are none, or several and none called `name`.
     """
     if (path / ABOUT).exists():
         variables, about = load_weights(path)
@@ -96,14 +95,14 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], 
 
 
 def fill(variables: PyTree, missing: set[Key], other: PyTree) -> tuple[PyTree, list[Key]]:
-    """`variables` with the arrays `missing` out of `other`, and their paths; what is there already stays."""
+    """`variables` with the arrays `missing` taken from `other`, and their paths; existing arrays stay."""
     flat, others = flatten_dict(dict(variables)), flatten_dict(dict(other))
     anew = sorted(path for path in missing - flat.keys() if path in others)
     return unflatten_dict(flat | {path: others[path] for path in anew}), anew
 
 
 def renew(variables: PyTree, fresh: PyTree, anew: list[Key]) -> PyTree:
-    """A branched network's variables, with those that a whole network calls `anew` out of `fresh`."""
+    """A branched network's variables, with the arrays `anew` (paths in a whole network) taken from `fresh`."""
     flat, new = flatten_dict(dict(variables)), flatten_dict(dict(fresh))
     shared = {(path[0], "shared", *path[2:]) for path in anew}
     names = shared | {(path[0], "branch", *path[1:]) for path in anew}
@@ -116,13 +115,13 @@ def has_head(variables: PyTree) -> bool:
 
 
 def in_order(variables: PyTree, outputs: Sequence[int]) -> PyTree:
-    """The same with the outputs of its head in another order."""
+    """`variables` with the outputs of the head reordered."""
     head = {key: np.asarray(leaf)[..., np.array(outputs)] for key, leaf in variables["params"]["head"].items()}
     return {**variables, "params": {**variables["params"], "head": head}}
 
 
 def without_head(variables: PyTree, state: TrainState) -> PyTree:
-    """The same with no head; of a network with branches, with the heads of `state`, if that has branches, too."""
+    """`variables` without the head; for a branched network, with the heads of `state` if that is branched, too."""
     params = {part: tree for part, tree in variables["params"].items() if part != "head"}
     if "branch" in params and "branch" in state.params:
         params["branch"] = {**params["branch"], "head": state.params["branch"]["head"]}
@@ -130,7 +129,7 @@ def without_head(variables: PyTree, state: TrainState) -> PyTree:
 
 
 def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, model: str) -> PyTree:
-    """The same network for films normalised as this run's are; its stem then has an offset in any case."""
+    """The same network for films normalised as in this run; its stem then always has an offset."""
     variables = jax.tree.map(np.asarray, variables)
     stem = stem_of(model, variables["params"])
     offset = stem.get("offset", np.zeros_like(stem["kernel"]))
@@ -145,8 +144,8 @@ def renormalize(variables: PyTree, mean: float, std: float, config: ConfigDict, 
     return variables
 
 
-def spread(model: Any, whole: PyTree, state: TrainState, film_shape: tuple[int, ...]) -> PyTree:
-    """A branched network out of one whole network's variables; without a head there, the heads of `state`."""
+def to_branches(model: Any, whole: PyTree, state: TrainState, film_shape: tuple[int, ...]) -> PyTree:
+    """A branched network's variables, from those of one whole network; without a head there, the heads of `state`."""
     head = {
         "head": {"kernel": np.zeros((1, sum(map(len, model.groups)))), "bias": np.zeros(sum(map(len, model.groups)))}
     }

@@ -1,6 +1,6 @@
-"""What a network is while it trains: parameters, its other collections, the optimiser's memory, a step count."""
+"""The state of a network in training: parameters, other collections, optimiser state, step count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from chexjax.errors import ConfigError
 from chexjax.models import BranchedNetwork
 from chexjax.models.configured import AnyNetwork, create_network, first_variables
+from chexjax.training.depths import depth_factors, depth_groups, scale_by_depth
 
 __all__ = ["TrainState", "create_network", "create_optimizer", "create_schedule", "create_state"]
 
@@ -21,10 +22,10 @@ PyTree = Any
 
 
 class TrainState(train_state.TrainState):
-    """flax's TrainState, with the network's other collections and, where the config asks for it, a moving average.
+    """flax's TrainState with the network's other collections and, if the config asks for it, a moving average.
 
-    `collections` is all that the network has beside `params`: `{"batch_stats": ...}`, or other things, or nothing. The
-    moving average is of both.
+    `collections` holds everything beside `params`: `{"batch_stats": ...}`, others, or nothing. The moving average
+    covers both.
     """
 
     collections: dict[str, PyTree]
@@ -33,7 +34,7 @@ class TrainState(train_state.TrainState):
 
     @property
     def variables(self) -> dict[str, PyTree]:
-        """What evaluation applies: the moving average where one is kept, the last weights otherwise."""
+        """The variables for evaluation: the moving average if there is one, else the latest weights."""
         return self.average or {"params": self.params, **self.collections}
 
 
@@ -44,17 +45,19 @@ def create_state(
 
     Args:
       film_shape: (height, width, channels) of a film as the network sees it.
-      steps: how many there will be in all; the learning-rate schedule ends there.
-      frozen_steps: for how many of them the trunk stands still.
+      steps: their total number, at which the learning-rate schedule ends.
+      frozen_steps: the number of first steps in which the trunk is frozen.
     """
     network = config.networks[name]
     variables = first_variables(config, name, model, film_shape)
-    rule = create_optimizer(network, steps)
+    factors = depth_factors(depth_groups(model, film_shape), network.layer_decay) if network.layer_decay < 1 else None
+    rule = create_optimizer(network, steps, factors)
     if frozen_steps:
-        rule = heads_first(rule, create_optimizer(network, max(steps - frozen_steps, 1)), frozen_steps)
+        trunk = create_optimizer(network, max(steps - frozen_steps, 1), factors)
+        rule = heads_first(rule, trunk, frozen_steps)
     if isinstance(model, BranchedNetwork):
         rule = for_branches(rule)
-    # Copies, because two networks that shared a buffer could not both be donated to the step.
+    # Copies: two networks that share a buffer cannot both be donated to the step.
     average = jax.tree.map(jnp.copy, dict(variables)) if network.average_decay else None
     return TrainState.create(
         apply_fn=model.apply,
@@ -69,7 +72,7 @@ def create_state(
 def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransformation:
     """`rule` for the shared part and for each branch by itself.
 
-    Each is clipped by its own norm, and a branch's vectors are told from its kernels though they are stacked.
+    Each is clipped by its own norm. Weight decay treats a branch's vectors as vectors, although they are stacked.
     """
     each = optax.GradientTransformation(jax.vmap(rule.init), jax.vmap(rule.update))
     return optax.partition({"shared": rule, "branch": each}, lambda params: {part: part for part in params})
@@ -78,9 +81,9 @@ def for_branches(rule: optax.GradientTransformation) -> optax.GradientTransforma
 def heads_first(
     heads: optax.GradientTransformation, trunk: optax.GradientTransformation, steps: int
 ) -> optax.GradientTransformation:
-    """Moves heads from the start and the trunk after `steps`, each by a rule of its own.
+    """Trains heads from the start and the trunk after `steps`, each by its own rule.
 
-    The trunk's rule begins, schedule and memory, when the trunk does: Adam's count must not run ahead of its moments.
+    The trunk's schedule and optimiser state begin with the trunk: Adam's count must not run ahead of its moments.
     """
     rules = {"head": heads, "trunk": optax.conditionally_mask(trunk, lambda step: step >= steps)}
     return optax.partition(rules, partial(jax.tree_util.tree_map_with_path, part_of))
@@ -104,14 +107,14 @@ def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
     if network.schedule not in decays:
         raise ConfigError(f"no schedule is called {network.schedule!r}; there are {', '.join(decays)}")
     ramp = optax.linear_schedule(0.0, peak, warmup)
-    # The ramp starts one update above zero: a first step at rate 0 would only move the batch statistics.
+    # The warm-up starts one update above zero: a step at rate 0 would only change the batch statistics.
     return optax.join_schedules([lambda step: ramp(step + 1), decays[network.schedule]()], [warmup])
 
 
 def learning_rates(network: ConfigDict, step: int, steps: int, frozen_steps: int = 0) -> dict[str, float]:
     """The rates of the update that `step` makes (the first is 0): "learning_rate" of the trunk, "head_learning_rate".
 
-    The trunk's is 0 for the first `frozen_steps` of the `steps`, and its schedule then begins.
+    The trunk's is 0 in the first `frozen_steps`; then its schedule begins.
     """
     peak, head = network.learning_rate, network.head_learning_rate
     rate = float(create_schedule(network, steps)(step))
@@ -140,30 +143,37 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
     return rate
 
 
-def create_optimizer(network: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """The update rule: clip by global norm, then SGD, Adam or AdamW. Weight decay spares vectors (norms and biases)."""
+def create_optimizer(
+    network: ConfigDict, steps: int, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:  # fmt: skip
+    """The update rule: clip by global norm, then SGD, Adam or AdamW. Only kernels decay, and a stem's offset.
+
+    Norms, biases, class tokens and position embeddings do not, as in DeiT and Swin. `factors` multiply the learning
+    rates of the trunk's modules, see `depths.scale_by_depth`; None: one rate for all.
+    """
     schedule = create_schedule(network, steps)
 
-    def matrices(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+    def kernels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "offset"), params)
 
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.sgd(schedule, momentum=network.momentum or None),
         ),
         "adam": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.adam(schedule),
         ),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=kernels),
     }
     if network.optimizer not in rules:
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(network.clip_norm) if network.clip_norm else optax.identity()
     rate = network.head_learning_rate
     head = scale_head(rate / network.learning_rate) if rate and network.learning_rate else optax.identity()
-    return optax.chain(clip, rules[network.optimizer](), head)
+    depth = [scale_by_depth(factors)] if factors else []
+    return optax.chain(clip, rules[network.optimizer](), head, *depth)
 
 
 def scale_head(ratio: float) -> optax.GradientTransformation:

@@ -1,8 +1,8 @@
 """One step a regime: pure functions of (states, batch), compiled for every local device (see `devices.each_device`).
 
 A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
-returns the new states and what it measured. Every device holds the whole state
-and a share of the batch, and gradients, batch statistics and measurements are averaged over it.
+returns the new states and what it measured. Every device holds the whole state and a share of the batch; gradients,
+batch statistics and measurements are averaged over the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -71,7 +71,7 @@ class Context:
 
 
 class Fixed(NamedTuple):
-    """What a step reads and never changes; arguments, so that one compiled step serves every seed and every teacher.
+    """What a step reads and never changes; arguments, so one compiled step serves every seed and every teacher.
 
     `seed` is the run's, int32; `teacher` the teacher's variables by network name, empty but in distillation;
     `targets` the soft targets of the training films where a table teaches: logits, float32 (films, findings), in the
@@ -110,14 +110,14 @@ def supervised_step(
     images = prepare(batch, states[0].step, fixed.seed, context.config)
     supervision = supervision_of(batch)
     learned = [
-        learn(
+        train_step_of(
             state,
-            linearize(state, images, context, dropout_key(fixed.seed, state.step, turn)),
+            linearize(state, images, context, dropout_key(fixed.seed, state.step, index)),
             supervision,
-            turn,
+            index,
             context,
         )
-        for turn, state in enumerate(states)
+        for index, state in enumerate(states)
     ]
     return gathered(learned)
 
@@ -127,26 +127,26 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
 
     Zhang et al., "Deep Mutual Learning", CVPR 2018, Algorithm 1; of more than two networks each learns from the mean
     divergence to its peers (section 3.3). The labels' part is a mean over what is known; the divergence counts
-    everywhere, labelled or not. With "alternating" updates a network that has just
-    moved predicts again, and the next one learns from that; with "simultaneous" all learn from the predictions with
-    which the step began. A network that has not moved yet needs no second run: one linearisation gives the
-    predictions that its peers learn from and, later, its own backward pass. So K networks cost K forward and K
-    backward passes, and alternating K - 1 forward passes more (the last one's new predictions have no reader).
+    everywhere, labelled or not. With "alternating" updates, a network that has just been updated predicts again, and
+    the next one learns from the new predictions; with "simultaneous", all learn from the predictions made at the start
+    of the step. A network that has not been updated yet needs no second forward pass: one linearisation gives both the
+    predictions its peers learn from and, later, its own backward pass. So K networks cost K forward and K backward
+    passes; alternating updates cost K - 1 more forward passes (nobody reads the last network's new predictions).
     """
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
     images = prepare(batch, states[0].step, fixed.seed, context.config)
     supervision = supervision_of(batch)
-    keys = [dropout_key(fixed.seed, state.step, turn) for turn, state in enumerate(states)]
+    keys = [dropout_key(fixed.seed, state.step, index) for index, state in enumerate(states)]
     runs = [linearize(state, images, context, key) for state, key in zip(states, keys, strict=True)]
     logits = [run.logits for run in runs]
     learned = []
-    for turn, (state, run) in enumerate(zip(states, runs, strict=True)):
-        guide = towards(logits[:turn] + logits[turn + 1 :], divergence)
-        learned.append(learn(state, run, supervision, turn, context, guide, mutual.weight))
-        if mutual.updates == "alternating" and turn + 1 < len(states):
+    for index, (state, run) in enumerate(zip(states, runs, strict=True)):
+        guide = divergence_to(logits[:index] + logits[index + 1 :], divergence)
+        learned.append(train_step_of(state, run, supervision, index, context, guide, mutual.weight))
+        if mutual.updates == "alternating" and index + 1 < len(states):
             moved = learned[-1][0]
-            logits[turn], _ = predict(state, moved.params, images, context, keys[turn])
+            logits[index], _ = predict(state, moved.params, images, context, keys[index])
     return gathered(learned)
 
 
@@ -155,9 +155,9 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
 
     The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
     mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
-    by the mean of their softened probabilities. A table of targets (`Fixed.targets`) says the same of a film however it
-    is augmented. A film and finding without a target learns from its label alone, which then has the weight 1 that the
-    two have together elsewhere: with no target at all this is supervised training.
+    by the mean of their softened probabilities. A table (`Fixed.targets`) gives a film the same target however it is
+    augmented. Where a film and finding has no target, the label alone counts, with weight 1; with no target at all
+    this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
     images = augmented(batch, states[0].step, fixed.seed, context.config)
@@ -169,17 +169,17 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
         has_target = is_known(targets)
         if distill.targets == "softmax":  # which takes all of a film's findings
             has_target = jnp.broadcast_to(has_target.all(axis=-1, keepdims=True), targets.shape)
-        guide = towards([targets], partial(soft_targets, has_target=has_target))
+        guide = divergence_to([targets], partial(soft_targets, has_target=has_target))
         labels_weight = jnp.where(has_target, labels_weight, 1.0)
     else:
         seen = normalize(images, teacher.mean, teacher.std)
         outputs = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
-        guide = towards(outputs, soft_targets)
+        guide = divergence_to(outputs, soft_targets)
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
-    for turn, state in enumerate(states):
-        run = linearize(state, own, context, dropout_key(fixed.seed, state.step, turn))
-        learned.append(learn(state, run, supervision, turn, context, guide, distill.weight, labels_weight))
+    for index, state in enumerate(states):
+        run = linearize(state, own, context, dropout_key(fixed.seed, state.step, index))
+        learned.append(train_step_of(state, run, supervision, index, context, guide, distill.weight, labels_weight))
     return gathered(learned)
 
 
@@ -201,10 +201,10 @@ def create_step(context: Context, devices: Sequence[jax.Device] | None = None) -
 
 
 def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.Device] | None = None) -> Steps:
-    """The compiled steps of the config's regime: up to `most` of them in one call, without a word from the host.
+    """The compiled steps of the config's regime: up to `most` in one call, without returning to the host.
 
-    Measurements have a leading axis of `most` steps, of which the first `count` are filled. How often the loop turns
-    is an argument: one program serves every count, and so N steps in a call give bit for bit what N calls of one do.
+    Measurements have a leading axis of `most` steps, of which the first `count` are filled. The number of
+    steps is an argument: one program serves every count, so N steps in one call equal N calls of one step bit for bit.
     """
     # Compiled apart, so that it is traced once for its shapes and its use.
     step = jax.jit(at_precision(context.config.precision, partial(STEPS[context.config.regime], context=context)))
@@ -231,8 +231,8 @@ def create_steps(context: Context, read: Read, most: int, devices: Sequence[jax.
 def compiled_together(steps: Steps) -> Steps:
     """`steps` whose first call compiles, by taking no step, and then waits for the other processes.
 
-    Loading and compiling take one process longer than another, minutes where one finds its program in the cache. The
-    others must not wait for it inside the first step: the messages there fail after some seconds (see `meet`).
+    Loading and compiling can take minutes longer in one process than in another that finds its program in the cache.
+    The others must not wait inside the first step: collectives there time out after some seconds (see `meet`).
     """
     compiled = False
 
@@ -258,20 +258,20 @@ class Run(NamedTuple):
 
 
 def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
-    """The step's films, augmented: float grey levels."""
+    """The augmented films of the step: float grey levels."""
     return augment(batch["image"], batch["film"], step, seed, config.augment)
 
 
 def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
-    """The step's network input out of its stored films."""
+    """The network's input, made from the stored films of the step."""
     return normalize(augmented(batch, step, seed, config), config.data.mean, config.data.std)
 
 
 def dropout_key(seed: jax.Array | int, step: jax.Array | int, network: int) -> jax.Array:
-    """The key from which the `network`-th network draws in a step, on each device another.
+    """The dropout key of the `network`-th network in a step; it differs between devices.
 
-    It depends on the seed, the step, the network's index and the device's: a run that is resumed on as many devices
-    draws the same.
+    It is folded from the seed, the step, the network's index and the device's, so a run resumed on as many devices
+    draws the same numbers.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), NO_STEP), step)
     return jax.random.fold_in(jax.random.fold_in(key, network), jax.lax.axis_index(AXIS))
@@ -280,9 +280,9 @@ def dropout_key(seed: jax.Array | int, step: jax.Array | int, network: int) -> j
 def predict(
     state: TrainState, params: PyTree, images: jax.Array, context: Context, key: jax.Array
 ) -> tuple[jax.Array, dict[str, PyTree]]:
-    """Logits in training mode, by the batch's own statistics; and the collections that follow.
+    """Logits in training mode (normalised by the batch's own statistics), and the updated collections.
 
-    Two calls with one `key` drop out the same units.
+    Two calls with the same `key` drop the same units.
     """
     if context.frozen:
         variables = {"params": only_heads(params), **state.collections}
@@ -294,12 +294,12 @@ def predict(
 
 
 def only_heads(params: PyTree) -> PyTree:
-    """The same parameters, of which only those of heads pass gradients on."""
+    """The same parameters with gradients stopped everywhere but in the heads."""
 
-    def held(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+    def stop_trunk(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         return leaf if part_of(path) == "head" else jax.lax.stop_gradient(leaf)
 
-    return jax.tree_util.tree_map_with_path(held, params)
+    return jax.tree_util.tree_map_with_path(stop_trunk, params)
 
 
 def linearize(state: TrainState, images: jax.Array, context: Context, key: jax.Array) -> Run:
@@ -310,30 +310,30 @@ def linearize(state: TrainState, images: jax.Array, context: Context, key: jax.A
     return Run(logits, pull_back, collections)
 
 
-def towards(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Guide:
-    """The mean distance from others' logits, which are held fixed, to a network's own."""
+def divergence_to(others: Sequence[jax.Array], distance: Callable[[jax.Array, jax.Array], jax.Array]) -> Guide:
+    """A guide: the mean divergence from the others' logits, held fixed, to a network's own."""
     return lambda logits: jnp.stack([distance(jax.lax.stop_gradient(other), logits) for other in others]).mean()
 
 
 def supervision_of(batch: Batch) -> Supervision:
-    """The batch's labels, and how many are known: a message of its own, of a number a finding, before the gradients'.
+    """The batch's labels and how many of them are known, finding by finding.
 
-    The backward pass needs to know by how much each film's gradient is divided, which depends on the other devices'
-    films; unlike the gradients', the message hides behind the forward pass.
+    The count is an all-reduce of its own: the backward pass divides each film's gradient by it, and it depends on the
+    films of the other devices. Unlike the gradients' all-reduce it overlaps with the forward pass.
     """
     labels = batch["label"].astype(jnp.float32)
     return Supervision(labels, mean_over_devices(is_known(labels).sum(axis=0, dtype=jnp.float32)))
 
 
 def supervised_loss(
-    logits: jax.Array, supervision: Supervision, turn: int, context: Context, weights: jax.Array | None = None
+    logits: jax.Array, supervision: Supervision, index: int, context: Context, weights: jax.Array | None = None
 ) -> jax.Array:
-    """The labels' part of the `turn`-th network's objective, by `config.loss`: a scalar.
+    """The labels' part of the `index`-th network's objective, by `config.loss`: a scalar.
 
-    The mean over the films and findings that are known; of a branched network the sum over its branches of such means.
-    `weights` (films, findings) multiply each label's loss; the mean stays divided by the number that is known.
+    The mean over the known labels; for a branched network, the sum of the means of its branches. `weights`
+    (films, findings) multiply each label's loss; the divisor stays the number of known labels.
     """
-    loss, network = context.config.loss, list(context.config.networks.values())[turn]
+    loss, network = context.config.loss, list(context.config.networks.values())[index]
     positives = jnp.asarray(context.prevalence, jnp.float32)
     ratio = jnp.minimum((1.0 - positives) / jnp.maximum(positives, 1e-6), loss.positive_weight_limit)
     each = LOSSES[loss.name](logits, smooth(supervision.labels, loss.label_smoothing), loss, ratio)
@@ -346,26 +346,26 @@ def supervised_loss(
     return sum((mean_of_known(each[:, group], supervision.known[group]) for group in groups), jnp.zeros(()))
 
 
-def learn(
+def train_step_of(
     state: TrainState,
     run: Run,
     supervision: Supervision,
-    turn: int,
+    index: int,
     context: Context,
     guide: Guide | None = None,
     guide_weight: float = 0.0,
     labels_weight: float | jax.Array = 1.0,
 ) -> tuple[TrainState, Measured]:
-    """Moves a network down the gradient of labels_weight * supervised loss + guide_weight * guide.
+    """Updates a network by the gradient of labels_weight * supervised loss + guide_weight * guide.
 
-    `labels_weight` is a number, or one for each film and finding.
+    `labels_weight` is a number or an array (films, findings).
     """
 
     def objective(logits: jax.Array) -> tuple[jax.Array, Measured]:
         if isinstance(labels_weight, jax.Array):
-            loss = supervised_loss(logits, supervision, turn, context, labels_weight)
+            loss = supervised_loss(logits, supervision, index, context, labels_weight)
         else:
-            loss = labels_weight * supervised_loss(logits, supervision, turn, context)
+            loss = labels_weight * supervised_loss(logits, supervision, index, context)
         divergence = jnp.zeros(())
         if guide is not None:
             divergence = guide(logits)
@@ -383,7 +383,7 @@ def learn(
 
 
 def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -> tuple[TrainState, Measured]:
-    """Averages over the devices, then moves the network (and the moving average of its weights)."""
+    """Averages over the devices, then updates the network (and the moving average of its weights)."""
     gradients, collections, measured = mean_over_devices((gradients, run.collections, measured))
     updates, memory = state.tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -396,7 +396,7 @@ def update(state: TrainState, run: Run, gradients: PyTree, measured: Measured) -
 
 
 def follow(new: PyTree, average: PyTree, share: float) -> PyTree:
-    """The moving average, `share` of the way towards `new`; of what is no real number, as a counter, the new value."""
+    """The moving average, moved a `share` of the way to `new`; a leaf of integers (a counter) takes the new value."""
 
     def moved(value: jax.Array, mean: jax.Array) -> jax.Array:
         return optax.incremental_update(value, mean, share) if jnp.issubdtype(value.dtype, jnp.inexact) else value

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which schedulers send before they take a machine away, and Ctrl-C."""
+"""Stopping on request: on SIGTERM, which schedulers send before they take a machine away, and on Ctrl-C."""
 
 import os
 import signal
@@ -32,10 +32,10 @@ class Stop:
                 os.kill(os.getpid(), signal.SIGTERM)  # which the coordination service hears
 
     def due(self) -> bool:
-        """Whether to save and stop now. Of several processes that were asked, or not, all get the same answer.
+        """Whether to save and stop now; all processes of a run get the same answer.
 
-        Several processes agree through JAX's coordination service, which hears SIGTERM in their place: the notice that
-        one of them got reaches all, and they stop at the first call that none of them has made yet.
+        They agree through JAX's coordination service, which receives SIGTERM for them: a notice to one reaches all, and
+        they stop at the first call that none of them has made yet.
         """
         self._calls += 1  # calls, not steps: the service waits for exactly the largest number plus one
         if jax.process_count() > 1:
@@ -45,7 +45,7 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """While it lasts, SIGTERM and Ctrl-C ask the run to stop and do not kill it; a second Ctrl-C ends it at once.
+    """Within it, SIGTERM and Ctrl-C ask the run to stop instead of killing it; a second Ctrl-C ends it at once.
 
     Outside the main thread nothing changes. Of several processes SIGTERM is left to JAX's coordination service.
     """
@@ -68,7 +68,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextmanager
 def _end_on_second_interrupt() -> Iterator[None]:
-    """Answers Ctrl-C from a thread: Python calls no handler while XLA compiles or computes, which may take minutes."""
+    """Handles Ctrl-C in a thread: Python runs no handler while XLA compiles or computes, possibly for minutes."""
     heard, written = socket.socketpair()
     written.setblocking(False)
     before = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: the newest two and the best, and in each all that a run needs to go on.
+"""Checkpoints of a run: the newest two and the best, each with everything a run needs to resume.
 
 A step folder holds Orbax's `arrays`: `networks` (per network what evaluation applies: `params`, and `batch_stats` or
-whatever collections it has) and `training` (what only training needs: the optimiser's memory, the step count). Beside
+whatever collections it has) and `training` (what only training needs: optimiser state, step count). Beside
 them lie `metadata.json` (the seeds, the data's digest and place, the history of validation figures), a copy of
-`config.json`, and the manifest of all these files. Everything is stored as plain arrays of one device, so that any
-number of devices can restore it.
+`config.json`, and the manifest of all these files. Arrays are stored unreplicated, so any number of devices can
+restore them.
 
     python -m chexjax.workdir.checkpoints --verify WORKDIR
 """
@@ -32,7 +32,7 @@ from chexjax.files import PARTIAL, manifest_troubles, write_manifest
 from chexjax.runtime import parse
 from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
-# In a step folder: Orbax's arrays, and beside them a file of our own. The manifest covers both.
+# In a step folder: Orbax's arrays and, beside them, our own file. The manifest covers both.
 ARRAYS: Final = "arrays"
 METADATA: Final = "metadata.json"
 
@@ -44,14 +44,14 @@ Metadata = dict[str, Any]
 class Checkpoints:
     """The checkpoints of a workdir: the newest two, and the best. Only the run that holds the workdir is `writing`.
 
-    A step folder gets its name when all of it is on the disk, its manifest included. One whose manifest does not hold
-    is passed over with a warning, and counts neither as the latest nor as the best.
+    A step folder gets its final name once all of it, manifest included, is on disk. A folder that contradicts its
+    manifest is skipped with a warning; it is neither the latest nor the best.
     """
 
     def __init__(self, workdir: Path, writing: bool = False):
         self._folder = workdir / CHECKPOINTS
         if writing and jax.process_index() == 0:
-            for path in self._folder.glob("*.*"):  # what a killed save or a killed removal left
+            for path in self._folder.glob("*.*"):  # left by a killed save or removal
                 shutil.rmtree(path, ignore_errors=True)
         self._intact = read_intact(self._folder)
 
@@ -60,11 +60,11 @@ class Checkpoints:
         """The last intact step, None in a new workdir.
 
         Raises:
-          CheckpointError: there are checkpoints, and all are broken; to begin anew would be to throw them away.
+          CheckpointError: there are checkpoints but all are broken; starting anew would discard them.
         """
         if not self._intact and (broken := step_folders(self._folder)):
             raise CheckpointError(
-                f"{self._folder} holds {len(broken)} checkpoints, and none of them is intact\n"
+                f"{self._folder} holds {len(broken)} checkpoints, none of them intact\n"
                 "move that folder away to train anew"
             )
         return max(self._intact, default=None)
@@ -74,7 +74,7 @@ class Checkpoints:
         """The intact step with the highest mean validation AUROC.
 
         Raises:
-          CheckpointError: nothing that was validated has been saved yet, or nothing of it is intact.
+          CheckpointError: there is no validated checkpoint, or none is intact.
         """
         best = best_of({step: metadata["auroc"] for step, metadata in self._intact.items()})
         if best is None:
@@ -83,13 +83,13 @@ class Checkpoints:
         return best
 
     def save(self, step: int, states: States, auroc: float | None, metadata: Metadata) -> None:
-        """Saves unreplicated states under `step`, and removes what need not be kept.
+        """Saves unreplicated states under `step`, and removes checkpoints that are no longer needed.
 
-        `auroc` decides which checkpoint is the best; None where the step was not validated.
+        `auroc` decides which checkpoint is the best; None if the step was not validated.
 
         Raises:
           TrainingError: the weights are not finite.
-          CheckpointError: the disk is full or takes nothing; what was saved before is as it was.
+          CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
         """
         parts = dict(zip(("networks", "training"), split_states(states), strict=True))
         check_finite(parts, step)
@@ -101,14 +101,14 @@ class Checkpoints:
                 (partial / METADATA).write_text(json.dumps(described))
                 shutil.copyfile(self._folder.parent / CONFIG, partial / CONFIG)
                 write_manifest(partial)
-                _remove(self._folder / str(step))  # a broken one of that number
+                _remove(self._folder / str(step))  # a broken checkpoint of the same step
                 partial.rename(self._folder / str(step))
-        except Exception as error:  # a full disk has many types: TensorStore's, Orbax's and the system's
+        except Exception as error:  # a full disk raises many types: TensorStore's, Orbax's, the system's
             shutil.rmtree(partial, ignore_errors=True)
             reason = str(error.__cause__ or error).splitlines()[0]
             raise CheckpointError(
                 f"step {step} cannot be saved to {self._folder}: {reason}\n"
-                "what was saved before is untouched; mend this, and the same command goes on from there"
+                "earlier checkpoints are untouched; fix this, and the same command resumes from the last one"
             ) from error
         self._intact[step] = json.loads(json.dumps(described))
         keep = to_keep({step: metadata["auroc"] for step, metadata in self._intact.items()})
@@ -121,14 +121,14 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"step {step} is saved")
 
     def config(self, step: int) -> ConfigDict:
-        """The config that made `step`, as its manifest vouches for it."""
+        """The config that made `step`, from the copy that the manifest covers."""
         return read_config(self._folder / str(step))
 
     def restore(self, step: int, states: States) -> tuple[States, Metadata]:
-        """The states at `step`, shaped as `states`, and the metadata.
+        """The states at `step`, in the structure of `states`, and the metadata.
 
         Raises:
-          CheckpointError: the checkpoint does not load, or does not fit the networks; every key that does not is told.
+          CheckpointError: the checkpoint does not load, or does not fit the networks; every key that differs is named.
         """
         wanted = dict(zip(("networks", "training"), split_states(states), strict=True))
         loaded = self._load(step, ("networks", "training"))
@@ -148,7 +148,7 @@ class Checkpoints:
         return self._intact[step]
 
     def restore_networks(self, step: int, shapes: dict[str, PyTree]) -> dict[str, PyTree]:
-        """The variables that evaluation applies, per network; `shapes` is what `jax.eval_shape` gives of them.
+        """The variables that evaluation uses, by network; `shapes` comes from `jax.eval_shape`.
 
         Raises:
           CheckpointError: as for `restore`.
@@ -162,10 +162,10 @@ class Checkpoints:
             path = (self._folder / str(step) / ARRAYS).resolve()
             loaded = ocp.load_checkpointables(str(path), dict.fromkeys(parts))
             expected = self.metadata(step)["sha256"]
-        except Exception as error:  # Orbax wraps whatever goes wrong; the reason is the cause
+        except Exception as error:  # Orbax wraps every error; the reason is its cause
             reason = repr(error.__cause__ or error).splitlines()[0]
             raise CheckpointError(f"{self._folder / str(step)} does not load: {reason}") from error
-        # The manifest vouches for the files; this, that Orbax gives back the arrays that it was given.
+        # The manifest covers the files; this checks that Orbax returns the arrays it was given.
         for part in parts:
             found = digests(loaded[part])
             rotten = [f"{part}/{key}" for key, digest in expected[part].items() if found.get(key) != digest]
@@ -175,29 +175,29 @@ class Checkpoints:
 
 
 def step_folders(folder: Path) -> list[Path]:
-    """The step folders of `folder`, the oldest first, whatever they hold."""
+    """The step folders of `folder`, oldest first, whether intact or not."""
     return sorted(
         (path for path in folder.glob("*") if re.fullmatch("[0-9]{1,18}", path.name)), key=lambda path: int(path.name)
     )
 
 
 def read_intact(folder: Path) -> dict[int, Metadata]:
-    """The metadata of the steps whose manifests hold; of the others it is said what is wrong."""
+    """The metadata of the intact steps; warns about the others and what is wrong with them."""
     intact = {}
     for step in step_folders(folder):
         troubles, metadata = manifest_troubles(step), {}
         if not troubles:
             metadata = read_metadata(step / METADATA)
-            troubles = [] if metadata else [f"{METADATA} is none"]
+            troubles = [] if metadata else [f"{METADATA} is not valid"]
         if troubles:
-            warn(f"the checkpoint {step} is broken and passed over, {first_ten(troubles)}")
+            warn(f"the checkpoint {step} is broken and skipped, {first_ten(troubles)}")
         else:
             intact[int(step.name)] = metadata
     return intact
 
 
 def read_metadata(path: Path) -> Metadata:
-    """What was saved beside the arrays of a step; empty where the file holds something else."""
+    """The metadata of a step; empty if the file holds something else."""
     try:
         metadata = json.loads(path.read_text())
         validated = metadata["auroc"] is None or 0 <= metadata["auroc"] <= 1
@@ -207,25 +207,25 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def best_of(aurocs: dict[int, float | None]) -> int | None:
-    """The step with the highest AUROC, of equal ones the earliest; None where none was validated."""
+    """The step with the highest AUROC, the earliest of equals; None if none was validated."""
     validated = {step: auroc for step, auroc in aurocs.items() if auroc is not None}
     return max(validated, key=lambda step: (validated[step], -step), default=None)
 
 
 def to_keep(aurocs: dict[int, float | None]) -> set[int]:
-    """The newest two steps, so that there is one to go back to should the other rot, and the best."""
+    """The best step and the newest two (the second in case the newest turns out broken)."""
     best = best_of(aurocs)
     return set(sorted(aurocs)[-2:]) | (set() if best is None else {best})
 
 
 def _remove(folder: Path) -> None:
-    """Takes the folder's name away first, so that a removal that is killed leaves nothing that looks like a step."""
+    """Renames the folder first, so a killed removal leaves nothing that looks like a step."""
     if folder.exists():
         shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.removed")))
 
 
 def split_states(states: States) -> tuple[PyTree, PyTree]:
-    """What evaluation applies, and what only training needs; together the whole state, nothing twice."""
+    """What evaluation uses and what only training needs; together the whole state, without duplicates."""
     networks, training = {}, {}
     for name, state in states.items():
         rest = to_state_dict(state)
@@ -244,22 +244,22 @@ def digests(tree: PyTree) -> dict[str, str]:
 
 
 def check_finite(tree: PyTree, step: int) -> None:
-    """Refuses weights from which no run can go on.
+    """Refuses weights that are not finite.
 
     Raises:
-      TrainingError: names the arrays that hold what is not finite.
+      TrainingError: names the arrays concerned.
     """
     leaves = flatten_dict(to_state_dict(tree), sep="/").items()
     broken = [key for key, leaf in leaves if not np.isfinite(np.asarray(leaf, np.float64)).all()]
     if broken:
-        raise TrainingError(f"step {step} is not saved: it is not finite in {first_ten(broken)}")
+        raise TrainingError(f"step {step} is not saved: not finite: {first_ten(broken)}")
 
 
 def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
-    """Compares names and shapes of two trees of arrays.
+    """Compares the names and shapes of two trees of arrays.
 
     Raises:
-      CheckpointError: lists what is missing, what is unexpected, and what has another shape.
+      CheckpointError: lists what is missing, unexpected or of another shape.
     """
     want, have = (
         {key: tuple(leaf.shape) for key, leaf in flatten_dict(to_state_dict(tree), sep="/").items()}
@@ -270,15 +270,15 @@ def check_fit(wanted: PyTree, found: PyTree, where: str) -> None:
         "unexpected": [key for key in have if key not in want],
         "misshaped": [f"{k} {have[k]} for {want[k]}" for k in want if k in have and have[k] != want[k]],
     }
-    told = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
-    if told:
-        raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(told))
+    troubled = [f"{kind} {first_ten(keys)}" for kind, keys in troubles.items() if keys]
+    if troubled:
+        raise CheckpointError(f"{where} does not fit the networks of the config: " + "; ".join(troubled))
 
 
 def verify(workdir: Path) -> list[str]:
-    """Prints, for each step and for the prepared films, whether all is as it was written; returns those that are not.
+    """Prints whether each step and the prepared films are intact; returns those that are not.
 
-    The prepared films are looked for where the config has its cache.
+    The prepared films are looked for in the config's cache.
     """
     folders = step_folders(workdir / CHECKPOINTS)
     if not folders:
@@ -294,7 +294,7 @@ def verify(workdir: Path) -> list[str]:
 
 @command
 def main() -> None:
-    """The command line: status 0 where all is intact, 1 where something is broken."""
+    """The command line: exit status 0 if everything is intact, else 1."""
     values = flags.FlagValues()
     flags.DEFINE_string("verify", None, "The workdir whose checkpoints (and films) are checked.", flag_values=values)
     if parse(sys.argv, values, __doc__) or not values.verify:

@@ -1,4 +1,4 @@
-"""The config that made a workdir: written when a run claims it, read by whoever comes after."""
+"""The config that made a workdir: written when a run claims the workdir, read by every later command."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from chexjax.files import write_whole
 
 CONFIG: Final = "config.json"
 CHECKPOINTS: Final = "checkpoints"
-# What may differ when a run goes on: where things lie and how they are shown, not what is computed.
+# What may change when a run resumes: where things are and how they are shown, not what is computed.
 MAY_CHANGE: Final = (
     "data.dir",
     "data.cache",
@@ -26,14 +26,14 @@ MAY_CHANGE: Final = (
     "views",
     "teacher",
 )
-# What may differ, too, where no learning rate depends on it.
+# What may also change if no learning rate depends on it.
 LENGTH: Final = ("epochs", "max_steps")
 
 
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Writes `config.json` into a workdir; in one that holds checkpoints, checks that this very config made them.
+    """Writes `config.json` into a workdir; if it holds checkpoints, checks that this config made them.
 
-    A run whose length has changed, where that is allowed, gets its new config.
+    A run whose length has changed (where allowed) gets the new config.
 
     Raises:
       CheckpointError: another config made them, or the workdir cannot be written.
@@ -53,12 +53,12 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 
 
 def check_config(workdir: Path, config: ConfigDict) -> None:
-    """Checks that `config` made `workdir`, but for what `MAY_CHANGE`.
+    """Checks that `config` made `workdir`, apart from the fields in `MAY_CHANGE`.
 
-    A run under constant learning rates may become longer or shorter than it was: no step so far depends on that.
+    A run with constant learning rates may become longer or shorter: no step so far depends on its length.
 
     Raises:
-      CheckpointError: it did not, and the fields that differ are named; or the workdir holds no config.
+      CheckpointError: it did not (the fields that differ are named), or the workdir holds no config.
     """
     old, new = (
         flatten_dict(fields, sep=".", keep_empty_nodes=True)
@@ -86,12 +86,12 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
 
 
 def _plain(config: ConfigDict) -> dict[str, Any]:
-    """Through JSON and back, so that a tuple and the list it becomes in the file do not differ."""
+    """Through JSON and back, so a tuple equals the list it becomes in the file."""
     return json.loads(config.to_json())
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The config that made a workdir; fields that came later than that have their defaults.
+    """The config that made a workdir; fields added since then have their defaults.
 
     Raises:
       CheckpointError: there is none, or it is broken.

@@ -1,8 +1,8 @@
-"""One run a workdir: a lock that names its owner, and that the next run takes over when the owner is dead.
+"""One run per workdir: a lock that names its owner; the next run takes it over when the owner is dead.
 
-The lock is the file `lock.json`. An owner on this machine is dead when there is no such process any more. One on
-another machine is watched: it touches its lock every few seconds, and is dead when it has not done so for a minute of
-this machine's own monotonic time. So no clock needs to be right, and none is compared with another.
+The lock is the file `lock.json`. An owner on this machine is dead when its process is gone. An owner on
+another machine touches the lock every few seconds, and counts as dead when it has not done so for a minute of this
+machine's monotonic time. No clock needs to be right, and no two clocks are compared.
 """
 
 import fcntl
@@ -23,18 +23,18 @@ from chexjax.errors import CheckpointError, warn
 
 NAME: Final = "lock.json"
 HEARTBEAT: Final = 5.0  # seconds
-SILENCE: Final = 60.0  # seconds without a heartbeat, after which an owner elsewhere is dead
+SILENCE: Final = 60.0  # seconds without a heartbeat after which an owner on another machine counts as dead
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process: `boot` is of its kernel, `started` tells it from a later process of the same number."""
+    """A process: `boot` identifies its kernel, `started` distinguishes it from a later process with the same number."""
 
     host: str
     boot: str
     pid: int
     started: str
-    since: float  # Unix time; only told, never reckoned with
+    since: float  # Unix time; shown to the user, never computed with
 
     def __str__(self) -> str:
         hours, minutes = divmod(int(max(time.time() - self.since, 0)) // 60, 60)
@@ -43,10 +43,9 @@ class Owner:
 
 @contextmanager
 def hold(workdir: Path) -> Iterator[Callable[[], None]]:
-    """Holds the lock of `workdir`, which is made where it is not there; of several processes the first holds it.
+    """Holds the lock of `workdir`, which is created if absent; in a run of several processes the first one holds it.
 
-    Yields a function to be called before each thing that must not be written by two: it makes sure that the lock is
-    still held.
+    Yields a function that raises if the lock has been lost; call it before every write that two runs must not both do.
 
     Raises:
       CheckpointError: another run holds the workdir, or has taken it over, or it cannot be written to.
@@ -61,7 +60,7 @@ def hold(workdir: Path) -> Iterator[Callable[[], None]]:
     except OSError as error:
         raise CheckpointError(f"{workdir} cannot be used as a workdir: {error.strerror}") from None
 
-    def held() -> None:
+    def check_lock_is_ours() -> None:
         if not _is(file, path):
             raise CheckpointError(f"{path} is no longer this run's: another run has taken the workdir over")
 
@@ -75,7 +74,7 @@ def hold(workdir: Path) -> Iterator[Callable[[], None]]:
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
-        yield held
+        yield check_lock_is_ours
     finally:
         released.set()
         heart.join()
@@ -85,7 +84,7 @@ def hold(workdir: Path) -> Iterator[Callable[[], None]]:
 
 
 def _take(path: Path) -> int:
-    """Makes the lock and returns its descriptor, once no living owner has it."""
+    """Creates the lock once no living owner has it, and returns its descriptor."""
     while True:
         try:
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
@@ -107,20 +106,21 @@ def _remove_stale(path: Path) -> None:
       CheckpointError: the owner lives.
     """
     try:
-        file = path.open("rb")  # kept open, so that no new lock can be mistaken for this one
+        file = path.open("rb")  # kept open, so a new lock cannot reuse its inode and be mistaken for it
     except FileNotFoundError:
         return  # released just now
     with file:
         try:
             owner = Owner(**json.loads(file.read()))
         except (ValueError, TypeError):
-            owner = None  # killed as it wrote the lock, or writing it now
+            owner = None  # its owner was killed while writing it, or is writing it now
         if _lives(owner, path):
             raise CheckpointError(
                 f"{path.parent} is in use by {owner or 'an unknown process'}\n"
                 "wait until that has ended, or give this run another --workdir"
             )
-        with _alone(path.parent):  # else two might find it stale, and the slower remove the quicker one's new lock
+        # Otherwise two runs could find it stale, and the slower one remove the new lock of the faster.
+        with _alone(path.parent):
             if _is(file.fileno(), path):
                 warn(f"{path.parent} was in use by {owner or 'an unknown process'}, which is gone; this run takes over")
                 path.unlink()
@@ -128,7 +128,7 @@ def _remove_stale(path: Path) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keeps others who ask the same of `folder` out; where its file system knows no such thing, it does nothing."""
+    """An exclusive advisory lock on `folder`; it does nothing on a file system without such locks."""
     place = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -151,8 +151,11 @@ def _lives(owner: Owner | None, path: Path) -> bool:
 
 
 def _touched(path: Path) -> int | None:
-    """The time of the last heartbeat, to be compared with nothing but its like; None where the lock is gone."""
-    with suppress(FileNotFoundError), path.open("rb") as file:  # opened anew, since NFS may remember a name's state
+    """The time of the last heartbeat, for comparison with others only; None if the lock is gone."""
+    with (
+        suppress(FileNotFoundError),
+        path.open("rb") as file,
+    ):  # reopened, because NFS may cache the attributes of a name
         return os.fstat(file.fileno()).st_mtime_ns
     return None
 
@@ -173,7 +176,7 @@ def _myself() -> Owner:
 
 
 def _started(pid: int) -> str:
-    """When the process began, by its kernel; "dead" where there is none, or one that has ended and is not reaped."""
+    """The kernel's start time of the process; "dead" if there is none, or only a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -182,6 +185,6 @@ def _started(pid: int) -> str:
         pass  # another user's
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():
-        return ""  # no Linux: the number alone must do
+        return ""  # not Linux: the process number alone must do
     fields = stat.read_text().rpartition(")")[2].split()
     return "dead" if fields[0] in "ZX" else fields[19]

@@ -1,4 +1,4 @@
-"""From a workdir to networks that can be applied: for evaluation, prediction, a teacher, a new start, an export."""
+"""Restores the networks of a workdir: for evaluation, prediction, export, as a teacher or as a starting point."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digest
 from chexjax.workdir.config import CONFIG, read_config
 
 PyTree = Any
-IMPORTED: Final = "net1"  # what the one network of an imported folder is called
+IMPORTED: Final = "net1"  # the name of the one network in a folder of imported weights
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Restored:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """What the outputs of the networks mean, in their order."""
+        """What the networks predict: one finding an output, in order."""
         return findings_in(self.metadata)
 
     @cached_property
     def digest(self) -> str:
-        """A sha256 of the weights, by which a run knows them again."""
+        """A sha256 of the weights, by which a resumed run recognises them."""
         return hashlib.sha256(json.dumps(digests(self.variables), sort_keys=True).encode()).hexdigest()
 
 
 def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Restored:
     """Reads the config of `workdir` and the networks of its best checkpoint, as arrays on the host.
 
-    A folder of imported weights will do as well, if they came with a head. Who has opened the workdir's checkpoints
-    already hands them over: opening them hashes all.
+    A folder of imported weights works as well, if they came with a head. Pass `checkpoints` if they are already open:
+    opening them hashes every file.
 
     Raises:
       CheckpointError: the workdir holds no whole checkpoint, or one that does not fit its config.
@@ -69,7 +69,7 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
     imported = (workdir / ABOUT).exists()
     if not imported:
         check_no_file(workdir)
-        read_config(workdir)  # what is no workdir is told so
+        read_config(workdir)  # a folder without config.json is refused
     try:
         return _imported(workdir) if imported else _restore(workdir, checkpoints or Checkpoints(workdir))
     except ChexjaxError:
@@ -83,12 +83,12 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
         RecursionError,
         AssertionError,
     ) as error:
-        told = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
-        raise CheckpointError(told) from error
+        message = f"{workdir} was made by another version of chexjax: {reason_of(error)}; train anew"
+        raise CheckpointError(message) from error
 
 
 def check_no_file(workdir: Path) -> None:
-    """Refuses weights that are not imported yet: a file, or a folder with nothing but such files.
+    """Refuses weights that are not imported yet: a file, or a folder that holds only such files.
 
     Raises:
       CheckpointError: says what to do first.
@@ -97,9 +97,9 @@ def check_no_file(workdir: Path) -> None:
     if workdir.is_dir() and not (workdir / CONFIG).exists():
         files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
     if files:
-        held = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
+        found = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
         raise CheckpointError(
-            f"{workdir} is {held}\nimport weights first, then name the folder that this makes: "
+            f"{workdir} is {found}\nimport weights first, then name the folder this makes: "
             f"python -m chexjax.models.torch_weights --model=MODEL {files[0]} --out=DIR"
         )
 
@@ -119,7 +119,7 @@ def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:
 
 
 def _imported(folder: Path) -> Restored:
-    """Weights from elsewhere, as a run that ended with them, at step 0, would have left them."""
+    """Imported weights as the best checkpoint of a run that stopped at step 0."""
     variables, about = load_weights(folder)
     if "head" not in variables["params"]:
         raise CheckpointError(
@@ -146,10 +146,10 @@ def _imported(folder: Path) -> Restored:
 
 
 def check_films(data: ConfigDict) -> None:
-    """Checks what a workdir's config says of the films, before anything is allocated or compiled by it.
+    """Checks the film fields of a workdir's config before anything is allocated or compiled.
 
     Raises:
-      ValueError: a field that no film can have.
+      ValueError: a field has a value that no film can have.
     """
     if type(data.size) is not int or not 0 < data.size <= MAX_SIDE or type(data.clean) is not bool:
         raise ValueError(f"data.size is {data.size!r}, data.clean {data.clean!r}")
@@ -165,16 +165,16 @@ def groups_in(metadata: Metadata) -> Groups | None:
 
 
 def findings_in(metadata: Metadata) -> tuple[str, ...]:
-    """The findings that a checkpoint's networks predict; one of before they were named predicts ChestX-ray14's.
+    """The findings a checkpoint's networks predict; an old checkpoint without names predicts ChestX-ray14's.
 
     Raises:
-      ValueError: they are no names of findings.
+      ValueError: they are not names of findings.
     """
     return read_findings(metadata.get("findings"))
 
 
 def restore_others(workdir: str, field: str, config: ConfigDict) -> Restored:
-    """The best checkpoint of another run's workdir, that the config's `field` names, for use on this run's films.
+    """The best checkpoint of another run's workdir, named by the config's `field`, for use on this run's films.
 
     Raises:
       ConfigError: the other run saw films of another size, or cleaned ones where these are not.

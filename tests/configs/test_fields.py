@@ -16,6 +16,7 @@ from chexjax.training import loop
 VARIANTS = [
     ("baseline", "resnet18"), ("baseline", "densenet121-chestxray14"), ("dml", "phantom"), ("dml", "chestxray14"),
     ("dml", "chestxray14-twins"), ("dml", "resnet18,resnet18,densenet121-chestxray14"), ("specialists", "resnet50"),
+    ("best128", "densenet169"),
 ]  # fmt: skip
 
 
@@ -110,3 +111,11 @@ def test_only_what_came_later_is_filled_into_an_old_config() -> None:
     config = ConfigDict({"deep": {}})
     fields.complete(config, tree, later_only=True)
     assert config.to_dict() == {"new": 2, "deep": {"new": "a"}}
+
+
+def test_an_old_config_gets_what_runs_did_before_the_field_and_a_new_one_the_default() -> None:
+    tree = {"way": fields.choice("new", "old", since="9", former="old")}
+    for later_only, expected in ((True, "old"), (False, "new")):
+        config = ConfigDict()
+        fields.complete(config, tree, later_only)
+        assert config.way == expected

@@ -54,10 +54,11 @@ def test_a_config_that_is_given_comes_before_that_of_the_workdir(workdir: Path, 
     assert list(config.networks) == ["net1"]
 
 
-def test_what_an_older_version_did_not_know_has_its_default(tmp_path: Path) -> None:
+def test_what_an_older_version_did_not_know_is_done_as_it_did(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"networks": {"net1": {"model": "resnet34"}}, "data": {"size": 96}}')
     config = saved.get_config(str(tmp_path / "a.json"))
     expected = common.base()
+    expected.data.enlarge = "area"
     expected.data.size = 96
     expected.networks.net1.update({"model": "resnet34", "seed": 0})
     assert config.to_dict() == expected.to_dict()

@@ -77,11 +77,11 @@ def test_films_stay_where_they_fill_no_more_than_half(
     config.steps_per_call = 3
     monkeypatch.setattr(feed, "free_memory", lambda: free)
     found = feed.open_feed(config, open_films(config.data), 0)
-    assert told in found.told
+    assert told in found.description
     assert found.most == most
 
 
 def test_a_batch_that_does_not_divide_is_refused(config: ConfigDict) -> None:
     config.batch_size = 6
-    with pytest.raises(ConfigError, match="batch_size 6 is no multiple of the 4 devices"):
+    with pytest.raises(ConfigError, match="batch_size 6 is not a multiple of the 4 devices"):
         feed.open_feed(config, open_films(config.data), 0)

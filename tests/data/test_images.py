@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from chexjax.data import images
-from chexjax.data.images import read_grey
+from chexjax.data.images import read_grey, read_judged_picture
+from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError
 
 GREY = np.random.default_rng(0).integers(0, 256, (21, 34), np.uint8)
@@ -241,3 +242,44 @@ def test_messages_cannot_act_on_a_terminal(tmp_path: Path) -> None:
         read_grey(put(tmp_path / "a\x1b[2J\nb\u202e.png", b"none"))
     assert "a\\x1b[2J\\nb\\u202e.png" in str(caught.value)
     assert all(character.isprintable() for character in str(caught.value))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_is_set_upright_as_its_camera_says(tmp_path: Path, orientation: int) -> None:
+    """Source: EXIF 2.3, table 6: where the first row and the first column of what is stored belong."""
+    grey = np.zeros((64, 96), np.uint8)
+    grey[:32, :48], grey[:32, 48:], grey[32:, :48] = 250, 170, 90  # what is seen
+    lying = {
+        1: grey,
+        2: grey[:, ::-1],
+        3: grey[::-1, ::-1],
+        4: grey[::-1],
+        5: grey.T,
+        6: np.rot90(grey),
+        7: grey[::-1, ::-1].T,
+        8: np.rot90(grey, -1),
+    }[orientation]
+    note = Image.Exif()
+    note[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(lying)).save(tmp_path / "a.jpg", quality=95, exif=note)
+    assert np.abs(read_grey(tmp_path / "a.jpg").astype(int) - grey).max() <= 12
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_verdict_on_size_and_colour(tmp_path: Path, suffix: str) -> None:
+    x, y = np.meshgrid(np.arange(96), np.arange(80))
+    grey = (x + y + 20).astype(np.uint8)
+    rgb = np.repeat(grey[..., None], 3, axis=-1)
+
+    def judge(pixels: np.ndarray) -> Verdict:
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(pixels).save(path)
+        return read_judged_picture(path).verdict
+
+    assert judge(grey) == judge(rgb) == Verdict()
+    assert judge(grey[:40]) == Verdict("doubtful", ("only 96 x 40 pixels",))
+    assert judge(grey[:16, :16]) == Verdict("refused", ("only 16 x 16 pixels",))
+    rgb[:8, :16] = (255, 0, 0)
+    assert judge(rgb) == Verdict("doubtful", ("marks in colour",))
+    rgb[:, :40, 0] = 255
+    assert judge(rgb) == Verdict("refused", ("a picture in colour",))

@@ -75,7 +75,7 @@ def test_two_processes_share_the_batches_of_one(monkeypatch) -> None:
 
 @pytest.mark.parametrize("size", [0, 6])
 def test_a_batch_that_does_not_divide_is_refused(size: int) -> None:
-    with pytest.raises(ConfigError, match=f"batch_size {size} is no multiple of the 4 devices"):
+    with pytest.raises(ConfigError, match=f"batch_size {size} is not a multiple of the 4 devices"):
         pipeline.training_batches(Source(), size, seed=0)
 
 

@@ -18,7 +18,7 @@ from chexjax.data import prepared as prepared_module
 from chexjax.data.images import read_grey
 from chexjax.data.pipeline import training_batches
 from chexjax.data.prepared import prepare, prepare_source
-from chexjax.data.recipe import Recipe, shrink
+from chexjax.data.recipe import Recipe, recipe_of, shrink
 from chexjax.data.sources.nih import read_entries
 from chexjax.errors import DataError
 from chexjax.scanline import remove_artifacts, remove_artifacts_reference
@@ -124,6 +124,16 @@ def test_shrink_averages_areas() -> None:
     assert shrink(film, 4) is film
 
 
+def test_enlarging_is_torchs_bicubic_and_a_network_may_ask_for_areas() -> None:
+    torch = pytest.importorskip("torch")
+    film = np.random.default_rng(0).integers(60, 200, (40, 50), np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(film)[None, None].float(), (96, 96), mode="bicubic", antialias=True
+    )
+    np.testing.assert_allclose(shrink(film, 96), expected[0, 0], atol=1.2)  # rounded between the passes and after
+    np.testing.assert_array_equal(shrink(film[:4, :4], 8, "area"), np.repeat(np.repeat(film[:4, :4], 2, 0), 2, 1))
+
+
 def test_a_second_call_finds_what_the_first_made(prepared, phantom_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(prepared_module, "write_set", lambda *args: pytest.fail("prepared anew"))
     again = prepare(phantom_folder, prepared.path.parents[2], RECIPE, progress=False)
@@ -171,7 +181,9 @@ def test_every_option_of_the_cleaning_is_the_rules_own(phantom_folder: Path, tmp
 def test_what_tells_prepared_sets_apart() -> None:
     before = {"size": 32, "clean": False, "threshold": 50, "max_width": 40, "split": "official", "lists": ""}
     before |= {"val_fraction": 0.1, "split_seed": 0, "skip_unreadable": False}  # all that there was in version 1.1.0
-    assert Recipe(size=32).identity() == before
+    assert Recipe(size=32).identity() == before | {"enlarge": "bicubic"}
+    assert recipe_of(ConfigDict({"size": 32})).identity() == before  # made before films could be enlarged otherwise
+    before |= {"enlarge": "bicubic"}
     assert Recipe(size=32, clean=True).identity() == before | {"clean": True}
     assert Recipe(size=32, lists="elsewhere", axes="columns", threshold=9).identity() == before  # nothing is cleaned
     later = {"edge_span": 2, "axes": "columns", "spare_wide": True}
@@ -382,9 +394,10 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
     rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
     for film in range(20):
         pixels = random.integers(0, 4096, (40, 64)).astype(np.uint16)
-        inverted = {"PhotometricInterpretation": "MONOCHROME1"} if film % 2 else {}
-        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **inverted)
-        rows.append(f"f{film},Cardiomegaly,3,R1,16,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
+        lying = {"PatientOrientation": ["R", "F"], "PixelAspectRatio": [2, 1]}
+        fields = {"PhotometricInterpretation": "MONOCHROME1", **lying} if film % 2 else {}
+        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **fields)
+        rows.append(f"f{film},Cardiomegaly,3,R1,8,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
     config = ConfigDict({"source": "vindr", "dir": str(tmp_path), "split": "official", "lists": ""})
     config.update({"val_fraction": 0.2, "split_seed": 0})
@@ -400,7 +413,8 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
         boxes = record["bboxes"]["bbox"]  # TFDS: ymin, xmin, ymax, xmax
         assert len(boxes) == part.labels[row, 0] == (int(name[1:]) % 3 > 0)
         if len(boxes):
-            np.testing.assert_allclose(boxes[0], [0.25, 0.25, 0.75, 0.75])
+            across = [0.25, 0.875] if int(name[1:]) % 2 else [0.125, 0.75]  # the boxes are those of the file
+            np.testing.assert_allclose(boxes[0], [0.25, across[0], 0.75, across[1]])
     assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest == found.digest
     (tmp_path / "train.csv").write_text("\n".join(rows).replace("f1,Cardiomegaly", "f1,Edema") + "\n")
     assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest != found.digest

@@ -44,7 +44,7 @@ def test_what_is_written_is_read(tmp_path: Path, probabilities: np.ndarray) -> N
         f"{HEADER.replace(',', ',prob_')}\n a.png ,{ROW.replace(',', ' , ')}\nb.png,{ROW}\n",
         ",".join([*reversed(FINDINGS), "Image Index"]) + f"\n{ROW},a.png\n{ROW},b.png\n",
         f",{HEADER},No Finding,n_models,\n0,a.png,{ROW},0.9,8,x\n1,b.png,{ROW},many,,\n",
-        gzip.compress(f"\ufeff{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".encode()),
+        gzip.compress(f"\ufeff{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".encode(), mtime=0),
     ],
     ids=[
         "plain", "byte order mark and CRLF", "quoted names and a blank line", "prob_ and spaces", "any order",
@@ -77,8 +77,8 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | byte
         (f"{HEADER},prob_Mass\na.png,{ROW},1\n", "columns that stand more than once, 1: Mass"),
         (f"{HEADER},Image Index\na.png,{ROW},1\n", "more than once, 1: Image Index"),
         ("Image Index,Fracture,\na.png,1,\n", "no column for any of the 14 findings; it has 2: 'Fracture', ''"),
-        (gzip.compress(f"{HEADER}\na.png,{ROW}\n".encode())[:-9], "cannot be read as CSV"),
-        (gzip.compress(b"\x89PNG\r\n"), "cannot be read as CSV: it is not UTF-8"),
+        (gzip.compress(f"{HEADER}\na.png,{ROW}\n".encode(), mtime=0)[:-9], "cannot be read as CSV"),
+        (gzip.compress(b"\x89PNG\r\n", mtime=0), "cannot be read as CSV: it is not UTF-8"),
         (b"\x1f\x8b and no more", "cannot be read as CSV"),
         (f"{HEADER[12:]}\n{ROW}\n", "no column 'Image Index'"),
         ("Image Index\na.png\n", "no column for any of the 14 findings"),
@@ -317,3 +317,21 @@ def test_no_film_in_common(tmp_path: Path, entry_file: Path) -> None:
     strange = read_predictions(written(tmp_path, f"{HEADER}\nx.png,{ROW}\n"), FINDINGS)
     with pytest.raises(DataError, match=r"the first row is 'x\.png', the entry file begins with 'f00\.png'"):
         match(entries, [strange], FINDINGS)
+
+
+def test_what_predict_says_of_a_film_is_no_finding_and_refused_films_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text(
+        "Image Index,Mass,Nodule,status,reasons\na.png,0.5,0.25,ok,\nb.png,,,refused,modality CT\n"
+        "c.png,0.75,0.125,doubtful,lateral view; text in the pixels\n"
+    )
+    assert columns_of(path) == ("Mass", "Nodule")
+    found = read_predictions(path, FINDINGS)
+    assert found.names == ("a.png", "c.png")
+    assert found.findings == ("Mass", "Nodule")
+    assert found.probabilities.tolist() == [[0.5, 0.25], [0.75, 0.125]]
+    assert found.passed_over == ()
+    assert found.refused == 1
+    path.write_text(path.read_text().replace("b.png,,,refused", "b.png,,,ok"))
+    with pytest.raises(DataError, match="line 3, column"):
+        read_predictions(path, FINDINGS)

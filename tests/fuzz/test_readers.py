@@ -25,6 +25,7 @@ from PIL import Image
 from chexjax import files, main
 from chexjax.configs import dml
 from chexjax.data import prepared
+from chexjax.data.kinds import classify
 from chexjax.data.labels import Uncertain
 from chexjax.data.recipe import recipe_of
 from chexjax.data.sources import chexpert, nih, read_source, tables
@@ -159,9 +160,26 @@ def test_images(tmp_path: Path) -> None:
 
 def dicoms(folder: Path) -> list[bytes]:
     from pydicom.dataset import Dataset
-    from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, RLELossless
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ImplicitVRLittleEndian,
+        JPEG2000Lossless,
+        JPEGBaseline8Bit,
+        JPEGExtended12Bit,
+        JPEGLosslessSV1,
+        RLELossless,
+    )
 
-    from tests.dicom_files import jpeg, lossless_jpeg, write_dicom
+    from tests.dicom_files import (
+        extended_jpeg,
+        jpeg,
+        jpeg_2000,
+        lossless_jpeg,
+        without_meta,
+        without_syntax,
+        write_dicom,
+    )
 
     pixels = np.sort(np.random.default_rng(1).integers(0, 4096, (64, 64)).astype(np.uint16), axis=1)
     table, item = Dataset(), Dataset()
@@ -180,12 +198,34 @@ def dicoms(folder: Path) -> list[bytes]:
         write_dicom(folder / "3.dcm", pixels, BitsStored=12, VOILUTSequence=[table], ReferencedImageSequence=[item]),
         write_dicom(folder / "4.dcm", pixels.astype(np.int16), VOILUTFunction="SIGMOID", **window),
     ]
-    made.append(write_dicom(folder / "5.dcm", pixels, JPEG2000Lossless, BitsStored=12))
+    made.append(write_dicom(folder / "5.dcm", pixels, JPEG2000Lossless, jpeg_2000(pixels), BitsStored=12))
     small = (pixels // 16).astype(np.uint8)
     made.append(write_dicom(folder / "6.dcm", small, JPEGBaseline8Bit, encoded=jpeg(small)))
     lossless = lossless_jpeg(pixels, 12)
     made.append(write_dicom(folder / "7.dcm", pixels, JPEGLosslessSV1, BitsStored=12, encoded=lossless))
-    return [path.read_bytes() for path in made]
+    made.append(write_dicom(folder / "8.dcm", pixels, JPEG2000Lossless, jpeg_2000(pixels, boxes=True), BitsStored=12))
+    made.append(
+        write_dicom(folder / "9.dcm", pixels, JPEGExtended12Bit, extended_jpeg(pixels[::8, ::8]), BitsStored=12)
+    )
+    made.append(write_dicom(folder / "10.dcm", pixels, DeflatedExplicitVRLittleEndian, HighBit=13, BitsStored=12))
+    lying = {"PatientOrientation": ["F", "R"], "PixelSpacing": ["0.2", "0.1"], "PresentationLUTShape": "INVERSE"}
+    made.append(write_dicom(folder / "11.dcm", pixels.astype(">u2"), ExplicitVRBigEndian, BitsStored=12, **lying))
+    packed = Dataset()
+    packed.add_new("LUTDescriptor", "US", [4096, 0, 8])
+    packed.add_new("LUTData", "OW", (np.arange(4096) // 16).astype(np.uint8).tobytes())
+    made.append(write_dicom(folder / "12.dcm", pixels, BitsStored=12, ModalityLUTSequence=[packed]))
+    colour = {
+        "SamplesPerPixel": 3,
+        "Rows": 64,
+        "Columns": 64,
+        "PhotometricInterpretation": "RGB",
+        "PlanarConfiguration": 0,
+    }
+    made.append(write_dicom(folder / "13.dcm", np.repeat(small[..., None], 3, axis=-1), **colour))
+    raw = {"PresentationIntentType": "FOR PROCESSING", "PixelIntensityRelationship": "LIN"}
+    made.append(write_dicom(folder / "14.dcm", pixels, PixelIntensityRelationshipSign=1, BitsStored=12, **raw))
+    whole = [path.read_bytes() for path in made]
+    return whole + [damage(one) for one in whole for damage in (without_meta, without_syntax)]
 
 
 def test_dicom(tmp_path: Path) -> None:
@@ -194,7 +234,9 @@ def test_dicom(tmp_path: Path) -> None:
 
     def case(random: Random, folder: Path) -> None:
         one = whole[random.integers(len(whole))]
-        (folder / "film").write_bytes(one[:132] + damage(random, one[132:], whole))
+        kept = 132 if one[128:132] == b"DICM" else 8
+        (folder / "film").write_bytes(one[:kept] + damage(random, one[kept:], whole))
+        assert classify(folder / "film").kind in ("film", "no film", "unreadable")
         a_film(folder / "film")
 
     accepted, refused = fuzz("dicom", cases(500, 5000), case, tmp_path)

@@ -23,7 +23,13 @@ TORCHVISION = {
     "mobilenet_v2": 3_504_872,
     "convnext_tiny": 28_589_128,
     "convnext_small": 50_223_688,
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b3": 12_233_232,
+    "vit_base_16": 86_567_656,
+    "swin_t": 28_288_354,
+    "vit_small_16": 22_050_664,  # timm's
 }
+CLASS_TOKEN = ("vit_base_16", "vit_small_16")
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -43,7 +49,7 @@ def test_shapes_and_dtypes_in_bfloat16(name: str, channels: int) -> None:
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, films)
     assert (logits.shape, logits.dtype) == ((2, 14), jnp.float32)
     features = jax.eval_shape(lambda v, x: model.apply(v, x, method=model.features), variables, films)
-    assert features.shape[:3] == (2, 7, 7)
+    assert features.shape[:3] == ((2, 1, 1) if name in CLASS_TOKEN else (2, 7, 7))
     assert features.dtype == jnp.bfloat16
 
 

@@ -62,7 +62,18 @@ def test_a_logit_is_the_mean_over_places(films: jax.Array) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "resnet50", "densenet121", "densenet169", "mobilenet_v2", "convnext_tiny"]
+    "name",
+    [
+        "resnet18",
+        "resnet50",
+        "densenet121",
+        "densenet169",
+        "mobilenet_v2",
+        "convnext_tiny",
+        "efficientnet_b0",
+        "vit_small_16",
+        "swin_t",
+    ],
 )
 def test_networks_can_be_cut_after_every_stage(name: str) -> None:
     """Shared and branched parameters together are the whole network's, the branched ones four times."""

@@ -45,6 +45,7 @@ from tests.torch_networks import create_torch_network, shake  # noqa: E402  # it
 
 FIVE = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
 LATER = ("resnet101", "resnet152", "densenet201", "mobilenet_v2", "convnext_tiny", "convnext_small")
+LATER += ("efficientnet_b0", "efficientnet_b3", "vit_small_16", "vit_base_16", "swin_t", "vit_small_14", "vit_base_14")
 SOAK = bool(os.environ.get("CHEXJAX_SOAK"))
 MEAN, STD = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 
@@ -71,6 +72,9 @@ FORMS = [(name, *form) for name in FIVE for form in BOUNDED["resnet18" if SOAK e
 FORMS += [(name, 224, 3) for name in ("mobilenet_v2", "convnext_tiny")]
 FORMS += [("mobilenet_v2", 96, 1), ("convnext_tiny", 95, 1), ("convnext_small", 64, 3)]
 FORMS += [("resnet101", 64, 3), ("resnet152", 64, 1), ("densenet201", 64, 1)]
+FORMS += [("efficientnet_b0", 224, 3), ("efficientnet_b3", 95, 1), ("vit_small_16", 224, 3), ("vit_base_16", 224, 3)]
+# A Swin pads its maps to whole windows, and shifts those that hold several: 7 x 7, 8 x 8, 10 x 10 and 3 x 3 places.
+FORMS += [("swin_t", 224, 3), ("swin_t", 256, 1), ("swin_t", 320, 3), ("swin_t", 95, 1), ("vit_small_14", 518, 1)]
 
 
 @pytest.mark.parametrize(("name", "size", "channels"), FORMS)
@@ -94,7 +98,10 @@ def parity(name: str, dtype: str) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", FIVE if SOAK else ["resnet18", "densenet-tiny"])
+TINY = ["densenet-tiny", "efficientnet-tiny", "vit-tiny", "swin-tiny"]
+
+
+@pytest.mark.parametrize("name", [*FIVE, *TINY] if SOAK else ["resnet18", *TINY])
 def test_gradients_and_ten_steps_are_torchs(name: str) -> None:
     """In training mode and float64: the gradient of every parameter, and all that ten steps of SGD move."""
     apart = parity(name, "float64")
@@ -138,7 +145,8 @@ def assert_same(found, expected) -> None:
 @pytest.mark.parametrize("name", FIVE + LATER)
 def test_names_and_shapes_are_those_of_torch(name: str) -> None:
     network = create_torch_network(name)
-    theirs = {key: tuple(x.shape) for key, x in network.state_dict().items() if "num_batches" not in key}
+    constants = ("num_batches_tracked", "relative_position_index")
+    theirs = {key: tuple(x.shape) for key, x in network.state_dict().items() if not key.endswith(constants)}
     assert {slot.name: slot.shape for slot in torch_names(name).values()} == theirs
 
 
@@ -400,7 +408,15 @@ def test_the_offset_learns_too(resnet) -> None:
     assert gradient[0, 0, 0, 0] == 2 * 2 * 2
 
 
-@pytest.mark.parametrize(("name", "stem"), [("mobilenet_v2", "features.0.0"), ("convnext_tiny", "features.0.0")])
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("mobilenet_v2", "features.0.0"),
+        ("convnext_tiny", "features.0.0"),
+        ("efficientnet_b0", "features.0.0"),
+        ("swin_t", "features.0.0"),
+    ],
+)
 def test_other_stems_fold_and_unfold_too(name: str, stem: str) -> None:
     network = shake(create_torch_network(name))
     weights = numpy_dict(network)

@@ -21,7 +21,6 @@ from chexjax.training.objectives import (
     known_prevalence,
     mean_of_known,
     means_of_known,
-    mutual_loss,
     smooth,
     softmax_kl,
     softmax_soft_targets,
@@ -67,20 +66,6 @@ def test_cross_entropy_by_hand() -> None:
     logits = jnp.array([[math.log(3), 0.0]])  # probabilities 3/4 and 1/2
     found = binary_cross_entropy(logits, jnp.array([[1, 0]], jnp.uint8))
     np.testing.assert_allclose(found, [[-math.log(0.75), -math.log(0.5)]], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kl", ["bernoulli", "softmax"])
-def test_mutual_loss_is_the_sum_of_its_terms_and_holds_the_peer_fixed(kl: str) -> None:
-    rng = np.random.default_rng(0)
-    own, peer = rng.normal(size=(2, 4, 14))
-    labels = rng.integers(0, 2, (4, 14))
-    divergence = {"bernoulli": bernoulli_kl, "softmax": softmax_kl}[kl](peer, own, 2.0)
-    expected = float(binary_cross_entropy(own, labels).mean() + 0.3 * divergence)
-    arguments = {"weight": 0.3, "kl": kl, "temperature": 2.0}
-    assert float(mutual_loss(own, peer, labels, **arguments)) == pytest.approx(expected, rel=1e-6)
-    to_own, to_peer = jax.grad(mutual_loss, argnums=(0, 1))(own, peer, labels, **arguments)
-    assert not np.any(to_peer)
-    assert np.any(to_own)
 
 
 def test_gradient_of_the_bernoulli_kl_is_the_difference_of_probabilities() -> None:
@@ -231,22 +216,6 @@ def test_shares_of_a_batch_average_to_the_batch_however_unevenly_labels_fall() -
     assert float(sum(shares)) / 2 == pytest.approx(127 / 7)
     per_finding = [means_of_known(each[:2], counts), means_of_known(each[2:], counts)]
     np.testing.assert_allclose(sum(per_finding) / 2, [21 / 3, 106 / 4], rtol=1e-6)
-
-
-@pytest.mark.parametrize("kl", ["bernoulli", "softmax"])
-def test_in_mutual_learning_the_divergence_counts_where_no_label_is_known(kl: str) -> None:
-    rng = np.random.default_rng(1)
-    own, peer = rng.normal(size=(2, 4, 5)).astype(np.float32)
-    labels = np.where(rng.random((4, 5)) < 0.5, np.nan, rng.random((4, 5))).astype(np.float32)
-    labels[2] = np.nan
-    p = 1 / (1 + np.exp(-own.astype(np.float64)))
-    supervised = np.nanmean(-labels * np.log(p) - (1 - labels) * np.log(1 - p))
-    divergence = float({"bernoulli": bernoulli_kl, "softmax": softmax_kl}[kl](peer, own))
-    assert float(mutual_loss(own, peer, labels, 0.7, kl)) == pytest.approx(supervised + 0.7 * divergence, rel=1e-5)
-    gradient = jax.grad(mutual_loss)(own, peer, labels, 0.7, kl)
-    alone = jax.grad(lambda z: 0.7 * {"bernoulli": bernoulli_kl, "softmax": softmax_kl}[kl](peer, z))(own)
-    np.testing.assert_allclose(gradient[2], alone[2], rtol=1e-6)  # a film without a label learns from its peer alone
-    assert np.isfinite(gradient).all()
 
 
 def test_prevalence_is_that_of_the_known() -> None:

@@ -17,7 +17,7 @@ from chexjax.devices import AXIS, replicate
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_model
 from chexjax.models.network import by_names
-from chexjax.training.objectives import mutual_loss
+from chexjax.training.objectives import DIVERGENCES, binary_cross_entropy
 from chexjax.training.state import create_network, create_optimizer, create_state
 from chexjax.training.steps import Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
 
@@ -152,7 +152,6 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
     """Zhang et al. 2018, Algorithm 1, for any number of networks, every forward pass run anew. One device."""
     images = normalize(batch["image"][0], config.data.mean, config.data.std)
     labels = batch["label"][0]
-    options = {"kl": config.mutual.kl, "temperature": config.mutual.temperature}
 
     def forward(state, params):
         variables = {"params": params, **state.collections}
@@ -167,10 +166,9 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
 
         def loss(params, state=state, peers=peers):
             logits, collections = forward(state, params)
-            weight = config.mutual.weight / len(peers)
-            terms = [mutual_loss(logits, peer, labels, weight, **options) for peer in peers]
-            supervised = mutual_loss(logits, peers[0], labels, 0.0, **options)
-            return sum(terms) - (len(peers) - 1) * supervised, collections
+            divergences = [DIVERGENCES[config.mutual.kl](peer, logits, config.mutual.temperature) for peer in peers]
+            supervised = binary_cross_entropy(logits, labels).mean()
+            return supervised + config.mutual.weight * sum(divergences) / len(peers), collections
 
         gradients, collections = jax.grad(loss, has_aux=True)(state.params)
         moved[turn] = state.apply_gradients(grads=gradients, collections=collections)

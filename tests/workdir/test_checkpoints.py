@@ -95,7 +95,7 @@ def test_two_hundred_corruptions(saved: Path, small_dml: ConfigDict, truth: dict
         for step in intact:
             assert all(path.name == MANIFEST for path in spoiled if f"/{step}/" in path.as_posix())
         if not intact:
-            with pytest.raises(CheckpointError, match="none of them is intact"):
+            with pytest.raises(CheckpointError, match="none of them intact"):
                 _ = checkpoints.latest
             refused += 1
         else:
@@ -119,8 +119,8 @@ def test_each_broken_file_is_named_and_the_next_best_is_used(copy: Path, capsys)
     (copy / "checkpoints" / "9").mkdir()
     assert restore_best(copy).step == 6
     told = capsys.readouterr().err
-    assert "checkpoints/2 is broken and passed over, 1: metadata.json is missing" in told
-    assert "checkpoints/9 is broken and passed over, 1: manifest.json is missing" in told
+    assert "checkpoints/2 is broken and skipped, 1: metadata.json is missing" in told
+    assert "checkpoints/9 is broken and skipped, 1: manifest.json is missing" in told
 
 
 def test_a_rotten_config_changes_nothing_that_is_restored(copy: Path, small_dml: ConfigDict) -> None:

@@ -14,7 +14,7 @@ from chexjax.workdir.config import CONFIG, check_config, claim_workdir, read_con
 from chexjax.workdir.restore import restore_best, restore_others
 from tests.untrained import save_untrained
 
-LATER = ("threshold", "max_width", "edge_span", "axes", "spare_wide")
+LATER = ("enlarge", "threshold", "max_width", "edge_span", "axes", "spare_wide")
 
 
 def rewrite(path: Path, **data: Any) -> None:
@@ -27,7 +27,7 @@ def rewrite(path: Path, **data: Any) -> None:
 
 @pytest.fixture
 def old(small_baseline: ConfigDict, tmp_path: Path) -> Path:
-    """A workdir as it was before there were fields for how films are cleaned."""
+    """A workdir as it was before there were fields for how films are cleaned and enlarged."""
     small_baseline.data.clean = True
     workdir = save_untrained(small_baseline, tmp_path / "old")
     for path in (workdir / CONFIG, *(workdir / "checkpoints").glob(f"*/{CONFIG}")):
@@ -40,15 +40,19 @@ def old(small_baseline: ConfigDict, tmp_path: Path) -> Path:
 def test_an_old_workdir_opens_and_cleans_as_it_always_did(old: Path, small_baseline: ConfigDict) -> None:
     assert not set(LATER) & json.loads((old / CONFIG).read_text())["data"].keys()
     restored = restore_best(old)
-    expected = Recipe(size=32, clean=True, threshold=50, max_width=40, edge_span=1, axes="rows", spare_wide=False)
+    cleaning = {"threshold": 50, "max_width": 40, "edge_span": 1, "axes": "rows", "spare_wide": False}
+    expected = Recipe(size=32, enlarge="area", clean=True, **cleaning)
     assert recipe_of(restored.config.data) == expected
+    with pytest.raises(CheckpointError, match=r"differs in 1: data\.enlarge: 'area' then, 'bicubic' now"):
+        check_config(old, small_baseline)
+    small_baseline.data.enlarge = "area"
     check_config(old, small_baseline)
     claim_workdir(old, small_baseline)  # a run would go on in it
     assert restore_others(str(old), "teacher", small_baseline).step == restored.step
 
 
 def test_an_old_workdir_is_another_where_films_are_cleaned_otherwise(old: Path, small_baseline: ConfigDict) -> None:
-    small_baseline.data.axes = "columns"
+    small_baseline.data.update({"axes": "columns", "enlarge": "area"})
     with pytest.raises(CheckpointError, match=r"differs in 1: data\.axes: 'rows' then, 'columns' now"):
         check_config(old, small_baseline)
     with pytest.raises(ConfigError, match=r"data\.axes=rows, this run has data\.axes=columns"):

@@ -25,8 +25,8 @@ def leave(workdir: Path, owner: Owner) -> Path:
 
 
 def test_a_workdir_is_made_held_and_given_back(tmp_path: Path) -> None:
-    with hold(tmp_path / "new" / "run") as held:
-        held()
+    with hold(tmp_path / "new" / "run") as check_lock_is_ours:
+        check_lock_is_ours()
         assert json.loads((tmp_path / "new" / "run" / NAME).read_text())["pid"] == os.getpid()
     assert not list((tmp_path / "new" / "run").iterdir())
 
@@ -38,12 +38,12 @@ def test_it_is_given_back_after_an_error(tmp_path: Path) -> None:
 
 
 def test_a_second_run_is_told_who_holds_it_and_for_how_long(tmp_path: Path) -> None:
-    with hold(tmp_path) as held:
+    with hold(tmp_path) as check_lock_is_ours:
         leave(tmp_path, replace(lock._myself(), since=time.time() - 7500))
         told = rf"process {os.getpid()} on {socket.gethostname()}, for 2 h 5 min"
         with pytest.raises(CheckpointError, match=told), hold(tmp_path):
             pytest.fail("held twice")
-        held()
+        check_lock_is_ours()
 
 
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, capsys) -> None:
@@ -60,8 +60,8 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, capsys) -> N
 
 def test_another_process_of_the_same_number_is_not_the_owner(tmp_path: Path) -> None:
     leave(tmp_path, replace(lock._myself(), started="1"))  # ours, as in containers, where every run is number 1
-    with hold(tmp_path) as held:
-        held()
+    with hold(tmp_path) as check_lock_is_ours:
+        check_lock_is_ours()
 
 
 def test_an_owner_elsewhere_lives_as_long_as_its_heart_beats(tmp_path: Path, monkeypatch) -> None:
@@ -82,8 +82,8 @@ def test_an_owner_elsewhere_lives_as_long_as_its_heart_beats(tmp_path: Path, mon
         pytest.fail("taken from the living")
     dead.set()
     heart.join()
-    with hold(tmp_path) as held:
-        held()
+    with hold(tmp_path) as check_lock_is_ours:
+        check_lock_is_ours()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"pid": 3}'])
@@ -91,8 +91,8 @@ def test_a_lock_that_was_half_written_is_taken_over(tmp_path: Path, monkeypatch,
     monkeypatch.setattr(lock, "HEARTBEAT", 0.1)
     monkeypatch.setattr(lock, "SILENCE", 0.3)
     (tmp_path / NAME).write_text(content)
-    with hold(tmp_path) as held:
-        held()
+    with hold(tmp_path) as check_lock_is_ours:
+        check_lock_is_ours()
 
 
 def test_our_own_heart_beats(tmp_path: Path, monkeypatch) -> None:
@@ -107,11 +107,11 @@ def test_our_own_heart_beats(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_one_that_was_taken_over_in_its_sleep_writes_nothing_and_leaves_the_new_lock(tmp_path: Path) -> None:
-    with hold(tmp_path) as held:
+    with hold(tmp_path) as check_lock_is_ours:
         (tmp_path / NAME).unlink()
         new = leave(tmp_path, replace(lock._myself(), pid=1))
         with pytest.raises(CheckpointError, match="another run has taken the workdir over"):
-            held()
+            check_lock_is_ours()
     assert new.exists()
 
 
@@ -123,8 +123,8 @@ def test_a_clock_that_goes_backwards_tells_no_negative_age(tmp_path: Path, monke
 
 def test_other_processes_of_a_run_hold_nothing(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(lock.jax, "process_index", lambda: 1)
-    with hold(tmp_path / "run") as held:
-        held()
+    with hold(tmp_path / "run") as check_lock_is_ours:
+        check_lock_is_ours()
     assert not (tmp_path / "run").exists()
 
 

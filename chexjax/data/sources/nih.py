@@ -113,8 +113,8 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
     named = [[part.strip() for part in cell.split("|")] for cell in table["Finding Labels"]]
     unknown = Counter(part for parts in named for part in parts if part not in FINDINGS and part != NO_FINDING)
     if unknown:
-        told = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
-        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {told}")
+        found = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
+        raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {found}")
     columns = zip(
         names,
         named,

@@ -73,7 +73,7 @@ def read(request: Request) -> Entries:
         views=tuple(views.get(name, "") for name in names),
         film_folders=("NLMCXR_png", "images", "", "NLMCXR_reports"),
         suffixes=(".png", ".jpg", ".jpeg", ".dcm"),
-        notes=() if views else (f"lateral films are among them, which are not told apart without {_VIEWS}",),
+        notes=() if views else (f"lateral films are among them, and cannot be told apart without {_VIEWS}",),
     )
 
 

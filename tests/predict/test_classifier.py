@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
-import sys
+import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +14,28 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from chexjax import predict
-from chexjax.configs import dml
 from chexjax.data.images import read_grey
 from chexjax.data.recipe import Recipe, clean_films, shrink
-from chexjax.data.sources.phantom import ARTIFACTS, plan_films, render_film
 from chexjax.errors import CheckpointError, ConfigError, DataError
 from chexjax.explain import cam
 from chexjax.explain.maps import unit_range
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, About, import_file, save_weights
-from chexjax.predict import Classifier, as_film
+from chexjax.predict import Classifier, Scores, as_film
 from chexjax.scanline import remove_artifacts_reference
-from chexjax.training.state import create_network, create_state
-from chexjax.workdir.checkpoints import Checkpoints
-from chexjax.workdir.config import claim_workdir
+from chexjax.trust.calibration import Calibration, Curve
+from chexjax.trust.domain import Domain
+from chexjax.trust.features import see
+from chexjax.trust.kept import Trust, write_trust
+from chexjax.trust.selective import Bands
 from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
 THRESHOLDS = {finding: {"youden": 0.05 * k} for k, finding in enumerate(FINDINGS, start=1)}
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two small networks, trained on cleaned films by their config, that have never seen one; with thresholds."""
-    config = dml.get_config()
-    for name in config.networks:
-        config.networks[name].update({"model": "tiny", "width": 0.125})
-    config.data.update({"size": 32, "clean": True, "mean": 0.4, "std": 0.3})
-    return save(config, tmp_path_factory.mktemp("run"))
-
-
-def save(config: ConfigDict, workdir: Path) -> Path:
-    claim_workdir(workdir, config)
-    models = {name: create_network(config, name, len(FINDINGS)) for name in config.networks}
-    states = {name: create_state(config, name, model, (32, 32, 1), 1) for name, model in models.items()}
-    checkpoints = Checkpoints(workdir, writing=True)
-    checkpoints.save(3, states, 0.5, {"groups": None, "history": []})
-    results = {"step": 3, "networks": {"ensemble": {"thresholds": THRESHOLDS}}}
-    (workdir / "metrics.json").write_text(json.dumps(results))
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def classifier(workdir: Path) -> Classifier:
-    return Classifier.from_checkpoint(workdir, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Simulated films with artefacts, of three shapes."""
-    folder = tmp_path_factory.mktemp("films")
-    for number, (film, size) in enumerate(zip(plan_films(5, seed=3), (256, 256, 200, 300, 64), strict=True)):
-        pixels, _ = render_film(dataclasses.replace(film, artifacts=ARTIFACTS), size)
-        Image.fromarray(pixels[: size - 20 * number]).save(folder / f"{number}.png")
-    return {path.name: path for path in sorted(folder.iterdir())}
 
 
 def by_hand(workdir: Path, film: np.ndarray) -> np.ndarray:
@@ -286,109 +252,100 @@ def test_a_file_of_torch_predicts_as_torch_does(films: dict[str, Path], tmp_path
     assert np.ptp(expected) > 0.05
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
-    try:
-        predict.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+def test_an_iterator_is_streamed_a_batch_at_a_time(classifier: Classifier, films: dict[str, Path]) -> None:
+    read: list[str] = []
+
+    def paths() -> Iterator[Path]:
+        for path in films.values():
+            read.append(path.name)
+            yield path
+
+    found = classifier.predict(paths())
+    assert read == []
+    first = next(found)
+    assert len(read) == classifier.batch_size < len(films)
+    names = [first.name, *(prediction.name for prediction in found)]
+    assert names == list(films)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def test_probabilities_only_are_those_beside_the_maps(classifier: Classifier, films: dict[str, Path]) -> None:
+    alone = classifier.predict(films.values(), probabilities_only=True)
+    for scores, prediction in zip(alone, classifier.predict(films.values()), strict=True):
+        assert type(scores) is Scores
+        assert not hasattr(scores, "maps")
+        np.testing.assert_allclose(scores.probabilities, prediction.probabilities, rtol=1e-5)
+        assert scores.ranked == prediction.ranked
+        assert scores.called == prediction.called
 
 
-def test_the_command(
-    workdir: Path, films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    folder = tmp_path / "in"
-    (folder / "deeper").mkdir(parents=True)
-    for name, target in (("a.png", "a.png"), ("b.png", "deeper/a.png"), ("c.png", "=cmd <b>.png")):
-        (folder / target).write_bytes(films[f"{'abc'.index(name[0])}.png"].read_bytes())
-    (folder / "broken.png").write_bytes(films["0.png"].read_bytes()[:2000])
-    (folder / "notes.txt").write_text("not a film")
-    out = tmp_path / "out"
-    status = run(
-        monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder, tmp_path / "absent.png", "--batch_size=2"
-    )
-    assert status == 1
-    told = capsys.readouterr()
-    assert "3 films" in told.out
-    assert "images/s" in told.out
-    assert "Traceback" not in told.err
-    assert "errors.csv: 2: " in told.err
-
-    names = [str(folder / "=cmd <b>.png"), str(folder / "a.png"), str(folder / "deeper/a.png")]
-    names[0] = "'=cmd <b>.png"  # the only film of that name; a spreadsheet must not run it
-    table = rows(out / "predictions.csv")
-    assert sorted(row["Image Index"] for row in table) == sorted(names)
-    assert tuple(table[0])[1:] == FINDINGS
-    expected = Classifier.from_checkpoint(workdir).predict(folder / "a.png")[0].probabilities
-    (row,) = [row for row in table if row["Image Index"] == names[1]]
-    np.testing.assert_allclose([float(row[finding]) for finding in FINDINGS], expected, rtol=1e-5)
-    assert {Path(row["Image Index"]).name for row in rows(out / "errors.csv")} == {"broken.png", "absent.png"}
-    assert not list(out.glob("*.partial"))
-
-    page = (out / "index.html").read_text()
-    assert "<b>.png" not in page
-    pictures = list((out / "overlays").iterdir())
-    assert 3 <= len(pictures) <= 9
-    assert all(f'src="overlays/{path.name}"' in page for path in pictures)
-    boxes = rows(out / "boxes.csv")
-    assert boxes
-    for box in boxes:
-        assert float(box["probability"]) >= float(box["threshold"])
-        assert box["Finding Label"] in FINDINGS
-
-    again = run(monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder / "*.p[n]g", "--overlays=1")
-    assert again == 1
-    assert {row["Image Index"] for row in rows(out / "predictions.csv")} == {"a.png", "'=cmd <b>.png"}
-    (folder / "broken.png").unlink()
-    assert run(monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder / "a.png") == 0
-    assert not (out / "errors.csv").exists()
+@pytest.fixture(scope="module")
+def trusted(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir with a Platt curve for each finding of the ensemble, and a domain of noise for each network."""
+    copy = tmp_path_factory.mktemp("trusted") / "run"
+    shutil.copytree(workdir, copy)
+    restored = restore_best(copy)
+    curves = tuple(Curve("platt", slope=0.5 + 0.1 * k, offset=0.3 - 0.1 * k) for k in range(14))
+    bands = Bands.fit(np.eye(14, dtype=np.float32), np.full((14, 14), 0.5))
+    noise = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 1), np.uint8)
+    x = (noise.astype(np.float32) / 255 - 0.4) / 0.3
+    domains = {}
+    for name, model in restored.models.items():
+        features = np.asarray(jax.jit(partial(see, model))(restored.variables[name], x)[1])
+        posed = np.stack([features[:60]] * 6, axis=1)
+        posed = posed + np.random.default_rng(1).normal(0, 1e-3, posed.shape)
+        domain = Domain.fit(features[:200], posed, features[200:])
+        assert domain
+        domains[name] = dataclasses.replace(domain, pose_limit=1e9)
+    write_trust(restored, Trust({"ensemble": Calibration(curves, (0.2,) * 14)}, {"ensemble": bands}, domains))
+    return copy
 
 
-def test_dicom_goes_in_and_no_patient_comes_out(
-    workdir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("pydicom")
-    from tests.dicom_files import SECRET, write_dicom
-
-    pixels = (np.random.default_rng(0).integers(0, 4096, (64, 64))).astype(np.uint16)
-    (tmp_path / "in").mkdir()
-    write_dicom(tmp_path / "in" / "film.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
-    write_dicom(tmp_path / "in" / "IM0001", pixels)  # as they lie on a disc, without a suffix
-    broken = write_dicom(tmp_path / "in" / "broken.dcm", pixels)
-    broken.write_bytes(broken.read_bytes()[:-4000])
-    assert run(monkeypatch, f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", tmp_path / "in") == 1
-    table = rows(tmp_path / "out" / "predictions.csv")
-    assert {row["Image Index"] for row in table} == {"film.dcm", "IM0001"}
-    assert table[0]["Mass"] != table[1]["Mass"]
-    heard = "".join(capfd.readouterr()).encode()
-    for content in (heard, *(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())):
-        for word in (*SECRET.split("^"), "471147", "19700101"):
-            assert word.encode() not in content
+def test_calibration_changes_numbers_and_no_calls(trusted: Path, films: dict[str, Path]) -> None:
+    path = films["0.png"]
+    (raw,) = Classifier.from_checkpoint(trusted, raw=True).predict(path)
+    (calibrated,) = Classifier.from_checkpoint(trusted).predict(path)
+    k = np.arange(14)
+    for before, after in ((raw.probabilities, calibrated.probabilities), (raw.thresholds, calibrated.thresholds)):
+        np.testing.assert_allclose(after, expit((0.5 + 0.1 * k) * logit(before) + 0.3 - 0.1 * k), rtol=1e-6)
+    assert set(raw.called) == set(calibrated.called)
+    assert 0 < len(raw.called) < 14
+    (elsewhere,) = Classifier.from_checkpoint(trusted, prevalence={"Mass": 0.5}).predict(path)
+    mass = FINDINGS.index("Mass")
+    odds = [p.probabilities / (1 - p.probabilities) for p in (elsewhere, calibrated)]
+    np.testing.assert_allclose(odds[0] / odds[1], np.where(k == mass, 4.0, 1.0), rtol=1e-6)  # from 1 in 5 to 1 in 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "usage"),
-        (["film.png", "--out=x"], "configs/baseline.py"),
-        (["film.png", "--out=x", "--checkpoint=nowhere"], "nowhere is no workdir"),
-        (["film.png", "--out=x", "--checkpoint=nowhere", "--maps=none", "--batch_size=0"], "batch_size"),
-        (["--checkpoint=nowhere", "--out=x", "."], "no films in ."),
-    ],
-)
-def test_what_the_command_refuses(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *arguments) == 1
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+def test_a_prevalence_without_a_calibration_is_refused(workdir: Path, trusted: Path) -> None:
+    with pytest.raises(ConfigError, match="the evaluation of a run fits it"):
+        Classifier.from_checkpoint(workdir, prevalence={"Mass": 0.5})
+    with pytest.raises(ConfigError, match="raw ones were asked for"):
+        Classifier.from_checkpoint(trusted, raw=True, prevalence={"Mass": 0.5})
+
+
+def test_a_film_unlike_those_of_the_training_is_doubtful(trusted: Path, workdir: Path) -> None:
+    """The networks "were trained" on noise: more of it is as expected, a ramp is not."""
+    noise = np.random.default_rng(5).integers(0, 256, (32, 32), np.uint8)
+    noise = np.kron(noise, np.ones((6, 6), np.uint8))
+    ramp = np.linspace(0, 255, 192).astype(np.uint8)[None].repeat(192, axis=0)
+    recipe = {"clean": False}
+    restored = restore_best(trusted)
+    restored.config.data.update(recipe)  # cleaning would smooth the noise
+    classifier = Classifier(restored, np.full(14, 0.5), batch_size=4)
+    for probabilities_only in (False, True):
+        usual, strange = classifier.predict([noise, ramp], probabilities_only)
+        assert usual.verdict.status == "ok"
+        assert usual.distance < 1.0
+        assert strange.verdict.status == "doubtful"
+        assert strange.distance > 1.0
+        assert any("unlike the training films" in reason for reason in strange.verdict.reasons)
+    (unknown,) = Classifier.from_checkpoint(workdir).predict(noise)
+    assert np.isnan(unknown.distance)
+
+
+def test_a_small_film_and_one_of_few_levels_are_doubted_in_every_form(classifier: Classifier, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(100, 140, (48, 48), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    for film in (pixels, Image.fromarray(pixels), tmp_path / "film.png"):
+        (found,) = classifier.predict(film)
+        assert found.verdict.status == "doubtful"
+        assert len(found.verdict.reasons) == 2

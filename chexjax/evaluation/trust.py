@@ -1,0 +1,168 @@
+"""Fits, when a run is evaluated, what tells whether its probabilities may be believed, and measures it on other films.
+
+Calibration and abstain bands come from the validation films; what the training films look like from at most `TRAINING`
+of them, of which `POSED` are turned, mirrored and inverted besides; the limits of the gate from validation films.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from chexjax.data.augment import normalize
+from chexjax.data.pipeline import evaluation_batches
+from chexjax.data.prepared import Prepared
+from chexjax.devices import at_precision, each_device
+from chexjax.evaluation import metrics
+from chexjax.evaluation.evaluator import Predictions, PyTree, run_split
+from chexjax.evaluation.summary import Summary, number
+from chexjax.runtime import progress_bar
+from chexjax.trust.calibration import Calibration
+from chexjax.trust.domain import Domain
+from chexjax.trust.features import POSES, see
+from chexjax.trust.kept import Trust
+from chexjax.trust.selective import Bands, summarize_decisions
+from chexjax.workdir.restore import Restored
+
+TRAINING: Final = 2000  # films at most
+POSED: Final = 500
+HELD_OUT: Final = 2000
+MEASURED: Final = 500  # of the films that are evaluated, in every pose
+
+
+class Some:
+    """A random-access source of some films of another."""
+
+    def __init__(self, source: Any, rows: np.ndarray):
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> Any:
+        return self._source[int(self._rows[place])]
+
+
+def fit_calibration(validation: Predictions) -> tuple[dict[str, Calibration], dict[str, Bands]]:
+    """A calibration and abstain bands for each network and the ensemble."""
+    films = validation.films
+    return (
+        {n: Calibration.fit(films.labels, p, films.patients) for n, p in validation.probabilities.items()},
+        {n: Bands.fit(films.labels, p) for n, p in validation.probabilities.items()},
+    )
+
+
+def fit_domains(
+    best: Restored, variables: dict[str, PyTree], films: Prepared, split: str
+) -> tuple[dict[str, Domain], Summary]:
+    """What the training films look like to each network, and how often the gate holds up films of `split`.
+
+    All processes take part. `variables` are replicated.
+
+    Returns:
+      The domains; and per network "films", "false_alarms" (stated), "held_up" (the share of films that are doubtful as
+      they are), "poses" (pose -> the shares of films "held_up" and "named": doubtful, and in this very pose).
+    """
+    shown = [("train", TRAINING, False), ("train", POSED, True), ("val", HELD_OUT, False), (split, MEASURED, True)]
+    count = sum(min(len(films.parts[part].names), most) for part, most, _ in shown)
+    with progress_bar(count, "fitting the gate", shown=jax.process_index() == 0, kept=False) as bar:
+        training, posed, held_out, measured = (_features(best, variables, films, *which, bar) for which in shown)
+    domains, found = {}, {}
+    for name in best.models:
+        domain = Domain.fit(training[name], _by_pose(posed[name]), held_out[name])
+        if domain is not None:
+            domains[name] = domain
+            found[name] = measure_gate(domain, _by_pose(measured[name]))
+    return domains, found
+
+
+def _features(
+    best: Restored, variables: dict[str, PyTree], films: Prepared, split: str, most: int, posed: bool, bar: Any
+) -> dict[str, np.ndarray]:
+    """Pooled features per network (films, features), those of all poses side by side; of at most `most` films."""
+    data = best.config.data
+    poses = list(POSES.values()) if posed else [POSES["upright"]]
+
+    def look(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
+        shown = [normalize(pose(images), data.mean, data.std) for pose in poses]
+        return {
+            name: jnp.concatenate([see(model, variables[name], x)[1] for x in shown], axis=-1)
+            for name, model in best.models.items()
+        }
+
+    count = len(films.parts[split].names)
+    rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
+    batches = evaluation_batches(Some(films.source(split), rows), best.config.batch_size, data.threads)
+    return run_split(each_device(at_precision("highest", look)), variables, batches, bar.update)
+
+
+def _by_pose(features: np.ndarray) -> np.ndarray:
+    """(films, poses * features) -> (films, poses, features)."""
+    return features.reshape(len(features), len(POSES), -1)
+
+
+def measure_gate(domain: Domain, posed: np.ndarray) -> Summary:
+    """How many films the gate holds up, and whether it names their pose; `posed` is (films, poses, features)."""
+    poses = {}
+    for k, pose in enumerate(POSES):
+        verdicts = domain.judge(posed[:, k])
+        named = [f"seems {pose}" in verdict.reasons for verdict in verdicts]
+        held_up = [verdict.status != "ok" for verdict in verdicts]
+        poses[pose] = {"held_up": float(np.mean(held_up)), "named": float(np.mean(named))}
+    alarms = poses.pop("upright")["held_up"]
+    return {"films": len(posed), "false_alarms": domain.false_alarms, "held_up": alarms, "poses": poses}
+
+
+def summarize_trust(trust: Trust, predictions: Predictions, gate: Summary, findings: Sequence[str]) -> Summary:
+    """The numbers of calibration, bands and gate on a split, as `metrics.json` holds them.
+
+    "calibration": per network and finding the "kind" of curve and, before and after it, "log_loss",
+    "expected_calibration_error" and "brier"; "abstaining": "risk", and per network and finding "low", "high" and what
+    `summarize_decisions` gives; "gate" as `fit_domains` returns it.
+    """
+    labels = predictions.films.labels
+    calibration: Summary = {}
+    abstaining: Summary = {}
+    for name, p in predictions.probabilities.items():
+        fitted, bands = trust.calibrations[name], trust.bands[name]
+        figures = {}
+        for key, figure in _FIGURES.items():
+            figures[key] = [figure(labels, shown) for shown in (p, fitted.apply(p))]
+        calibration[name] = {
+            finding: {
+                "kind": fitted.curves[k].kind,
+                **{key: [number(side[k]) for side in both] for key, both in figures.items()},
+            }
+            for k, finding in enumerate(findings)
+        }
+        decisions = summarize_decisions(labels, bands.decide(p))
+        abstaining[name] = {
+            finding: {
+                "low": float(bands.low[k]),
+                "high": float(bands.high[k]),
+                **{key: number(share) for key, share in decisions[k].items()},
+            }
+            for k, finding in enumerate(findings)
+        }
+    risk = next(iter(trust.bands.values())).risk
+    return {"calibration": calibration, "abstaining": {"risk": risk, "networks": abstaining}, "gate": gate}
+
+
+def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The mean negative log likelihood in nats of what is known to be 0 or 1, float64 (findings,); NaN without any."""
+    found = []
+    for own, p in zip(labels.T, probabilities.T, strict=True):
+        known = (own == 0) | (own == 1)
+        p = np.where(own[known] == 1, p[known], 1 - p[known])
+        found.append(-float(np.log(np.maximum(p, np.finfo(np.float64).tiny)).mean()) if known.any() else math.nan)
+    return np.array(found)
+
+
+_FIGURES: Final = {
+    "log_loss": log_loss,
+    "expected_calibration_error": metrics.expected_calibration_error,
+    "brier": metrics.brier,
+}

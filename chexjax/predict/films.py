@@ -1,0 +1,221 @@
+"""Which files are films, under which name each appears, and any film as uint8 grey levels."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import numpy as np
+from PIL import Image
+
+from chexjax.data import dicom
+from chexjax.data.images import JudgedFilm, check_size, judge_colour, judge_size, upright
+from chexjax.data.kinds import classify
+from chexjax.data.verdict import Verdict
+from chexjax.errors import ConfigError, DataError, printable
+
+Film = str | Path | Image.Image | np.ndarray | jax.Array
+
+# Names that end so are tables or pictures, and no folders.
+FILE_ENDINGS: Final = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".json",
+    ".jsonl",
+    ".html",
+    ".htm",
+    ".xlsx",
+    ".gz",
+    ".zip",
+    ".pdf",
+    ".png",
+    ".jpg",
+)
+
+
+# Any film as grey levels
+
+
+def as_film(film: Film) -> np.ndarray:
+    """A path, a PIL image or an array as uint8 (height, width), whatever `as_judged` says of it.
+
+    Raises:
+      DataError: as `as_judged`.
+    """
+    return as_judged(film).pixels
+
+
+def as_judged(film: Film) -> JudgedFilm:
+    """A path, a PIL image or an array as uint8 (height, width), with what the file and its size say against it.
+
+    Raises:
+      DataError: it cannot be read, or its pixels are not grey levels of 8 bits; tells what was seen.
+    """
+    verdict = Verdict()
+    if isinstance(film, str | Path):
+        path = Path(film).expanduser()
+        where = f"{printable(path)}: "
+        judged = dicom.read_judged(path)
+        pixels, verdict = judged.pixels, judged.verdict
+    elif isinstance(film, Image.Image):
+        where = "a PIL image: "
+        if film.mode not in ("L", "LA", "P", "RGB", "RGBA"):
+            raise DataError(f"a PIL image of mode {film.mode!r}; a film has 8 bits a pixel: convert it to 'L'")
+        check_size("a PIL image", *film.size)
+        try:
+            shown = upright(film)
+            if film.mode not in ("L", "LA"):
+                verdict += judge_colour(np.asarray(shown.convert("RGB")))
+            pixels = np.asarray(shown.convert("L"))
+        except (OSError, SyntaxError, ValueError) as error:  # its file is only now read
+            raise DataError(f"a PIL image: cannot be read ({error})") from error
+        verdict += judge_size(*pixels.shape)
+    elif isinstance(film, np.ndarray | jax.Array):
+        where = "an array: "
+        array = np.asarray(film)
+        pixels = _grey_of(array)
+        if array.ndim == 3 and array.shape[-1] >= 3:
+            verdict += judge_colour(array[..., :3])
+        verdict += judge_size(*pixels.shape)
+    else:
+        raise DataError(f"{type(film).__name__} is no film; a film is a path, a PIL image or a uint8 array")
+    low, high = int(pixels.min()), int(pixels.max())
+    if high <= 1:
+        raise DataError(f"{where}grey levels from {low} to {high}; a film's go from 0 to 255 (was it scaled to 0..1?)")
+    if low == high:
+        raise DataError(f"{where}every pixel has grey level {low}; there is no film to be seen")
+    return JudgedFilm(pixels, verdict)
+
+
+def _grey_of(array: np.ndarray) -> np.ndarray:
+    """An array as uint8 (height, width); channels become grey as Pillow weighs them."""
+    if array.dtype != np.uint8:
+        numeric = array.size and np.issubdtype(array.dtype, np.number) and not np.issubdtype(array.dtype, np.complex128)
+        seen = f" with values from {np.nanmin(array):g} to {np.nanmax(array):g}" if numeric else ""
+        raise DataError(
+            f"an array of {array.dtype}{seen}; a film is uint8, grey levels from 0 to 255\n"
+            "window it to 8 bits first; normalisation belongs to the networks"
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[-1] in (3, 4) and array.size:
+        return np.asarray(Image.fromarray(array).convert("L"))
+    if array.ndim != 2 or not array.size:
+        raise DataError(
+            f"an array of shape {array.shape} is no film; a film is (height, width), or with 1, 3 or 4 channels last\n"
+            "several films are given as a list"
+        )
+    return array
+
+
+def name_of(film: Any, place: int) -> str:
+    """What a film is called that has no name in a table: its file's name, or its number."""
+    path = film if isinstance(film, str | Path) else getattr(film, "filename", "") or f"film {place + 1}"
+    return printable(Path(path).name)
+
+
+# Which files
+
+
+@dataclass(frozen=True)
+class Found:
+    """The films among files and folders, by the name they get in the tables; what was passed over, and how often."""
+
+    files: dict[str, Path]
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+def find_films(patterns: Sequence[str]) -> Found:
+    """The films that files, folders and globs mean.
+
+    In folders, at any depth, a film is what begins like one: PNG, JPEG or DICOM with pixels, whatever its suffix. What
+    is named itself is taken whatever it is, also where it does not exist: reading it will say so; unless it is DICOM
+    without a film, such as a report. Links to folders are not followed, but where one is named itself. The name is the
+    file's; those that share it are numbered, `a.png (2)`: a folder may be named after a patient. What does not print is
+    shown as its code.
+
+    Raises:
+      ConfigError: that is no file at all.
+    """
+    paths: list[Path] = []
+    passed_over: Counter[str] = Counter()
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        for match in [path] if path.exists() else _matching(path) or [path]:
+            inside = match.is_dir()
+            for file in filter(is_shown, sorted(match.rglob("*"))) if inside else [match]:
+                kind = classify(file)
+                if kind.kind == "no film" and (inside or dicom.is_dicom(file)):
+                    passed_over[kind.what] += 1
+                else:
+                    paths.append(file)
+    paths = list(dict.fromkeys(paths))
+    if not paths and not passed_over:
+        raise ConfigError(f"no files in {', '.join(patterns)}")
+    named: dict[str, Path] = {}
+    counts: Counter[str] = Counter()
+    for path in paths:
+        name = base = printable(path.name)
+        while name in named:
+            counts[base] += 1
+            name = f"{base} ({counts[base] + 1})"
+        named[name] = path
+    return Found(named, passed_over)
+
+
+def find_files(patterns: Sequence[str]) -> dict[str, Path]:
+    """The films of `find_films`, by name."""
+    return find_films(patterns).files
+
+
+def is_shown(path: Path) -> bool:
+    """A plain file that is not hidden."""
+    return not path.name.startswith(".") and path.is_file()
+
+
+def looks_like_film(path: Path) -> bool:
+    """A file, not hidden, that begins as PNG, JPEG or DICOM with pixels do; or that has such a suffix and is broken."""
+    return is_shown(path) and classify(path).kind != "no film"
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files of a glob. Unlike glob's, pathlib's `**` follows no links to folders: two in a ring are 2**40 paths."""
+    try:
+        return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError:  # no glob, but a name with `**` in it
+        return []
+
+
+def check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuses to write where films are read: overlays would be taken for films the next time, or fall on one.
+
+    Raises:
+      ConfigError: `out` is a file's name, lies in one of the folders, or a film lies in its overlays.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(
+            f"--out={printable(out)} is a file; it takes a folder, which gets predictions.csv and the rest"
+        )
+    if out.suffix.lower() in FILE_ENDINGS and not out.is_dir():
+        raise ConfigError(
+            f"--out={printable(out)} is a file's name; it takes a folder, for predictions.csv and the rest: "
+            f"--out={printable(out.with_suffix(''))}"
+        )
+    place = Path(os.path.realpath(out))
+    for path in map(os.path.realpath, inputs):
+        if place.is_relative_to(path) or Path(path).is_relative_to(place / "overlays"):
+            raise ConfigError(
+                f"--out={printable(out)} lies among the films, in {printable(path)}; choose another folder"
+            )
+
+
+def without_path(message: object, path: Path, name: str) -> str:
+    """A message on a film with its name for its path, which may name a patient."""
+    text = str(message)
+    for written in (printable(path), str(path)):
+        text = text.replace(written, name)
+    return text.removeprefix(f"{name}: ")

@@ -1,0 +1,155 @@
+"""What is done of many films, a line of JSON a film: an interrupted run goes on by it, and shards are joined by it.
+
+`OUT/journal/K-of-N.jsonl` begins with a head, which says what was asked for, and ends with a line that says it is
+complete. The tables and the page are made from it, and then it goes. No line holds a path, unless paths were asked for.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from chexjax.errors import ConfigError, DataError, printable
+from chexjax.files import whole
+
+FOLDER: Final = "journal"
+_END: Final = "complete"
+
+Record = dict[str, Any]
+
+
+class Journal:
+    """The journal of one shard, open for writing. `done` are the names of the films that need not be seen again."""
+
+    def __init__(self, out: Path, head: Record, fingerprints: dict[str, str]) -> None:
+        """Goes on with the journal that is there, where it has the same head.
+
+        Args:
+          head: what was asked for; `head["shard"]` is (number, count).
+          fingerprints: of the films to be seen, by name. What the journal says of a film that has changed since, or
+            that could not be read, is dropped.
+
+        Raises:
+          ConfigError: another process writes it.
+        """
+        number, count = head["shard"]
+        self.path = out / FOLDER / f"{number}-of-{count}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.done: set[str] = set()
+        self._lock = self._claim()
+        head = json.loads(json.dumps(head))  # as it will be read
+        with whole(self.path) as partial, partial.open("w", encoding="utf-8") as file:
+            _write(file, head)
+            if self.path.exists() and read_head(self.path) == head:
+                for record in read_records(self.path):
+                    if "error" not in record and fingerprints.get(record["name"]) == record["seen"]:
+                        self.done.add(record["name"])
+                        _write(file, record)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def add(self, record: Record) -> None:
+        """Keeps what was found of a film; from now on it is done, whatever becomes of this process."""
+        _write(self._file, record)
+        self._file.flush()
+
+    def complete(self, about: Record) -> None:
+        """Says that all films are through. `about` is kept for whoever joins the shards."""
+        _write(self._file, {_END: about})
+
+    def close(self) -> None:
+        self._file.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def _claim(self) -> TextIO | None:
+        """Two processes with one journal would each write half of it. Without locks, as on Windows, nobody asks."""
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        file = self.path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ConfigError(f"another process writes to --out={printable(self.path.parent.parent)}") from None
+        except OSError:  # a file system without locks
+            pass
+        return file
+
+
+def _write(file: TextIO, record: Record) -> None:
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def fingerprint(path: Path) -> str:
+    """Tells a film from another, and from what it was before it changed; says nothing of its path."""
+    place = os.path.abspath(path)
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return ""
+    text = f"{place}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
+def read_head(path: Path) -> Record:
+    """The head of a journal; empty where it has none."""
+    return next(_lines(path), {})
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The films of a journal, up to a line that was not written to its end."""
+    return (record for record in _lines(path) if "name" in record)
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            if not (line.endswith(b"\n") and isinstance(record, dict)):
+                return
+            yield record
+
+
+def find_journals(out: Path) -> tuple[list[Path], list[Record]]:
+    """The complete journals of all shards in `out`, in order, and what each says at its end.
+
+    Raises:
+      DataError: shards are missing or not done, or were asked for different things; says which.
+    """
+    paths = sorted((out / FOLDER).glob("*-of-*.jsonl"), key=lambda path: int(path.name.split("-")[0]))
+    where = printable(out / FOLDER)
+    if not paths:
+        raise DataError(f"{where} holds no shards; python -m chexjax.predict --shard=K/N writes them")
+    heads = [read_head(path) for path in paths]
+    first = heads[0]
+    for path, head in zip(paths, heads, strict=True):
+        if {**head, "shard": 0} != {**first, "shard": 0} or head["shard"][1] != first["shard"][1]:
+            raise DataError(
+                f"{where}: {path.name} and {paths[0].name} were not made by the same command; remove those of the older"
+            )
+    count = first["shard"][1]
+    found = {head["shard"][0]: _end_of(path) for path, head in zip(paths, heads, strict=True)}
+    ends = {number: end for number, end in found.items() if end is not None}
+    if missing := [number for number in range(1, count + 1) if number not in ends]:
+        told = ", ".join(f"{number}/{count}" for number in missing[:20])
+        raise DataError(f"{where}: not done yet, --shard={told}{', ...' if len(missing) > 20 else ''}")
+    return paths, [ends[number] for number in range(1, count + 1)]
+
+
+def _end_of(path: Path) -> Record | None:
+    last = next(iter(deque(_lines(path), maxlen=1)), {})
+    return last.get(_END)
+
+
+def remove_journals(out: Path) -> None:
+    """When the tables are there."""
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
