@@ -27,6 +27,7 @@ ALL: Final[dict[str, list[str]]] = {
     "specialists": ["--width=0.25", "--rounds=3"],
     "input": ["--films=64", "--size=32", "--rounds=2"],
     "scaling": ["--models=resnet18", "--devices=1,2"],
+    "bulk": ["--count=16", "--rounds=1"],
     "startup": [],
 }
 

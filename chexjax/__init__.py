@@ -10,6 +10,7 @@ The public names, each loaded when it is first used:
 The commands are `chexjax --help`; in Python each is a module of its own.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["FINDINGS", "Classifier", "__version__", "create_model", "remove_artifacts"]
 
 __version__ = "0.2.0"
+
+
+def _end_quietly(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Prints one line for Ctrl-C, instead of a traceback through whatever library was being loaded."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("error: interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # `python -m chexjax.NAME`, whose own main is not reached yet
+    sys.excepthook = _end_quietly
 
 
 def __getattr__(name: str) -> Any:

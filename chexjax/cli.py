@@ -17,9 +17,12 @@ class Command(NamedTuple):
 
 COMMANDS: Final[dict[str, Command]] = {
     "train": Command("chexjax.main", "trains the networks of a config, evaluates them, writes the report"),
-    "evaluate": Command("chexjax.main", "evaluates a run's best checkpoint again", ("--mode=evaluate",)),
+    "evaluate": Command(
+        "chexjax.main", "evaluates a run again; with --checkpoint, on another data set", ("--mode=evaluate",)
+    ),
     "predict": Command("chexjax.predict", "films in, findings and their places out"),
     "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
+    "check-maps": Command("chexjax.explain.check", "whether a run's maps may be believed, beside controls"),
     "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),
     "prepare": Command("chexjax.data.prepared", "reads, cleans and shrinks a data set's films ahead of a run"),
     "simulate": Command("chexjax.data.phantom", "writes a folder of simulated films"),
@@ -32,6 +35,8 @@ COMMANDS: Final[dict[str, Command]] = {
         "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)
     ),
 }
+# What `chexjax evaluate` runs where it is given a --checkpoint, and not a run's own --workdir.
+ELSEWHERE: Final = Command("chexjax.evaluation.evaluate", "evaluates a checkpoint on another data set")
 HELP: Final = ("--help", "-h", "-help", "help")
 
 
@@ -58,6 +63,8 @@ def main() -> None:
         print(f"error: {what}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     command = COMMANDS[name]
+    if name == "evaluate" and any(text.lstrip("-").partition("=")[0] == "checkpoint" for text in arguments):
+        command = ELSEWHERE
     given = () if set(arguments) & set(HELP) else command.arguments  # --verify would take --help for its value
     sys.argv = [f"chexjax {name}", *given, *arguments]
     try:

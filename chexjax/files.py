@@ -1,23 +1,23 @@
 """Files: local paths, folders in the making, the manifest of a whole one, and cells that no spreadsheet runs."""
 
-import csv
 import glob
 import gzip
 import hashlib
-import io
 import json
 import math
 import os
 import re
 import shutil
 import socket
+import stat
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
-from chexjax.errors import ConfigError, printable
+from chexjax.errors import ConfigError, DataError, printable, reason_of
 
 MANIFEST: Final = "manifest.json"
 PARTIAL: Final = ".partial"  # the end of a name until the file or folder is whole
@@ -180,20 +180,44 @@ def _trouble_with(path: Path, size: int, digest: str, whole: bool) -> str:
 
 # Tables from outside.
 
-# What reading one can end in, besides that it is not there: not UTF-8, no CSV, a broken archive, a broken disk.
-UNREADABLE: Final = (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error)
+MAX_BYTES: Final = 2**30  # of a table, once it is unpacked; the largest of those we know has 0.1 of it
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file in UTF-8, with a byte order mark or without; unpacked where its first bytes are gzip's."""
-    with path.open("rb") as file:
-        packed = file.peek(2)[:2] == b"\x1f\x8b"
-        with (
-            gzip.GzipFile(fileobj=file) if packed else file as unpacked,
-            io.TextIOWrapper(unpacked, "utf-8-sig", newline="") as text,
-        ):
-            yield text
+def read_text(path: Path) -> str:
+    """The text of a table, UTF-8 with a byte order mark or without; unpacked where it begins as gzip or zip files do.
+
+    Raises:
+      DataError: it is absent, no file, no UTF-8 text, a broken archive, a zip of no CSV file or several, or larger than
+        1 GiB once it is unpacked.
+    """
+    where = printable(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DataError(f"{where} is not a file")
+        with path.open("rb") as file:
+            magic = file.read(4)
+            file.seek(0)
+            if magic[:2] == b"\x1f\x8b":
+                with gzip.open(file) as unpacked:
+                    data = unpacked.read(MAX_BYTES + 1)
+            elif magic == b"PK\x03\x04":
+                with zipfile.ZipFile(file) as archive:
+                    members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+                    if len(members) != 1:
+                        raise DataError(f"{where} holds {len(members)} CSV files; unpack it and name one")
+                    with archive.open(members[0]) as member:
+                        data = member.read(MAX_BYTES + 1)
+            else:
+                data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise DataError(f"{where} holds more than {MAX_BYTES} bytes; no table of films is so large")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{where} does not exist") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{where} cannot be read as CSV: it is not UTF-8 text") from None
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise DataError(f"{where} cannot be read as CSV: {reason_of(error)}") from None
 
 
 # Text from outside in CSV cells: a spreadsheet must show it, not run it.

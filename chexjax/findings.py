@@ -4,6 +4,7 @@ Which findings a run learns comes from its films, and travels with them (`Prepar
 Source of the 14: Wang et al., "ChestX-ray8", CVPR 2017 (the 14-finding extension of the data release).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -74,6 +75,11 @@ def read_findings(names: Any) -> tuple[str, ...]:
     if twice := [name for k, name in enumerate(names) if name in names[:k]]:
         raise ValueError(f"the finding {twice[0]!r} is there twice")
     return tuple(names)
+
+
+def spelled(name: str) -> str:
+    """The name without what makes no difference: capitals, spaces, `_` and `-`."""
+    return re.sub(r"[\s_-]+", "", name).lower()
 
 
 def is_nih(findings: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 python -m chexjax.main --config=configs/dml.py --workdir=DIR
 python -m chexjax.main --workdir=DIR                 goes on with the run in DIR, by its own config
 python -m chexjax.main --workdir=DIR --mode=evaluate
+python -m chexjax.evaluation.evaluate --checkpoint=DIR --source=NAME --dir=FOLDER --out=DIR2   on another data set
 """
 
 import sys

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import jax
 from absl import flags
 from tqdm import tqdm
 
@@ -70,6 +69,8 @@ def keep_compilations() -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    import jax  # --help does without
+
     folder = cache_folder() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import tkinter as tk
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
+from chexjax.data.images import JudgedFilm
 from chexjax.data.recipe import Recipe
+from chexjax.data.verdict import Verdict
 from chexjax.devices import find_devices
 from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
 from chexjax.explain import overlay
@@ -37,11 +39,12 @@ from chexjax.predict import (
     TRAIN_FIRST,
     Classifier,
     Prediction,
-    as_film,
     clean_film,
     looks_like_film,
 )
+from chexjax.predict.films import as_judged
 from chexjax.runtime import parse
+from chexjax.trust.calibration import read_prevalence
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
@@ -161,6 +164,12 @@ def list_rows(prediction: Prediction) -> list[Row]:
     return rows
 
 
+def status_line(verdict: Verdict) -> str:
+    """What stands below the film: `Status: doubtful (seems mirrored)`."""
+    reasons = f" ({'; '.join(verdict.reasons)})" if verdict.reasons else ""
+    return f"Status: {verdict.status}{reasons}"
+
+
 def neighbour(path: Path, step: int) -> Path:
     """The film `step` places further in its folder, by name, round and round; itself where it is alone."""
     films = sorted({other for other in path.parent.iterdir() if looks_like_film(other)} | {path})
@@ -196,10 +205,13 @@ class Worker(threading.Thread):
 class Viewer(tk.Tk):
     """The window. `workdir` may be None: films are then shown without findings."""
 
-    def __init__(self, workdir: str | None, film: Path | None = None, maps: str = "cam") -> None:
+    def __init__(
+        self, workdir: str | None, film: Path | None = None, maps: str = "cam", raw: bool = False,
+        prevalence: Mapping[str, float] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.film_path: Path | None = None
-        self.film: np.ndarray | None = None
+        self.judged: JudgedFilm | None = None
         self.cleaned: np.ndarray | None = None
         self.prediction: Prediction | None = None
         self.classifier: Classifier | None = None
@@ -215,7 +227,8 @@ class Viewer(tk.Tk):
         self.worker.start()
         self.protocol("WM_DELETE_WINDOW", self.close)
         if workdir:
-            self._do("load", lambda: Classifier.from_checkpoint(workdir, maps, batch_size=1))
+            networks = partial(Classifier.from_checkpoint, workdir, maps, 1, raw=raw, prevalence=prevalence)
+            self._do("load", networks)
             self.say("Loading the networks …")
         else:
             self.say(NO_CHECKPOINT)
@@ -223,6 +236,11 @@ class Viewer(tk.Tk):
         if film:
             self.open(film)
         self.after(POLL_MS, self._poll)
+
+    @property
+    def film(self) -> np.ndarray | None:
+        """uint8 (height, width), None until it is read."""
+        return None if self.judged is None else self.judged.pixels
 
     # What it is made of
 
@@ -269,8 +287,10 @@ class Viewer(tk.Tk):
         self.list = tk.Canvas(side, background=BACKGROUND, highlightthickness=1, width=21 * line, takefocus=True)
         self.list.configure(highlightbackground=BACKGROUND, highlightcolor=BAR, height=int(_ROWS * 2.1 * line))
         self.list.pack(fill="both", expand=True)
+        self.status = ttk.Label(self, padding=(line // 3, line // 6, line // 3, 0), anchor="w", justify="left")
+        self.status.grid(row=2, column=0, columnspan=2, sticky="ew")
         self.message = ttk.Label(self, padding=line // 3, anchor="w", justify="left")
-        self.message.grid(row=2, column=0, columnspan=2, sticky="ew")
+        self.message.grid(row=3, column=0, columnspan=2, sticky="ew")
 
         self.canvas.bind("<Configure>", lambda _: self.redraw())
         self.list.bind("<Configure>", lambda _: self._draw_list())
@@ -278,7 +298,8 @@ class Viewer(tk.Tk):
         self.list.bind("<Button-4>", lambda _: self._scroll_list(-1))
         self.list.bind("<Button-5>", lambda _: self._scroll_list(1))
         self.list.bind("<MouseWheel>", lambda event: self._scroll_list(-1 if event.delta > 0 else 1))
-        self.message.bind("<Configure>", lambda event: self.message.configure(wraplength=event.width - line))
+        for label in (self.status, self.message):
+            label.bind("<Configure>", lambda event: event.widget.configure(wraplength=event.width - line))
         modes: dict[int, Callable[[float, float], None]] = {1: self._pan, 3: self._window}
         for number, mode in modes.items():
             self.canvas.bind(f"<ButtonPress-{number}>", self._press)
@@ -315,12 +336,13 @@ class Viewer(tk.Tk):
     def open(self, path: Path) -> None:
         """Shows a film, then its findings when they are there."""
         self._turn += 1
-        self.film_path, self.film, self.cleaned, self.prediction, self.finding = path, None, None, None, None
+        self.film_path, self.judged, self.cleaned, self.prediction, self.finding = path, None, None, None, None
+        self.status.configure(text="")
         self._boxes.clear()
         self.view = replace(self.view, zoom=1.0, x=0.5, y=0.5)
         turn = self._turn
         self.say(f"Reading {printable(path.name)} …")
-        self._do(("film", turn), lambda: as_film(path) if turn == self._turn else None)
+        self._do(("film", turn), lambda: as_judged(path) if turn == self._turn else None)
         self.redraw()
         self._draw_list()
         self._retitle()
@@ -439,7 +461,8 @@ class Viewer(tk.Tk):
             self._retitle()
             self._predict()
         elif tag[0] == "film":
-            self.film = value
+            self.judged = value
+            self._show_status(value.verdict)
             self._redraw_cleaned()
             if self.classifier is not None:
                 self._predict()
@@ -451,14 +474,22 @@ class Viewer(tk.Tk):
             self.redraw()
         else:
             self.prediction = value
+            self._show_status(value.verdict)
             self.choose(value.ranked[0])
 
     def _predict(self) -> None:
-        if self.film is None or self.classifier is None or self.film_path is None:
+        if self.judged is None or self.classifier is None or self.film_path is None:
             return
-        name, film, classifier = printable(self.film_path.name), self.film, self.classifier
+        name, judged, classifier = printable(self.film_path.name), self.judged, self.classifier
+        if judged.verdict.status == "refused":
+            self.say("The networks were not asked about this film: it is refused.")
+            self._retitle("refused")
+            return
         self.say("The networks look at the film …")
-        self._do(("prediction", self._turn), lambda: next(classifier.predict_named([(name, film)])))
+        self._do(("prediction", self._turn), lambda: next(classifier.explain([classifier.prepare(name, judged)])))
+
+    def _show_status(self, verdict: Verdict) -> None:
+        self.status.configure(text=status_line(verdict), foreground=FAINT if verdict.status == "ok" else ABOVE)
 
     def _redraw_cleaned(self) -> None:
         """Draws again; a film that is to be shown cleaned is cleaned first, off this thread."""
@@ -587,12 +618,16 @@ def main() -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
     flags.DEFINE_string("maps", "cam", "As for chexjax.predict.", flag_values=values)
+    flags.DEFINE_boolean("raw", False, "As for chexjax.predict.", flag_values=values)
+    flags.DEFINE_string("prevalence", None, "As for chexjax.predict.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)
     if len(rest) > 1:
         raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")
     find_devices()
+    film = Path(rest[0]).expanduser().absolute() if rest else None
+    prevalence = read_prevalence(Path(values.prevalence).expanduser()) if values.prevalence else None
     try:
-        window = Viewer(values.checkpoint, Path(rest[0]).expanduser().absolute() if rest else None, values.maps)
+        window = Viewer(values.checkpoint, film, values.maps, values.raw, prevalence)
     except tk.TclError as error:
         raise ConfigError(f"there is no display for a window: {error}") from None
     window.mainloop()

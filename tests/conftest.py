@@ -1,4 +1,8 @@
-"""Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case."""
+"""Fixtures that every test folder shares. The suite runs on four virtual devices: sharding is the rule, not a case.
+
+The whole suite (`python -m pytest`, no file named) runs in several processes, a file in one of them, where processors
+and memory allow it.
+"""
 
 import gc
 import os
@@ -20,6 +24,22 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 from chexjax.configs import common, dml
 from chexjax.models import NETWORKS, Architecture
 from chexjax.models.resnet import BasicBlock, ResNet
+
+MEMORY_A_PROCESS = 6 * 2**30  # bytes: what a half of the suite was seen to need, and half as much again
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Divides the whole suite among processes, unless `-n` or a debugger was asked for, or pytest-xdist is not here."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if not whole or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if config.option.numprocesses is None and not config.option.usepdb:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+        count = min(os.cpu_count() or 1, memory // MEMORY_A_PROCESS)
+        if count > 1:
+            config.option.numprocesses, config.option.dist = count, "loadfile"
+
 
 # A trunk that compiles in a second: the real five are met once, in tests/models.
 NETWORKS["tiny"] = Architecture(partial(ResNet, stages=(1,), block=BasicBlock), "conv1")

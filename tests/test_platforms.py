@@ -70,12 +70,13 @@ def test_every_command_asks_for_devices_first(workdir: Path, phantom_folder: Pat
         "clean": [film, out],
         "export": [f"--checkpoint={workdir}", out],
         "import-weights": ["--model=resnet18", str(tmp_path / "w.pth"), out],
+        "probe": [f"--weights={workdir}", f"--films={phantom_folder}"],
         "study": ["--config=configs/study.py", f"--workdir={tmp_path / 'study'}"],
     }
     assert COMMANDS.keys() - arguments.keys() == {"simulate", "verify"}  # they compute nothing
     for name, given in arguments.items():
         done = run("-m", "chexjax.cli", name, *given, JAX_PLATFORMS="nonsense")
-        assert done.returncode == 1, name
+        assert done.returncode == (64 if name == "predict" else 1), name
         assert done.stderr.startswith("error: JAX finds no nonsense here"), (name, done.stderr)
         assert done.stderr.count("\n") == 1, (name, done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]

@@ -20,12 +20,13 @@ pytest.importorskip("tkinter")
 
 from chexjax.configs import baseline
 from chexjax.data.sources.phantom import plan_films, render_film
+from chexjax.data.verdict import Verdict
 from chexjax.explain import overlay
 from chexjax.explain.maps import MapBox
 from chexjax.findings import FINDINGS
 from chexjax.predict import Prediction
 from chexjax.training.state import create_network, create_state
-from chexjax.viewer import View, list_rows, neighbour, render
+from chexjax.viewer import View, list_rows, neighbour, render, status_line
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.config import claim_workdir
 
@@ -115,6 +116,12 @@ def test_rows_are_ranked_with_marks_where_thresholds_are_known() -> None:
     assert "/" not in rows[10].figure
     assert rows[0].figure == "0.700 / 0.500"
     assert "_" not in "".join(row.text for row in rows)
+
+
+def test_the_status_says_why() -> None:
+    assert status_line(Verdict()) == "Status: ok"
+    verdict = Verdict("doubtful", ("seems mirrored", "nearly black"))
+    assert status_line(verdict) == "Status: doubtful (seems mirrored; nearly black)"
 
 
 def test_neighbours_go_round(tmp_path: Path) -> None:
@@ -230,7 +237,7 @@ class Window:
 
 def coloured(picture: np.ndarray) -> float:
     """The share of the film's pixels that are not grey."""
-    return float((np.ptp(picture[60:640, 150:700], axis=-1) > 3).mean())
+    return float((np.ptp(picture[60:620, 150:700], axis=-1) > 3).mean())
 
 
 def test_the_window_by_keys_and_clicks(display: dict[str, str], workdir: Path, films: Path, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ FIELDS: Final[Fields] = {
         "crop": number(0.92, 0.1, 1),  # least side that is kept; 1: all of it
         "flip": number(0.0, 0, 1),  # probability of a mirror image
         "rotation": number(4.0, 0, 180),  # degrees to either side
+        "blur": number(0.0, 0, 16, since="0.2"),  # greatest standard deviation of a Gaussian, in pixels; 0: none
         "brightness": number(0.1, 0, 1),  # relative, to either side
         "contrast": number(0.1, 0, 1),
     },
@@ -110,6 +111,7 @@ NETWORK: Final[Fields] = {
     "optimizer": choice("adamw", "adam", "sgd"),
     "init_from": path(),  # this network's own start; "": config.init_from
     "learning_rate": number(5e-4, 0, 1000),
+    "layer_decay": number(1.0, above=0, most=1, since="0.2"),  # of the rate, a stage nearer to the stem; 1: one rate
     "head_learning_rate": number(0.0, 0, 1000),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
     "warmup_steps": number(0, 0, MOST_STEPS),

@@ -4,6 +4,8 @@ Films arrive as uint8 (batch, height, width, 1). A film's augmentation depends o
 film's record number, not on its place in the batch or the number of devices.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
@@ -18,7 +20,7 @@ def normalize(images: jax.Array, mean: float, std: float) -> jax.Array:
 def augment(
     images: jax.Array, films: jax.Array, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict
 ) -> jax.Array:
-    """Draws a crop, a mirror, a rotation and a brightness for each film, in one resampling.
+    """Draws a crop, a mirror and a rotation for each film, in one resampling; then a blur, contrast and brightness.
 
     Args:
       images: uint8 (batch, height, width, 1).
@@ -26,7 +28,8 @@ def augment(
       step: int32 scalar.
       seed: the run's, an int32 scalar.
       config: `crop` (least share of the side that is kept, 1: no crop), `flip` (probability of a mirror image),
-        `rotation` (degrees to either side), `brightness` and `contrast` (relative, to either side).
+        `rotation` (degrees to either side), `blur` (greatest standard deviation of a Gaussian, pixels; a network then
+        knows films of less resolution), `brightness` and `contrast` (relative, to either side).
 
     Returns:
       float32 (batch, height, width, 1), grey levels in [0, 255].
@@ -46,12 +49,28 @@ def _augment_one(image: jax.Array, key: jax.Array, config: ConfigDict) -> jax.Ar
         mirror = jnp.where((draw[2] + 1.0) / 2.0 < config.flip, -1.0, 1.0)
         shift = (1.0 - side) / 2.0 * draw[3:5]
         grey = _resample(grey, side, turn, mirror, shift)
+    if config.blur:
+        # A key of its own: without blur the other draws are those of runs before there was any.
+        grey = _blurred(grey, config.blur * jax.random.uniform(jax.random.fold_in(key, 7)), config.blur)
     if config.contrast:
         centre = grey.mean()
         grey = centre + (grey - centre) * (1.0 + config.contrast * draw[5])
     if config.brightness:
         grey = grey * (1.0 + config.brightness * draw[6])
     return jnp.clip(grey, 0.0, 255.0)[..., None]
+
+
+def _blurred(grey: jax.Array, deviation: jax.Array, most: float) -> jax.Array:
+    """`grey` (height, width) under a Gaussian of `deviation` <= `most` pixels, cut at 3 * `most`; edges repeated."""
+    reach = math.ceil(3.0 * most)
+    weights = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / jnp.maximum(deviation, 1e-3)) ** 2)
+    weights /= weights.sum()
+    for _ in range(2):  # along the rows, and turned, along the columns
+        padded = jnp.pad(grey, ((0, 0), (reach, reach)), mode="edge")
+        width = grey.shape[1]
+        taps = [weights[k] * padded[:, k : k + width] for k in range(2 * reach + 1)]
+        grey = sum(taps, jnp.zeros_like(grey)).T
+    return grey
 
 
 def _resample(grey: jax.Array, side: jax.Array, turn: jax.Array, mirror: jax.Array, shift: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ What it says of the patient is not read. Needs pydicom (the extra `dicom`); comp
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,9 @@ from chexjax.data.dicom_header import (
     silent_pydicom,
 )
 from chexjax.data.images import (
+    MAX_SIDE,
     JudgedFilm,
+    Placement,
     check_size,
     judge_colour,
     judge_size,
@@ -34,6 +37,7 @@ from chexjax.data.verdict import Verdict
 from chexjax.errors import DataError, printable
 
 SUFFIXES: Final = (".dcm", ".dicom")
+READER: Final = 2  # goes up when a film's grey levels change, so that prepared films are prepared again
 _FRAME_MARKERS: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 ... SOF15, and JPEG-LS's
 # What a codestream of one frame can be told by where the transfer syntax is missing: the marker of its frame.
 _SYNTAX_OF_MARKER: Final = {
@@ -140,10 +144,11 @@ def _read_judged_dicom(path: Path) -> JudgedFilm:
             verdict += of_pixels
     except Exception as error:  # its text may quote the header
         raise DataError(f"{where}: its grey levels cannot be told ({type(error).__name__})") from None
+    placement = Placement()
     for change in (_square, _upright):
-        film, seen = change(film, header)
+        film, placement, seen = change(film, placement, header)
         verdict += seen
-    return JudgedFilm(np.ascontiguousarray(film), verdict)
+    return JudgedFilm(np.ascontiguousarray(film), verdict, placement)
 
 
 class _Layout(NamedTuple):
@@ -402,32 +407,34 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     return film, verdict + of_padding + of_levels
 
 
-def _upright(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
+_Placed = tuple[np.ndarray, Placement, Verdict]
+
+
+def _upright(film: np.ndarray, placement: Placement, header: Header) -> _Placed:
     """The film with the patient's head up, and his left on the right, as PatientOrientation says how it lies.
 
     Source: DICOM PS3.3, C.7.6.1.1.1: where along a row, and down a column, one is going.
     """
     ways = [way[:1] for way in header.texts("PatientOrientation")]
     if not any(ways):
-        return film, Verdict()
+        return film, placement, Verdict()
     axes = [next((axis for axis in ("LR", "FH", "AP") if way and way in axis), "") for way in ways]
     if len(axes) != 2 or "" in axes or axes[0] == axes[1] or "FH" not in axes:
-        return film, Verdict("doubtful", ("its orientation cannot be told from the header",))
-    as_it_lay = film
-    if axes[0] == "FH":
+        return film, placement, Verdict("doubtful", ("its orientation cannot be told from the header",))
+    transposed = axes[0] == "FH"
+    if transposed:
         film, ways = film.T, ways[::-1]
-    if ways[1] == "H":
-        film = film[::-1]
-    if ways[0] == "R":
-        film = film[:, ::-1]
+    upside_down, mirrored = ways[1] == "H", ways[0] == "R"
+    film = film[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
+    moved = replace(placement, transposed=transposed, upside_down=upside_down, mirrored=mirrored)
     if "AP" in axes:
-        return film, Verdict("doubtful", ("a lateral view",))
-    if film is as_it_lay:
-        return film, Verdict()
-    return film, Verdict("ok", ("set upright, as its orientation in the header says",))
+        return film, moved, Verdict("doubtful", ("a lateral view",))
+    if moved == placement:
+        return film, moved, Verdict()
+    return film, moved, Verdict("ok", ("set upright, as its orientation in the header says",))
 
 
-def _square(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
+def _square(film: np.ndarray, placement: Placement, header: Header) -> _Placed:
     """The film enlarged along the longer side of its pixels, as their spacing or aspect says, until they are square.
 
     Source: DICOM PS3.3, C.7.6.3.1.7 and 10.7.1.3: the distance of rows comes first, as does the vertical size.
@@ -437,10 +444,10 @@ def _square(film: np.ndarray, header: Header) -> tuple[np.ndarray, Verdict]:
     down, across = next((pair for pair in pairs if len(pair) == 2 and min(pair) > 0), (1.0, 1.0))
     aspect = down / across
     if abs(aspect - 1) < _SQUARE:
-        return film, Verdict()
-    height, width = film.shape
-    height, width = (round(height * aspect), width) if aspect > 1 else (height, round(width / aspect))
-    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT or height * width > max_pixels():
-        return film, Verdict("doubtful", ("its pixels are not square",))
+        return film, placement, Verdict()
+    placement = replace(placement, down=max(aspect, 1.0), across=max(1 / aspect, 1.0))
+    height, width = round(film.shape[0] * placement.down), round(film.shape[1] * placement.across)
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT or height * width > max_pixels() or max(height, width) > MAX_SIDE:
+        return film, Placement(), Verdict("doubtful", ("its pixels are not square",))
     picture = Image.fromarray(film).resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(picture), Verdict("ok", ("its pixels were not square: resampled",))
+    return np.asarray(picture), placement, Verdict("ok", ("its pixels were not square: resampled",))

@@ -145,12 +145,14 @@ class Header:
         return self.texts(keyword)[0]
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values of an element of text (DS, IS); [] unless all of them are finite numbers."""
-        try:
-            found = [float(text.replace(",", ".")) for text in self.texts(keyword)]
-        except ValueError:
-            return []
-        return found if all(map(math.isfinite, found)) else []
+        """The values of an element of text (DS, IS), up to the first that is no finite number."""
+        found: list[float] = []
+        for text in self.texts(keyword):
+            try:
+                found.append(float(text.replace(",", ".")))
+            except ValueError:
+                break
+        return found[: next((k for k, value in enumerate(found) if not math.isfinite(value)), len(found))]
 
     def number(self, keyword: str) -> float | None:
         """The first of them; None where there is none."""

@@ -52,16 +52,50 @@ _PICTURE: Final = 0.2
 
 
 @dataclass(frozen=True)
+class Placement:
+    """How a film lies to its file, whose pixels were made square by `down` and `across`, and then set upright.
+
+    Attributes:
+      down, across: how many pixels one of the file's became.
+      transposed, upside_down, mirrored: what was then done, in this order.
+    """
+
+    down: float = 1.0
+    across: float = 1.0
+    transposed: bool = False
+    upside_down: bool = False
+    mirrored: bool = False
+
+    def file_size(self, height: int, width: int) -> tuple[int, int]:
+        """(width, height) of the file whose film has that height and width."""
+        if self.transposed:
+            height, width = width, height
+        return round(width / self.across), round(height / self.down)
+
+    def move(self, left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+        """A box in shares of the file, left, top, width, height, as it lies in the film."""
+        if self.transposed:
+            left, top, width, height = top, left, height, width
+        if self.upside_down:
+            top = 1.0 - top - height
+        if self.mirrored:
+            left = 1.0 - left - width
+        return left, top, width, height
+
+
+@dataclass(frozen=True)
 class JudgedFilm:
     """A film, and what its reader says of it.
 
     Attributes:
       pixels: uint8 (height, width).
       verdict: its status and the reasons, phrases of ours that quote nothing of the file.
+      placement: how it lies to its file.
     """
 
     pixels: np.ndarray
     verdict: Verdict
+    placement: Placement = Placement()
 
 
 def max_pixels() -> int:

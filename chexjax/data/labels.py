@@ -6,7 +6,6 @@ one ("Atelectasis"), never the other way. A film has a finding where one of its 
 are absent; else it is not known. Names that merely contain one another are not matched.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,7 +14,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from chexjax.errors import ConfigError, DataError, first_ten, printable
-from chexjax.findings import FINDINGS
+from chexjax.findings import FINDINGS, spelled
 
 UNCERTAIN: Final = -1.0  # in the labels of a source, until `Uncertain` says what it means
 
@@ -126,11 +125,6 @@ SYNONYMS: Final = (
         )
     ),
 )
-
-
-def spelled(name: str) -> str:
-    """The name without what is no difference: case, `_`, `-` and repeated spaces."""
-    return re.sub(r"[\s_\-]+", " ", name).strip().lower()
 
 
 def preferred_name(name: str) -> str:

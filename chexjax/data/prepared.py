@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -27,10 +27,12 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax.data.dicom import read_film
-from chexjax.data.images import MAX_SIDE
+from chexjax.data import dicom
+from chexjax.data.dicom import read_judged
+from chexjax.data.images import MAX_SIDE, JudgedFilm, Placement
 from chexjax.data.recipe import CHUNK, ENLARGE, Recipe, clean_films, prepared_below, shrink
 from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.sources.entries import Box
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import (
@@ -185,10 +187,21 @@ def prepare_source(config: ConfigDict, out: str | Path, recipe: Recipe, progress
     """
     if is_nih_alone(config):
         return prepare(open_folder(config), out, recipe, progress)
-    out = local_path(out, "the folder of prepared films")
     films, parts = gather(config)
     if progress:
         print(films.about())
+    return prepare_collection(films, parts, out, recipe, progress)
+
+
+def prepare_collection(
+    films: Collection, parts: Mapping[str, Sequence[int]], out: str | Path, recipe: Recipe, progress: bool = True
+) -> Prepared:
+    """The same of the rows of `films` that each of `parts` lists: "train", "val" and "test", or some of them.
+
+    Raises:
+      DataError: see `prepare`.
+    """
+    out = local_path(out, "the folder of prepared films")
     rows = [row for listed in parts.values() for row in listed]
     paths = films.find(rows)
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
@@ -392,6 +405,8 @@ def _digest_of_entries(
     rows = [[e.name, e.patient, e.age, e.sex, e.view, e.source, list(map(astuple, e.boxes))] for e in entries.values()]
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     identity = {**recipe.identity(), "version": VERSION}
+    if any(path.suffix.lower() in dicom.SUFFIXES for path in found.values()):
+        identity["dicom"] = dicom.READER
     digest.update(json.dumps([identity, list(findings), splits, sizes, rows], sort_keys=True).encode())
     digest.update(np.stack([entry.labels for entry in entries.values()]).tobytes())
     return digest.hexdigest()
@@ -444,14 +459,28 @@ def write_set(
         shutil.rmtree(work, ignore_errors=True)
 
 
+class Placed(NamedTuple):
+    """How a film lies to its file, and the film's size: boxes are those of the file."""
+
+    placement: Placement
+    height: int
+    width: int
+
+    def move(self, box: Box) -> Box:
+        """The box in shares of the film."""
+        box = box.in_shares(*self.placement.file_size(self.height, self.width))
+        left, top, width, height = self.placement.move(box.left, box.top, box.width, box.height)
+        return replace(box, left=left, top=top, width=width, height=height)
+
+
 def _read_films(
     names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes, tuple[int, int]]]:
-    """Names, prepared PNG bytes, and original width and height, in order; films that do not decode go to `skipped`."""
+) -> Iterator[tuple[str, bytes, Placed]]:
+    """Names, prepared PNG bytes, and where boxes lie, in order; films that do not decode go to `skipped`."""
 
-    def read(name: str) -> np.ndarray | DataError:
+    def read(name: str) -> JudgedFilm | DataError:
         try:
-            return read_film(found[name])
+            return read_judged(found[name])
         except DataError as error:
             return error
 
@@ -463,27 +492,28 @@ def _read_films(
     chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
     # Pillow releases the interpreter lock while it decodes and encodes, so threads suffice.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: deque[list[Future[np.ndarray | DataError]]] = deque()
+        waiting: deque[list[Future[JudgedFilm | DataError]]] = deque()
         for k in range(len(chunks) + 1):
             if k < len(chunks):
                 waiting.append([pool.submit(read, name) for name in chunks[k]])
             if k == 0:
                 continue  # the next chunk is read while this one is cleaned and written
             films = dict(zip(chunks[k - 1], (future.result() for future in waiting.popleft()), strict=True))
-            good = {name: film for name, film in films.items() if isinstance(film, np.ndarray)}
+            judged = {name: film for name, film in films.items() if isinstance(film, JudgedFilm)}
+            good = {name: film.pixels for name, film in judged.items()}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
-            sizes = [(film.shape[1], film.shape[0]) for film in good.values()]
-            yield from zip(good, pool.map(finish, good.values()), sizes, strict=True)
+            placed = [Placed(film.placement, *film.pixels.shape) for film in judged.values()]
+            yield from zip(good, pool.map(finish, good.values()), placed, strict=True)
             done(len(films))
 
 
 def _records(
-    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, tuple[int, int]]]
+    entries: Mapping[str, Entry], films: Iterable[tuple[str, bytes, Placed]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Keyed examples, as `_build` wants them."""
-    for key, (name, png, size) in enumerate(films):
+    for key, (name, png, placed) in enumerate(films):
         entry = entries[name]
         yield (
             key,
@@ -503,21 +533,21 @@ def _records(
                         ),
                         "label": b.finding,
                     }
-                    for b in (box.in_shares(*size) for box in entry.boxes)
+                    for b in map(placed.move, entry.boxes)
                 ],
             },
         )
 
 
-class ChestXRay14(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class Films(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Films of one size with a label for each of `findings` and, on some, boxes.
 
     `records` holds keyed examples per split, `size` is the side of their films. Not registered with TFDS, because
-    what it builds depends on a folder: use `prepare`. The class is named after the first set written with it,
-    ChestX-ray14 (Wang et al., CVPR 2017).
+    what it builds depends on a folder: use `prepare`. Older sets are called "chest_xray14"; TFDS takes names from
+    files.
     """
 
-    name = "chest_xray14"
+    name = "films"
     VERSION = tfds.core.Version(VERSION)
 
     def __init__(
@@ -562,9 +592,7 @@ def _build(
     """Runs the TFDS builder in `folder`; returns the folder of the records."""
     tfds.disable_progress_bar()  # our bar counts films over all parts
     with redirect_stdout(io.StringIO()):  # nothing is downloaded, despite the name
-        builder = ChestXRay14(
-            findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record"
-        )
+        builder = Films(findings=findings, records=records, size=size, data_dir=str(folder), file_format="array_record")
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig())
     return Path(builder.data_dir)
 

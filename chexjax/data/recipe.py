@@ -92,10 +92,11 @@ _LATER: Final = ("enlarge", "edge_span", "axes", "spare_wide")
 
 
 def shrink(film: np.ndarray, size: int, enlarge: str = "bicubic") -> np.ndarray:
-    """uint8 (height, width) -> uint8 (size, size), each side by itself: a longer one by averaging areas.
+    """uint8 (height, width) -> uint8 (size, size); a longer side is shrunk by averaging areas, without aliasing.
 
-    Averaging lets nothing alias. A shorter side is enlarged by `enlarge`, a key of `ENLARGE`: "bicubic", Pillow's
-    (Keys 1981, a = -1/2), or "area", which repeats pixels and is there for networks that were trained so.
+    A shorter side is enlarged by `enlarge`, a key of `ENLARGE`: "bicubic" (Pillow's; Keys 1981, a = -1/2), or "area",
+    which repeats pixels and is kept for networks that were trained so. Rows first, rounded to 8 bits, then columns: in
+    a single call, Pillow 13 starts with the columns where the film is tall, which earlier versions never do.
     """
     image = Image.fromarray(film)
     for side, shape in enumerate([(size, film.shape[0]), (size, size)]):

@@ -199,15 +199,17 @@ def evaluate_localization(
 
     Args:
       source: the split's records, as `Prepared.source` gives them; the films of `predictions` in the same order.
+      findings: of `predictions` and of the records' boxes, in their order; the networks may know more.
     """
     cases = boxed_cases(source, findings)
     chosen = choose_examples(predictions, findings)
     films = sorted({case.film for case in cases} | {film for film, *_ in chosen})
-    pixels, maps = map_films(best, Records(source), films, len(findings))
+    pixels, maps = map_films(best, Records(source), films, len(best.findings))
     row = {film: k for k, film in enumerate(films)}
     column = {finding: k for k, finding in enumerate(findings)}
+    output = {finding: k for k, finding in enumerate(best.findings)}
     figures = localize(
-        {name: [own[row[case.film], ..., column[case.finding]] for case in cases] for name, own in maps.items()},
+        {name: [own[row[case.film], ..., output[case.finding]] for case in cases] for name, own in maps.items()},
         [case.boxes for case in cases],
         [case.finding for case in cases],
     )
@@ -221,7 +223,7 @@ def evaluate_localization(
             network=shown,
             probability=float(predictions.probabilities[shown][film, column[finding]]),
             film=pixels[row[film]],
-            map=maps[shown][row[film], ..., column[finding]],
+            map=maps[shown][row[film], ..., output[finding]],
             boxes=truth.get((film, finding), np.zeros((0, 4))),
         )
         for film, finding, kind in chosen

@@ -12,6 +12,7 @@ from chexjax.evaluation.predictions import Matched
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
+from chexjax.explain.check import maps_table
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
 from chexjax.findings import is_nih
@@ -48,54 +49,117 @@ def run_page(
       examples: films to show.
       trust: what was fitted on validation; `found["trust"]` says how it does on these films.
     """
-    networks = found["networks"]
-    models = ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE)
     simulated, nih = config.data.source == "phantom" and not config.data.sources, is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
-    localization = found["localization"]
+    shared = _sections(found, config, parts, predictions, examples, findings, sources)
     labels, probabilities = predictions.films.labels, predictions.probabilities
-    best = next(name for name in (ENSEMBLE, *networks) if name in networks)
+    best = next(name for name in (ENSEMBLE, *found["networks"]) if name in found["networks"])
     reliable = {**probabilities, f"{best}, calibrated": trust.calibrations[best].apply(probabilities[best])}
-    headings = ["Results", "Training", "Films", "ROC curves", "Reliability", "Abstaining", "The gate", "At thresholds"]
-    headings += ["Where the networks look", "Example films", "Model card", "Configuration and versions"]
+    shared["reliability"] = charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings))
+    shared["reliable"] = list(reliable)
+    shared["tables"] |= {
+        "fitted": tables.fitted_calibration_table(found, best, findings),
+        "abstaining": tables.abstaining_table(found, best, findings),
+        "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
+        "maps": Table("Maps", *maps_table(found["maps"]["maps"])) if found["maps"] else None,
+    }
+    films, ending = _HEADINGS[:3], _HEADINGS[3:]
+    headings = ["Results", "Training", *films, "Abstaining", "The gate", *ending]
     if nih:
         headings.insert(1, "Published figures")
     return render(
         "report.html",
+        **shared,
         title="chexjax training report",
-        subtitle=f"{config.regime} training of {models}; {found['films']:,} {found['split']} films, "
+        subtitle=f"{config.regime} training of {shared['models']}; {found['films']:,} {found['split']} films, "
         f"step {found['step']}",
         headings=headings,
-        found=found,
-        config=config,
-        models=models,
+        best=best,
         source=simulation if simulated else f"{config.data.sources or config.data.dir}, split {config.data.split}",
         simulated=simulated,
         nih=nih,
-        names=list(networks),
-        tables={
+        published={
+            "runs": tables.published_table(found, here, findings),
+            "means": tables.published_means_table(),
+            "localization": tables.published_localization_table(),
+        }
+        if nih
+        else None,
+        splits=[f"{name}: {text}" for name, text in published()["splits"].items()],
+        curves=charts.as_svg(charts.curves(history, list(found["networks"]))) if history else None,
+    )
+
+
+def external_page(
+    found: Summary,
+    config: ConfigDict,
+    parts: Mapping[str, "Part"],
+    predictions: "Predictions",
+    examples: Sequence["Example"],
+    findings: Sequence[str],
+    sources: Mapping[str, "Counts"],
+) -> str:
+    """The page of a checkpoint on another data set; the arguments are those of `run_page`."""
+    shared = _sections(found, config, parts, predictions, examples, findings, sources)
+    return render(
+        "external.html",
+        **shared,
+        title="chexjax on another data set",
+        subtitle=f"{shared['models']} of {found['checkpoint']}, step {found['step']}; {found['films']:,} films of "
+        f"{found['patients']:,} patients ({found['split']})",
+        headings=["Results", "Findings of both", *_HEADINGS],
+        source=f"the films of the run in {found['checkpoint']}",
+        simulated=False,
+        nih=False,
+        published=None,
+    )
+
+
+_HEADINGS: Final = (
+    "Films",
+    "ROC curves",
+    "Reliability",
+    "At thresholds",
+    "Where the networks look",
+    "Example films",
+    "Model card",
+    "Configuration and versions",
+)
+
+
+def _sections(
+    found: Summary,
+    config: ConfigDict,
+    parts: Mapping[str, "Part"],
+    predictions: "Predictions",
+    examples: Sequence["Example"],
+    findings: Sequence[str],
+    sources: Mapping[str, "Counts"],
+) -> dict[str, Any]:
+    """What the pages of a run and of its checkpoint elsewhere share."""
+    networks = found["networks"]
+    localization = found["localization"]
+    labels, probabilities = predictions.films.labels, predictions.probabilities
+    return {
+        "found": found,
+        "config": config,
+        "models": ", ".join(f"{name} ({networks[name]['model']})" for name in networks if name != ENSEMBLE),
+        "names": list(networks),
+        "tables": {
             "auroc": tables.auroc_table(found, findings),
             "calibration": tables.calibration_table(found, findings),
-            "published": tables.published_table(found, here, findings) if nih else None,
-            "published_means": tables.published_means_table(),
             "films": tables.films_table(parts, findings),
             "sources": tables.sources_table(sources, findings),
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
-            "published_localization": tables.published_localization_table() if nih else None,
-            "fitted": tables.fitted_calibration_table(found, best, findings),
-            "abstaining": tables.abstaining_table(found, best, findings),
-            "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
+            "maps": None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
-        splits=[f"{name}: {text}" for name, text in published()["splits"].items()],
-        curves=charts.as_svg(charts.curves(history, list(networks))) if history else None,
-        roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings)),
-        reliable=list(reliable),
-        best=best,
-        examples=[
+        "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
+        "reliability": charts.as_svg(charts.by_finding(charts.draw_reliability, labels, probabilities, findings)),
+        "reliable": list(probabilities),
+        "examples": [
             {
                 "finding": example.finding,
                 "name": example.name,
@@ -106,7 +170,7 @@ def run_page(
             }
             for example in examples
         ],
-    )
+    }
 
 
 def picture_of(example: "Example") -> bytes:

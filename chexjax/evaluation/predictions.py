@@ -1,12 +1,13 @@
 """The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
 It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
-not. The columns `status` and `reasons` that `chexjax.predict` writes are optional; films that it refused are left out
-and counted. Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are
-probabilities; if any lies outside 0 to 1, they are logits or other scores, of which only the order counts.
+not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
+Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
+lies outside 0 to 1, they are logits or other scores, of which only the order counts.
 """
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from chexjax.data.sources import nih
-from chexjax.data.sources.nih import Entry, is_film_name, parse_age, read_entry_file
+from chexjax.data.sources.nih import Entry, read_entry_file
+from chexjax.data.sources.tables import is_film_name, parse_age
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
-from chexjax.files import UNREADABLE, cell, open_text, text_of
+from chexjax.files import cell, read_text, text_of
 from chexjax.findings import FILM as NAME
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
@@ -33,8 +35,7 @@ class PredictionFile:
     """A predictions CSV.
 
     `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
-    for and have a column; `passed_over` are the ignored columns. `refused` counts films with a row but no
-    probabilities.
+    for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
     """
 
     path: Path
@@ -152,23 +153,18 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
       DataError: the file cannot be read, or a row has more or fewer cells than the header.
     """
+    reader, head = csv.reader(io.StringIO(read_text(path), newline="")), None
     try:
-        with open_text(path) as file:
-            reader, head = csv.reader(file), None
-            for row in reader:
-                if not any(map(str.strip, row)):
-                    continue
-                if head is None:
-                    row = head = [name.strip() for name in row]
-                elif len(row) != len(head):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}"
-                    )
-                yield reader.line_num, row
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+        for row in reader:
+            if not any(map(str.strip, row)):
+                continue
+            if head is None:
+                row = head = [name.strip() for name in row]
+            elif len(row) != len(head):
+                raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}, cannot be read as CSV: {error}") from None
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:

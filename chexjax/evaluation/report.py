@@ -10,6 +10,7 @@ from chexjax.evaluation.page import score_page
 from chexjax.evaluation.predictions import Matched, write_predictions
 from chexjax.evaluation.summary import History, Summary, number
 from chexjax.evaluation.tables import score_tables, write_csv
+from chexjax.files import write_whole
 
 if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
@@ -27,15 +28,16 @@ def write_run(
 ) -> None:
     """Writes `predictions_<network>.csv`, `curves.png`, the `page` as `report.html`, and `metrics.json`.
 
-    If `metrics.json` is there, the other files are complete.
+    If `metrics.json` is there, the other files are complete. Without a `history` there are no curves.
     """
     for name, probabilities in predictions.probabilities.items():
         write_predictions(workdir / f"predictions_{name}.csv", predictions.films.names, probabilities, findings)
-    curves = charts.curves(history, list(predictions.probabilities))
-    charts.write_png(workdir / "curves.png", curves, side=4.5)
-    _write(workdir / "report.html", page)
+    if history:
+        curves = charts.curves(history, list(predictions.probabilities))
+        charts.write_png(workdir / "curves.png", curves, side=4.5)
+    write_whole(workdir / "report.html", page)
     entries = [{key: number(figure) for key, figure in entry.items()} for entry in history]
-    _write(workdir / METRICS, json.dumps({**found, "history": entries}, indent=2, allow_nan=False))
+    write_whole(workdir / METRICS, json.dumps({**found, "history": entries}, indent=2, allow_nan=False))
 
 
 def write_score(out: Path, films: Matched, found: Summary) -> None:
@@ -54,12 +56,5 @@ def write_score(out: Path, films: Matched, found: Summary) -> None:
             charts.write_png(path, charts.by_finding(draw, films.labels, models, films.findings))
         else:
             path.unlink(missing_ok=True)
-    _write(out / "report.html", score_page(found, films, tables))
-    _write(out / METRICS, json.dumps(found, indent=2, allow_nan=False))
-
-
-def _write(path: Path, text: str) -> None:
-    """In one move."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    write_whole(out / "report.html", score_page(found, films, tables))
+    write_whole(out / METRICS, json.dumps(found, indent=2, allow_nan=False))

@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,14 +86,20 @@ def summarize_model(
     }
     if thresholds is not None:
         found["thresholds"] = thresholds
-        found["at_thresholds"] = {
-            finding: {
-                rule: _confusion_at(labels[:, k], probabilities[:, k], threshold)
-                for rule, threshold in thresholds.get(finding, {}).items()
-            }
-            for k, finding in enumerate(findings)
-        }
+        found["at_thresholds"] = _at_thresholds(labels, probabilities, findings, thresholds)
     return found
+
+
+def _at_thresholds(
+    labels: np.ndarray, probabilities: np.ndarray, findings: Sequence[str], thresholds: Thresholds
+) -> dict[str, dict[str, Summary | None]]:
+    return {
+        finding: {
+            rule: _confusion_at(labels[:, k], probabilities[:, k], threshold)
+            for rule, threshold in thresholds.get(finding, {}).items()
+        }
+        for k, finding in enumerate(findings)
+    }
 
 
 def find_thresholds(
@@ -115,6 +121,22 @@ def find_thresholds(
         }
         for k, finding in enumerate(findings)
     }
+
+
+def prevalence_thresholds(labels: np.ndarray, probabilities: np.ndarray, findings: Sequence[str]) -> Thresholds:
+    """Per finding the threshold at which as many films are called as have it, the rule "prevalence".
+
+    Of a place one often knows how common a finding is, and no label: only that share is taken from `labels`, whose
+    films that are not known, or soft, are left out. Where several films have the probability at the threshold, all are
+    called. None where no film has the finding, or all have.
+    """
+    found: Thresholds = {}
+    for k, finding in enumerate(findings):
+        own = (labels[:, k] == 0) | (labels[:, k] == 1)
+        positives = int(labels[own, k].sum())
+        ranked = np.sort(probabilities[own, k])[::-1]
+        found[finding] = {"prevalence": float(ranked[positives - 1]) if 0 < positives < len(ranked) else None}
+    return found
 
 
 def undefined_findings(labels: np.ndarray, findings: Sequence[str]) -> dict[str, str]:
@@ -189,8 +211,7 @@ def summarize_run(
         f"{config.convergence_tolerance} nats",
         INTERVALS,
     ]
-    if (count := len(VIEWS[config.views])) > 1:
-        notes.append(f"probabilities are means over {count} views ({config.views}), at {count} forward passes a film")
+    notes += _note_on_views(config.views)
     return {
         "split": split,
         "split_source": config.data.split,
@@ -203,6 +224,61 @@ def summarize_run(
         "notes": notes + note_on_undefined(films.labels, findings),
         "versions": versions(),
     }
+
+
+def summarize_external(
+    predictions: "Predictions",
+    thresholds: Mapping[str, Thresholds],
+    config: ConfigDict,
+    step: int,
+    split: str,
+    findings: Sequence[str],
+    notes: Sequence[str],
+) -> Summary:
+    """The numbers of a checkpoint on another data set.
+
+    Args:
+      thresholds: by network, from the run's validation; empty where they are not known.
+      config: the run's.
+      split: which films they are, in words.
+      notes: what a reader should know first.
+
+    Returns:
+      As `summarize_run`; each network has "at_prevalence" besides, "thresholds" and "at_thresholds" of the rule
+      "prevalence" (see `prevalence_thresholds`).
+    """
+    films = predictions.films
+    networks: dict[str, Any] = {}
+    for name, probabilities in predictions.probabilities.items():
+        network = config.networks.get(name)
+        here = prevalence_thresholds(films.labels, probabilities, findings)
+        networks[name] = {
+            "model": "mean probability" if network is None else model_title(network),
+            **summarize_model(films.labels, probabilities, films.patients, findings, thresholds.get(name)),
+            "at_prevalence": {
+                "thresholds": here,
+                "at_thresholds": _at_thresholds(films.labels, probabilities, findings, here),
+            },
+        }
+        if name in predictions.losses:
+            networks[name]["loss"] = number(predictions.losses[name])
+    views = config.get("views", "one")
+    return {
+        "split": split,
+        "views": views,
+        "step": step,
+        "films": len(films.names),
+        "patients": len(set(films.patients)),
+        **count_labels(films.labels, findings),
+        "networks": networks,
+        "notes": [*notes, INTERVALS, *_note_on_views(views), *note_on_undefined(films.labels, findings)],
+        "versions": versions(),
+    }
+
+
+def _note_on_views(views: str) -> list[str]:
+    count = len(VIEWS[views])
+    return [f"probabilities are means over {count} views ({views}), at {count} forward passes a film"] * (count > 1)
 
 
 def model_title(network: ConfigDict) -> str:

@@ -26,7 +26,8 @@ from chexjax.models.network import ENSEMBLE
 
 WIDTH: Final = 120  # characters of a terminal
 CALIBRATION: Final = {"average_precision": "AP", "brier": "Brier", "expected_calibration_error": "ECE"}
-RULES: Final = {"youden": "Youden's point"}  # titles of thresholds; the others are "sensitivity 90 %"
+# Titles of thresholds; the others are "sensitivity 90 %".
+RULES: Final = {"youden": "Youden's point", "prevalence": "prevalence"}
 KINDS: Final = {"iou": "IoU", "iobb": "IoBB"}
 OVERLAPS: Final = ("0.1", "0.3", "0.5", "0.7")  # of `localization.THRESHOLDS`
 _COUNTS: Final = {"true_positives": "TP", "false_positives": "FP", "false_negatives": "FN", "true_negatives": "TN"}
@@ -90,7 +91,8 @@ def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True)
     for finding in findings:
         cells = [cell(entry, "auroc", finding) for entry in networks]
         rows.append([finding, positives_of(found, finding), *cells])
-    rows.append(["converged at epoch", "", *map(_epoch, networks)])
+    if any("convergence_epoch" in entry for entry in networks):
+        rows.append(["converged at epoch", "", *map(_epoch, networks)])
     heads = ["", "positive", *(f"{name} ({entry['model']})" for name, entry in found["networks"].items())]
     title = f"{found['split']}: {found['films']:,} films, checkpoint of step {found['step']}"
     return Table(title, heads, rows, lead=1)
@@ -211,16 +213,20 @@ def sources_table(counts: Mapping[str, Any], findings: Sequence[str]) -> Table |
 
 
 def confusion_table(name: str, entry: Summary, findings: Sequence[str]) -> Table:
-    """Counts and shares of one model at each threshold from validation."""
+    """Counts and shares of one model at each threshold from validation and, of other films, at their prevalence."""
     rows = []
+    kinds = [kind for kind in (entry, entry.get("at_prevalence", {})) if "thresholds" in kind]
     for finding in findings:
-        for rule, at in entry["at_thresholds"].get(finding, {}).items():
-            threshold = format_threshold(entry["thresholds"][finding][rule], digits=4)
+        ruled = [(kind, rule, at) for kind in kinds for rule, at in kind["at_thresholds"].get(finding, {}).items()]
+        for kind, rule, at in ruled:
+            threshold = format_threshold(kind["thresholds"][finding][rule], digits=4)
             counts = [UNDEFINED if at is None else f"{at[key]:,}" for key in _COUNTS]
             shares = [format_figure(at and at[key], 3) for key in _SHARES]
             rows.append([finding, RULES.get(rule, f"{rule.replace('_', ' ')} %"), threshold, *counts, *shares])
     heads = ["finding", "threshold by", "at", *_COUNTS.values(), *_SHARES]
-    return Table(f"{name} at thresholds from validation", heads, rows)
+    words = ["thresholds from validation"] * ("thresholds" in entry)
+    words += ["the prevalence of these films"] * ("at_prevalence" in entry)
+    return Table(f"{name} at {' and at '.join(words)}", heads, rows)
 
 
 def localization_tables(found: Summary) -> tuple[Table, Table]:

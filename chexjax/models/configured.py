@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from chexjax.models import NETWORKS, BranchedNetwork, Groups, Network, create_branched_model, create_model
+from chexjax.models import (
+    NETWORKS,
+    BranchedNetwork,
+    Groups,
+    Network,
+    cpu_convolution,
+    create_branched_model,
+    create_model,
+)
 
 PyTree = Any
 AnyNetwork = Network | BranchedNetwork
@@ -24,7 +32,7 @@ def create_network(
     """
     network = config.networks[name]
     options: dict[str, Any] = {
-        "dtype": jnp.dtype(config.dtype),
+        "dtype": dtype_of(config),
         "axis_name": axis_name if config.sync_batch_norm else None,
         "width": network.width,
     }
@@ -33,6 +41,12 @@ def create_network(
     if groups is None:
         raise ValueError(f"{name} has branches, but no groups are given")
     return create_branched_model(network.model, groups, network.shared_stages, **options)
+
+
+def dtype_of(config: ConfigDict) -> jnp.dtype:
+    """What the run computes in: `config.dtype`, but float32 on a CPU that has no products of bfloat16."""
+    slow = jax.default_backend() == "cpu" and not cpu_convolution.multiplies_bfloat16()
+    return jnp.dtype("float32" if config.dtype == "bfloat16" and slow else config.dtype)
 
 
 def first_variables(config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...]) -> PyTree:

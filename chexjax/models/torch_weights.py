@@ -43,7 +43,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from chexjax.devices import find_devices
 from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
 from chexjax.files import whole
-from chexjax.findings import FINDINGS, read_findings
+from chexjax.findings import FINDINGS, read_findings, spelled
 from chexjax.models import NETWORKS, architecture_of
 from chexjax.models.architecture import TorchNames
 from chexjax.models.torch_names import (
@@ -236,21 +236,16 @@ def outputs_of(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     Raises:
       ConfigError: a name is there twice or is no name of a finding, or none is left.
     """
-    ours = {_plain(finding): finding for finding in FINDINGS}
-    spelled = [ours.get(_plain(name), name.strip()) for name in names]
-    rows = [row for row, name in enumerate(spelled) if name]
+    ours = {spelled(finding): finding for finding in FINDINGS}
+    known = [ours.get(spelled(name), name.strip()) for name in names]
+    rows = [row for row, name in enumerate(known) if name]
     try:
-        findings = read_findings([spelled[row] for row in rows])
+        findings = read_findings([known[row] for row in rows])
     except ValueError as error:
         raise ConfigError(f"--findings: {error}") from None
     if len(names) > len(FINDINGS) and set(FINDINGS) <= set(findings):
-        return [spelled.index(finding) for finding in FINDINGS], FINDINGS
+        return [known.index(finding) for finding in FINDINGS], FINDINGS
     return rows, findings
-
-
-def _plain(name: str) -> str:
-    """A finding's name without spaces, underscores and capitals."""
-    return re.sub(r"[\s_-]+", "", name).lower()
 
 
 def stem_path(model: str) -> Key:

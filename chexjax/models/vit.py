@@ -101,7 +101,7 @@ class ViT(Trunk, kw_only=True):
             positions = self.param("pos_embed", KERNEL_INIT, shape, jnp.float32)
             token = (token + positions[:, :1]).astype(self.dtype)
             patches += resampled(positions[:, 1:], patches.shape[1:3]).astype(self.dtype)
-            token = jnp.broadcast_to(token, (len(x), 1, channels))
+            token = jnp.broadcast_to(token, (x.shape[0], 1, channels))
         else:
             token, patches = x
         last = sum(self.stages) - 1
@@ -122,7 +122,7 @@ class ViT(Trunk, kw_only=True):
 
 def joined(token: jax.Array, patches: jax.Array) -> jax.Array:
     """The class token (batch, 1, channels) and the patches' map as (batch, tokens, channels)."""
-    return jnp.concatenate([token, patches.reshape(len(patches), -1, patches.shape[-1])], axis=1)
+    return jnp.concatenate([token, patches.reshape(patches.shape[0], -1, patches.shape[-1])], axis=1)
 
 
 def parted(tokens: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

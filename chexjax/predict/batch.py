@@ -24,7 +24,8 @@ import numpy as np
 
 import chexjax
 from chexjax.data import dicom
-from chexjax.errors import ChexjaxError, Interrupted, printable
+from chexjax.dicom_out.results import Algorithm, write_results
+from chexjax.errors import ChexjaxError, DataError, Interrupted, printable, warn
 from chexjax.explain import overlay
 from chexjax.explain.maps import boxes_on_film
 from chexjax.formats import format_figure, format_name, format_threshold
@@ -47,7 +48,8 @@ class Options:
 
     `overlays`: findings drawn a film, at most; 0 for tables alone, without maps or boxes. `strict`: a film that is
     doubtful is refused. `uids`, `paths`: a table of them. `shard`: which part of how many, from 1. `processes`: that
-    draw; 0 draws in threads of this one, as a program must whose main module cannot be imported again.
+    draw; 0 draws in threads of this one, as a program must whose main module cannot be imported again. `dicom_out`: the
+    folder for DICOM results of DICOM films.
     """
 
     overlays: int = 3
@@ -56,6 +58,7 @@ class Options:
     paths: bool = False
     shard: tuple[int, int] = (1, 1)
     processes: int = 0
+    dicom_out: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
     """The head of a journal: what the tables need to know, and whatever changes what is found of a film."""
     return {
         "version": chexjax.__version__,
-        "checkpoint": classifier.restored.digest,
-        "networks": list(classifier.restored.models),
+        "classifier": classifier.identity,
         "step": classifier.step,
         "maps": classifier.maps,
         "findings": list(classifier.findings),
@@ -153,6 +155,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
         "strict": options.strict,
         "uids": options.uids,
         "paths": options.paths,
+        "dicom_out": options.dicom_out is not None,
         "shard": list(options.shard),
     }
 
@@ -239,6 +242,10 @@ class _Work:
                     drawings.append(pool.submit(overlay.write, *drawing, film.shape))
                     pictures.append([finding, name])
             record |= {"boxes": boxes, "flat": flat, "pictures": pictures}
+            if self.options.dicom_out and not refused and dicom.is_dicom(film.path):
+                algorithm = Algorithm(self.classifier.restored.digest, self.classifier.step)
+                where = film.path, scores, film.shape, algorithm, self.options.dicom_out
+                drawings.append(pool.submit(_write_dicom, *where))
         return record, drawings
 
     def _record(self, name: str, path: Path) -> Record:
@@ -250,6 +257,16 @@ def draw(prediction: Prediction, finding: str, path: Path) -> None:
     """Writes the overlay of one finding, as PNG or JPEG by its suffix."""
     boxes = prediction.boxes(finding)
     overlay.write(path, prediction.film, prediction.map(finding), boxes, title_of(prediction, finding))
+
+
+def _write_dicom(
+    path: Path, prediction: Prediction, extent: tuple[int, int], algorithm: Algorithm, folder: Path
+) -> None:
+    """DICOM results, or a warning why there are none."""
+    try:
+        write_results(path, prediction, extent, algorithm, folder)
+    except DataError as error:
+        warn(f"{prediction.name}: {without_path(error, path, prediction.name)}")
 
 
 def title_of(prediction: Prediction, finding: str) -> str:

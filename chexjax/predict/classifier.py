@@ -1,10 +1,12 @@
 """The networks of a workdir, applied to films of any kind as they were in training."""
 
 import dataclasses
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, overload
@@ -25,10 +27,14 @@ from chexjax.files import local_path
 from chexjax.models.network import ENSEMBLE
 from chexjax.models.probability import probability_of
 from chexjax.predict.films import Film, as_judged, name_of
+from chexjax.trust.features import see
+from chexjax.trust.gate import judge_pixels
+from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored, restore_best
 
 BATCH: Final = 8
 NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
+NO_CALIBRATION: Final = "the evaluation of a run fits it (chexjax.main --mode=evaluate)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,8 @@ class Scores:
     """What the networks say of one film, in numbers.
 
     `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
-    them, in this order. `verdict` says whether they are to be believed.
+    them, in this order. `verdict` says whether they are to be believed. `distance` is how unlike the training films
+    this one is, 1 being the limit above which it is doubtful; NaN where the run kept no measure of it.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Scores:
     thresholds: np.ndarray
     findings: tuple[str, ...]
     verdict: Verdict = field(default_factory=Verdict)
+    distance: float = math.nan
 
     @property
     def ranked(self) -> list[str]:
@@ -98,6 +106,9 @@ class Prediction(Scores):
         return boxes_on_film(self.map(finding), width, height)
 
 
+Seen = tuple[jax.Array, dict[str, jax.Array]]  # logits (networks, batch, findings), features by network
+
+
 class Ready(NamedTuple):
     """A film prepared for the networks: `small` is uint8 (size, size); `cleaned` as in `Prediction`."""
 
@@ -115,33 +126,61 @@ class Classifier:
             print(prediction.name, prediction.called, prediction.boxes(prediction.ranked[0]))
 
     Films are cleaned, shrunk and normalised as the checkpoint's own config says. Of several networks the probabilities
-    and the maps are averaged. Batches have one size, so the networks are compiled once with maps and once without; the
-    cleaning once for each pair of powers of two that a film fits in.
+    and the maps are averaged. Probabilities and thresholds are calibrated, if the run fitted that. Batches have
+    one size, so the networks are compiled once with maps and once without; the cleaning once for each pair of powers of
+    two that a film fits in.
     """
 
-    def __init__(self, restored: Restored, thresholds: np.ndarray, maps: str = "cam", batch_size: int = BATCH):
-        """See `from_checkpoint`. `thresholds` is float64 (findings,), NaN where unknown."""
+    def __init__(
+        self,
+        restored: Restored,
+        thresholds: np.ndarray,
+        maps: str = "cam",
+        batch_size: int = BATCH,
+        raw: bool = False,
+        prevalence: Mapping[str, float] | None = None,
+    ) -> None:
+        """See `from_checkpoint`. `thresholds` is float64 (findings,), of raw probabilities, NaN where unknown."""
         data = restored.config.data
         self.restored, self.workdir, self.step = restored, restored.workdir, restored.step
         self.findings = restored.findings
         self.recipe = recipe_of(data)
-        self.batch_size, self.thresholds = batch_size, thresholds
+        self.batch_size = batch_size
+        self._trust = read_trust(restored)
+        self._calibration = None if raw else self._trust.calibrations.get(judged_as(restored))
+        if prevalence is not None:
+            if self._calibration is None:
+                raise ConfigError(
+                    "a prevalence changes calibrated probabilities, and there are none: "
+                    + ("raw ones were asked for" if raw else NO_CALIBRATION)
+                )
+            self._calibration = self._calibration.at_prevalence(prevalence, self.findings)
+        self.thresholds = self._calibrated(thresholds)
         self._variables = jax.device_put(restored.variables)
         pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
         self.maps, method = cam.choose_maps(pairs, data.size, maps)
 
-        def score(variables: Any, images: jax.Array) -> jax.Array:
+        def score(variables: Any, images: jax.Array) -> Seen:
             x = normalize(images, data.mean, data.std)
-            logits: list[Any] = [model.apply(variables[name], x) for name, model in restored.models.items()]
-            return jnp.stack(logits)
+            seen = {name: see(model, variables[name], x) for name, model in restored.models.items()}
+            features = {name: seen[name][1] for name in self._trust.domains if name in seen}
+            return jnp.stack([logits for logits, _ in seen.values()]), features
 
-        def apply(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def apply(variables: Any, images: jax.Array) -> tuple[Seen, jax.Array]:
             x = normalize(images, data.mean, data.std)
             networks = [(model, variables[name]) for name, model in restored.models.items()]
             return score(variables, images), average_maps([method(model, own, x) for model, own in networks])
 
         self._score = jax.jit(at_precision("highest", score))
         self._apply = jax.jit(at_precision("highest", apply))
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of all that decides what this classifier says of a film, but for its maps."""
+        curves = self._calibration and self._calibration.to_json()
+        limits = {name: domain.limit for name, domain in self._trust.domains.items()}
+        about = [self.restored.digest, list(self.restored.models), curves, limits]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @property
     def knows_thresholds(self) -> bool:
@@ -150,7 +189,13 @@ class Classifier:
 
     @classmethod
     def from_checkpoint(
-        cls, workdir: str | Path, maps: str = "cam", batch_size: int = BATCH, network: str = ENSEMBLE
+        cls,
+        workdir: str | Path,
+        maps: str = "cam",
+        batch_size: int = BATCH,
+        network: str = ENSEMBLE,
+        raw: bool = False,
+        prevalence: Mapping[str, float] | None = None,
     ) -> "Classifier":
         """The best checkpoint of a workdir.
 
@@ -159,16 +204,19 @@ class Classifier:
           maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
           batch_size: films that go through the networks at once.
           network: one of the workdir's networks by name; "ensemble": all of them, averaged.
+          raw: leaves out the calibration that the run fitted on its validation films.
+          prevalence: the share of films with a finding, by finding, where the films come from; others keep that of the
+            validation films.
 
         Raises:
           CheckpointError: the workdir holds no checkpoint, or one that does not load.
-          ConfigError: there are no such maps, or no such network.
+          ConfigError: there are no such maps, or no such network; a prevalence without a calibration.
         """
         workdir = local_path(workdir, "the workdir")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         restored = choose_network(restore_best(workdir), network)
-        return cls(restored, read_thresholds(restored), maps, batch_size)
+        return cls(restored, read_thresholds(restored), maps, batch_size, raw, prevalence)
 
     @overload  # an iterator is an iterable, too
     def predict(self, films: Iterator[Film]) -> Iterator[Prediction]: ...  # type: ignore[overload-overlap]
@@ -213,16 +261,16 @@ class Classifier:
 
     def prepare(self, name: str, judged: JudgedFilm) -> Ready:
         """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
-        film = judged.pixels
+        film, verdict = judged.pixels, judged.verdict + judge_pixels(judged.pixels)
         cleaned = clean_film(film, self.recipe) if self.recipe.clean else None
         small = shrink(film if cleaned is None else cleaned, self.recipe.size, self.recipe.enlarge)
-        return Ready(name, film, cleaned, small, judged.verdict)
+        return Ready(name, film, cleaned, small, verdict)
 
     def explain(self, films: Iterable[Ready]) -> Iterator[Prediction]:
         """Predictions, a batch at a time."""
         for batch, images in self._batches(films):
-            logits, maps = jax.device_get(self._apply(self._variables, images))
-            for place, scores in enumerate(self._scores(batch, logits)):
+            seen, maps = jax.device_get(self._apply(self._variables, images))
+            for place, scores in enumerate(self._scores(batch, seen)):
                 film = batch[place]
                 yield Prediction(**vars(scores), film=film.film, cleaned=film.cleaned, maps=maps[place])
 
@@ -239,17 +287,40 @@ class Classifier:
             images[: len(batch), ..., 0] = [film.small for film in batch]
             yield batch, images
 
-    def _scores(self, batch: Sequence[Ready], logits: np.ndarray) -> Iterator[Scores]:
-        """Of logits (networks, batch_size, findings)."""
-        probabilities = probability_of(logits).mean(axis=0)
-        for film, row in zip(batch, probabilities, strict=False):
+    def _scores(self, batch: Sequence[Ready], seen: Seen) -> Iterator[Scores]:
+        logits, features = np.asarray(seen[0]), {name: np.asarray(array) for name, array in seen[1].items()}
+        probabilities = self._calibrated(probability_of(logits).mean(axis=0))
+        distances, verdicts = self._judge({name: array[: len(batch)] for name, array in features.items()}, len(batch))
+        for k, film in enumerate(batch):
             yield Scores(
                 name=film.name,
-                probabilities=row,
+                probabilities=probabilities[k],
                 thresholds=self.thresholds,
                 findings=self.findings,
-                verdict=film.verdict,
+                verdict=film.verdict + verdicts[k],
+                distance=distances[k],
             )
+
+    def _calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities if self._calibration is None else self._calibration.apply(probabilities)
+
+    def _judge(self, features: dict[str, np.ndarray], films: int) -> tuple[list[float], list[Verdict]]:
+        """Distances and verdicts by the features; of several networks, those of the one that a film is strangest to."""
+        distances, verdicts = [math.nan] * films, [Verdict()] * films
+        for name, array in features.items():
+            domain = self._trust.domains[name]
+            for k, (score, verdict) in enumerate(zip(domain.score(array), domain.judge(array), strict=True)):
+                distance = float(score / domain.limit)
+                if (verdict.status != "ok", distance) > (verdicts[k].status != "ok", distances[k]) or math.isnan(
+                    distances[k]
+                ):
+                    distances[k], verdicts[k] = distance, verdict
+        return distances, verdicts
+
+
+def judged_as(restored: Restored) -> str:
+    """The name under which the evaluation keeps what it found of these networks."""
+    return ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
 
 
 def choose_network(restored: Restored, name: str) -> Restored:
@@ -281,7 +352,7 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 def read_thresholds(restored: Restored) -> np.ndarray:
     """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
-    name = ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
+    name = judged_as(restored)
     try:
         results = json.loads((restored.workdir / "metrics.json").read_text())
         found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}

@@ -61,10 +61,19 @@ def define_flags(values: flags.FlagValues) -> None:
         "overlays", 3, "At most so many findings are drawn a film; 0: tables alone, without maps or boxes.",
         lower_bound=0, flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_boolean("raw", False, "Leaves out the calibration that the run fitted.", flag_values=values)
+    flags.DEFINE_string(
+        "prevalence", None, "A CSV, finding,prevalence: calibrates for a site where findings are as frequent as that.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_boolean("strict", False, "Refuses doubtful films: no probabilities in their rows.", flag_values=values)
     flags.DEFINE_string("shard", "1/1", "K/N: the K-th of N parts of the films, for job arrays.", flag_values=values)
     flags.DEFINE_boolean("json", False, "Prints a line of JSON a film, as it is done.", flag_values=values)
     flags.DEFINE_boolean("uids", False, "Adds uids.csv: study, series and instance of DICOM films.", flag_values=values)
+    flags.DEFINE_string(
+        "dicom-out", None, "A folder for DICOM results: of each DICOM film a report, its boxes, an overlay.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_boolean("paths", False, "Adds paths.csv: where each film lies.", flag_values=values)
 
 
@@ -88,11 +97,13 @@ def main() -> None:
 def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> None:
     """Predicts, says how it went, and exits with the status that goes with it."""
     from chexjax.devices import find_devices
+    from chexjax.dicom_out.results import check_installed
     from chexjax.predict.batch import Options, cores, score_films
     from chexjax.predict.classifier import NO_THRESHOLDS, Classifier
     from chexjax.predict.films import check_out, find_films
     from chexjax.predict.journal import remove_journals
     from chexjax.predict.tables import summarize, write_tables
+    from chexjax.trust.calibration import read_prevalence
 
     out = Path(values.out).expanduser()
     with usage():
@@ -100,11 +111,21 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
         found = find_films(rest)
         check_out(out, [*map(Path, rest), *found.files.values()])
         count = max(len(found.files), 1)
-        network = values.network
         classifier = Classifier.from_checkpoint(
-            values.checkpoint, values.maps, min(values.batch_size, count), network=network
+            values.checkpoint,
+            values.maps,
+            min(values.batch_size, count),
+            values.network,
+            values.raw,
+            read_prevalence(Path(values.prevalence).expanduser()) if values.prevalence else None,
         )
-        options = Options(values.overlays, values.strict, values.uids, values.paths, shard, cores())
+        wanted = values["dicom-out"].value
+        folder = Path(wanted).expanduser() if wanted else None
+        if folder:
+            check_installed()
+            if not values.overlays:
+                raise ConfigError("--dicom-out needs maps, and --overlays=0 makes none")
+        options = Options(values.overlays, values.strict, values.uids, values.paths, shard, cores(), folder)
         out.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     passed_over = found.passed_over if shard[0] == 1 else Counter()  # each shard sees the same files
@@ -129,13 +150,13 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
 def report(summary: "Summary", passed_over: Mapping[str, int], say: Callable[[str], None]) -> None:
     """Says what is to be known beside the tables; on stderr, what could not be read."""
     if passed_over:
-        say(f"passed over, for they hold no film: {_counted(passed_over)}")
+        say(f"skipped, files without a film: {_counted(passed_over)}")
     if summary.refused:
-        say(f"refused, and without probabilities: {_counted(summary.refused)}")
+        say(f"refused, without probabilities: {_counted(summary.refused)}")
     if summary.doubtful:
         say(f"doubtful: {summary.doubtful:,}; predictions.csv says why")
     if summary.flat:
-        say(f"{summary.flat:,} of {summary.called:,} called findings have a flat map: no place is shown, no box")
+        say(f"{summary.flat:,} of {summary.called:,} called findings have a flat map, hence no box")
     for name, reason in list(summary.errors.items())[:_SHOWN]:
         _to_stderr(f"{name}: {reason}")
     if summary.errors:

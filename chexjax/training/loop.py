@@ -28,9 +28,12 @@ from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
 from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
 from chexjax.evaluation.views import VIEWS
+from chexjax.explain.check import read_check
 from chexjax.models import Groups
+from chexjax.models.configured import AnyNetwork, dtype_of
 from chexjax.models.network import names
 from chexjax.runtime import progress_bar
+from chexjax.training.depths import depth_factors, depth_groups
 from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
@@ -39,7 +42,7 @@ from chexjax.training.state import TrainState, create_network, create_optimizer,
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
-from chexjax.trust.kept import Trust, write_trust
+from chexjax.trust.kept import CALIBRATION, Trust, write_trust
 from chexjax.workdir.checkpoints import Checkpoints, Metadata
 from chexjax.workdir.config import check_config, claim_workdir, read_config
 from chexjax.workdir.lock import hold
@@ -96,6 +99,9 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
         shape = (films.size, films.size, 1)
         states = {n: create_state(config, n, model, shape, last_step, frozen_steps) for n, model in models.items()}
         describe(config, films, states, groups, teacher, last_step, eval_steps)
+        for name, model in models.items():
+            for line in rate_groups(config.networks[name], model, states[name], shape):
+                say(f"{name}: {line}")
 
         films_of = film_names_of(config, shown)
         step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
@@ -210,10 +216,12 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     if jax.process_index() == 0:
         findings = best.findings
         trust = Trust(calibrations, bands, domains)
-        write_trust(best, trust)
+        if split == "test" or not (workdir / CALIBRATION).exists():  # other splits leave the run's own results alone
+            write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)
         results["trust"] = summarize_trust(trust, predictions, gate, findings)
         results["localization"], examples = evaluate_localization(best, films.source(split), predictions, findings)
+        results["maps"] = read_check(workdir, best.step)
         sources = films.sources()
         page = run_page(results, config, films.parts, predictions, history, examples, findings, sources, trust)
         out = workdir if split == "test" else workdir / split
@@ -438,8 +446,8 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir; to evaluate its networks on other films, "
-            "give their predictions (chexjax.predict) to chexjax.evaluation.score"
+            "bring the old films back, or train anew in another --workdir; other films are evaluated by\n"
+            f"python -m chexjax.evaluation.evaluate --checkpoint={workdir} --source=NAME --dir=FOLDER --out=DIR"
         )
     if findings_in(metadata) != films.findings:
         raise CheckpointError(
@@ -464,12 +472,30 @@ def describe(
     elif teacher is not None:
         titles = ", ".join(model_title(network) for network in teacher.config.networks.values())
         say(f"teacher: {titles}, step {teacher.step} of {teacher.workdir}")
+    if dtype_of(config).name != config.dtype:
+        say(f"config.dtype is {config.dtype}, which this CPU does not multiply: the run computes in float32")
     device = jax.devices()[0]
     say(
         f"{config.regime} training, {steps} steps of {config.batch_size} films on {jax.device_count()} x "
-        f"{device.device_kind} in {config.dtype}, float32 products at {config.precision} precision, "
+        f"{device.device_kind} in {dtype_of(config).name}, float32 products at {config.precision} precision, "
         f"validated every {eval_steps}"
     )
+
+
+def rate_groups(network: ConfigDict, model: AnyNetwork, state: TrainState, shape: tuple[int, ...]) -> list[str]:
+    """Which parameters learn at which rate and which decay, in words; nothing where all are treated alike."""
+    lines = []
+    if network.layer_decay < 1:
+        groups = depth_groups(model, shape)
+        factors = depth_factors(groups, network.layer_decay)
+        parts = [f"{factors[group[0]]:.3g} from {group[0]}" for group in groups]
+        lines.append(f"learning rate times {', '.join(parts)}, 1 for the head")
+    if network.weight_decay:
+        leaves = jax.tree_util.tree_leaves_with_path(state.params)
+        vectors = sum(leaf.ndim - (path[0].key == "branch") < 2 for path, leaf in leaves)
+        decays = f"weight decay {network.weight_decay:g} of {len(leaves) - vectors} kernels"
+        lines.append(f"{decays}, none of {vectors} vectors (norms, biases)")
+    return lines
 
 
 # What the fields of `chexjax.configs.common` name as the table whose keys they take.

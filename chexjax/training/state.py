@@ -1,6 +1,6 @@
 """The state of a network in training: parameters, other collections, optimiser state, step count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from chexjax.errors import ConfigError
 from chexjax.models import BranchedNetwork
 from chexjax.models.configured import AnyNetwork, create_network, first_variables
+from chexjax.training.depths import depth_factors, depth_groups, scale_by_depth
 
 __all__ = ["TrainState", "create_network", "create_optimizer", "create_schedule", "create_state"]
 
@@ -49,9 +50,11 @@ def create_state(
     """
     network = config.networks[name]
     variables = first_variables(config, name, model, film_shape)
-    rule = create_optimizer(network, steps)
+    factors = depth_factors(depth_groups(model, film_shape), network.layer_decay) if network.layer_decay < 1 else None
+    rule = create_optimizer(network, steps, factors)
     if frozen_steps:
-        rule = heads_first(rule, create_optimizer(network, max(steps - frozen_steps, 1)), frozen_steps)
+        trunk = create_optimizer(network, max(steps - frozen_steps, 1), factors)
+        rule = heads_first(rule, trunk, frozen_steps)
     if isinstance(model, BranchedNetwork):
         rule = for_branches(rule)
     # Copies: two networks that share a buffer cannot both be donated to the step.
@@ -140,30 +143,37 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
     return rate
 
 
-def create_optimizer(network: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """The update rule: clip by global norm, then SGD, Adam or AdamW. Weight decay spares vectors (norms and biases)."""
+def create_optimizer(
+    network: ConfigDict, steps: int, factors: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:  # fmt: skip
+    """The update rule: clip by global norm, then SGD, Adam or AdamW. Only kernels decay, and a stem's offset.
+
+    Norms, biases, class tokens and position embeddings do not, as in DeiT and Swin. `factors` multiply the learning
+    rates of the trunk's modules, see `depths.scale_by_depth`; None: one rate for all.
+    """
     schedule = create_schedule(network, steps)
 
-    def matrices(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda p: p.ndim > 1, params)
+    def kernels(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "offset"), params)
 
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.sgd(schedule, momentum=network.momentum or None),
         ),
         "adam": lambda: optax.chain(
-            optax.add_decayed_weights(network.weight_decay, matrices),
+            optax.add_decayed_weights(network.weight_decay, kernels),
             optax.adam(schedule),
         ),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=matrices),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=network.weight_decay, mask=kernels),
     }
     if network.optimizer not in rules:
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(network.clip_norm) if network.clip_norm else optax.identity()
     rate = network.head_learning_rate
     head = scale_head(rate / network.learning_rate) if rate and network.learning_rate else optax.identity()
-    return optax.chain(clip, rules[network.optimizer](), head)
+    depth = [scale_by_depth(factors)] if factors else []
+    return optax.chain(clip, rules[network.optimizer](), head, *depth)
 
 
 def scale_head(ratio: float) -> optax.GradientTransformation:

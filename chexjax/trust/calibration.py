@@ -7,6 +7,7 @@ thresholds stay the same.
 """
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,13 +20,13 @@ from scipy import optimize
 from scipy.special import expit, logit
 
 from chexjax.errors import ConfigError, DataError, first_ten, printable
-from chexjax.files import UNREADABLE, open_text
+from chexjax.files import read_text
 
 FOLDS: Final = 5
 LEAST: Final = 10  # films with a finding, and films without: with fewer, no curve is fitted
 _SLOPES: Final = (-5.0, 5.0)  # of the logarithm of 1 / temperature
 # Isotonic regression is flat over stretches. This share of the probability itself keeps its order there.
-_RISE: Final = 0.01
+RISE: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Curve:
         p = probabilities
         if self.kind == "isotonic":
             x, y = xp.asarray(self.knots, p.dtype).T
-            p = (1 - _RISE) * xp.interp(p, x, y) + _RISE * p
+            p = (1 - RISE) * xp.interp(p, x, y) + RISE * p
         elif self.kind != "none":
             p = _expit(self.slope * _logit(p, xp) + self.offset, xp)
         return _expit(_logit(p, xp) + self.shift, xp) if self.shift else p
@@ -229,10 +230,9 @@ def read_prevalence(path: Path) -> dict[str, float]:
       DataError: it cannot be read, or holds something else.
     """
     try:
-        with open_text(path) as file:
-            rows = [row for row in csv.reader(file) if row]
-    except UNREADABLE as error:
-        raise DataError(f"{printable(path)} cannot be read as CSV ({type(error).__name__})") from None
+        rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+    except csv.Error as error:
+        raise DataError(f"{printable(path)} cannot be read as CSV: {error}") from None
     if not rows or [cell.strip().lower() for cell in rows[0]] != ["finding", "prevalence"]:
         raise DataError(f"{printable(path)}: its first line is not `finding,prevalence`")
     found: dict[str, float] = {}

@@ -16,6 +16,7 @@ from chexjax.training import loop
 VARIANTS = [
     ("baseline", "resnet18"), ("baseline", "densenet121-chestxray14"), ("dml", "phantom"), ("dml", "chestxray14"),
     ("dml", "chestxray14-twins"), ("dml", "resnet18,resnet18,densenet121-chestxray14"), ("specialists", "resnet50"),
+    ("best128", "densenet169"),
 ]  # fmt: skip
 
 

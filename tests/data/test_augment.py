@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, gaussian_filter
 
 from chexjax.data.augment import _resample, augment, normalize
 
@@ -13,11 +13,11 @@ NUMBERS = np.array([5, 0, 17, 3, 8, 9], np.int32)
 
 
 def settings(**changed: float) -> ConfigDict:
-    nothing = {"crop": 1.0, "flip": 0.0, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0}
+    nothing = {"crop": 1.0, "flip": 0.0, "rotation": 0.0, "blur": 0.0, "brightness": 0.0, "contrast": 0.0}
     return ConfigDict(nothing | changed)
 
 
-ALL = settings(crop=0.8, flip=0.5, rotation=10.0, brightness=0.2, contrast=0.2)
+ALL = settings(crop=0.8, flip=0.5, rotation=10.0, blur=1.5, brightness=0.2, contrast=0.2)
 
 
 def run(films=FILMS, numbers=NUMBERS, step=0, seed=0, config=ALL) -> np.ndarray:
@@ -65,6 +65,25 @@ def test_resampling_is_scipys_affine_transform() -> None:
         film, matrix, offset=centre + shift * film.shape - matrix @ centre, order=1, mode="nearest"
     )
     np.testing.assert_allclose(_resample(film, side, turn, 1.0, shift), expected, atol=1e-2)
+
+
+def test_blur_is_scipys_gaussian_of_a_deviation_up_to_the_one_named() -> None:
+    found = run(config=settings(blur=2.0), step=3, seed=4)
+    step_key = jax.random.fold_in(jax.random.key(4), 3)
+    deviations = [2.0 * jax.random.uniform(jax.random.fold_in(jax.random.fold_in(step_key, n), 7)) for n in NUMBERS]
+    assert np.ptp(deviations) > 0.5
+    for film, blurred, deviation in zip(FILMS, found, deviations, strict=True):
+        expected = gaussian_filter(film[..., 0].astype(np.float64), float(deviation), mode="nearest", radius=6)
+        np.testing.assert_allclose(blurred[..., 0], expected, atol=1e-3)
+
+
+def test_blur_leaves_the_other_draws_as_they_are() -> None:
+    constant = np.full_like(FILMS, 90)  # which no blur changes
+    plain = settings(brightness=0.3)
+    np.testing.assert_allclose(
+        run(constant, config=settings(brightness=0.3, blur=2.0)), run(constant, config=plain), rtol=1e-5
+    )
+    assert np.ptp(run(constant, config=plain)) > 10
 
 
 def test_brightness_and_contrast_by_hand() -> None:

@@ -156,6 +156,13 @@ def test_films_are_set_upright(tmp_path: Path, way: tuple[str, str]) -> None:
     np.testing.assert_array_equal(judged.pixels, EXPECTED)
     assert judged.verdict.status == "ok"
     assert bool(judged.verdict.reasons) == (way != ("L", "F"))
+    y, x = 20, 70  # a box of one pixel, in the file and in the film
+    number = np.arange(PIXELS.size).reshape(PIXELS.shape)
+    ((file_y, file_x),) = np.argwhere(WAYS[way](number) == number[y, x])
+    height, width = lying.shape
+    box = judged.placement.move(file_x / width, file_y / height, 1 / width, 1 / height)
+    np.testing.assert_allclose(box, [x / 96, y / 80, 1 / 96, 1 / 80])
+    assert judged.placement.file_size(*judged.pixels.shape) == (width, height)
 
 
 def test_the_ways_are_what_they_say() -> None:
@@ -183,6 +190,7 @@ def test_pixels_become_square(tmp_path: Path, fields: dict[str, Any], shape: tup
     judged = read_judged(write_dicom(tmp_path / "a.dcm", PIXELS, **CHEST, **fields))
     assert judged.pixels.shape == shape
     assert judged.verdict.status == "ok"
+    assert judged.placement.file_size(*judged.pixels.shape) == (96, 80)
     film = judged.pixels.T if "PatientOrientation" in fields else judged.pixels
     rows, columns = (np.arange(extent) * old / extent for extent, old in zip(film.shape, PIXELS.shape, strict=True))
     expected = (20 * columns[None] + 13 * rows[:, None] + 100) / 4095 * 255

@@ -91,7 +91,7 @@ def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
     prepared, phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its records hold uint8; its digest is the same, so that runs on it go on."""
-    info = prepared_module.ChestXRay14._info
+    info = prepared_module.Films._info
 
     def old_info(self):
         features = dict(info(self).features)
@@ -106,7 +106,7 @@ def test_a_set_made_when_labels_were_whole_numbers_is_read_as_ever(
         return ((key, record | {"label": record["label"].astype(np.uint8)}) for key, record in records(*arguments))
 
     with monkeypatch.context() as patched:
-        patched.setattr(prepared_module.ChestXRay14, "_info", old_info)
+        patched.setattr(prepared_module.Films, "_info", old_info)
         patched.setattr(prepared_module, "_records", old_records)
         old = prepare(phantom_folder, tmp_path, RECIPE, progress=False)
     assert old.digest == prepared.digest
@@ -394,9 +394,10 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
     rows = ["image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"]
     for film in range(20):
         pixels = random.integers(0, 4096, (40, 64)).astype(np.uint16)
-        inverted = {"PhotometricInterpretation": "MONOCHROME1"} if film % 2 else {}
-        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **inverted)
-        rows.append(f"f{film},Cardiomegaly,3,R1,16,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
+        lying = {"PatientOrientation": ["R", "F"], "PixelAspectRatio": [2, 1]}
+        fields = {"PhotometricInterpretation": "MONOCHROME1", **lying} if film % 2 else {}
+        write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **fields)
+        rows.append(f"f{film},Cardiomegaly,3,R1,8,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
     config = ConfigDict({"source": "vindr", "dir": str(tmp_path), "split": "official", "lists": ""})
     config.update({"val_fraction": 0.2, "split_seed": 0})
@@ -412,7 +413,8 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
         boxes = record["bboxes"]["bbox"]  # TFDS: ymin, xmin, ymax, xmax
         assert len(boxes) == part.labels[row, 0] == (int(name[1:]) % 3 > 0)
         if len(boxes):
-            np.testing.assert_allclose(boxes[0], [0.25, 0.25, 0.75, 0.75])
+            across = [0.25, 0.875] if int(name[1:]) % 2 else [0.125, 0.75]  # the boxes are those of the file
+            np.testing.assert_allclose(boxes[0], [0.25, across[0], 0.75, across[1]])
     assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest == found.digest
     (tmp_path / "train.csv").write_text("\n".join(rows).replace("f1,Cardiomegaly", "f1,Edema") + "\n")
     assert prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False).digest != found.digest

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 
 from chexjax.errors import CheckpointError
 from chexjax.evaluation.metrics import expected_calibration_error
+from chexjax.explain import check
 from chexjax.findings import FINDINGS
 from chexjax.training import loop
 from chexjax.trust.features import POSES
@@ -99,3 +100,19 @@ def test_nothing_that_is_written_is_nan(run: Path) -> None:
         assert all(map(math.isfinite, numbers(json.loads((run / name).read_text()))))
     with np.load(run / DOMAIN) as file:
         assert all(np.isfinite(file[key]).all() for key in file.files if file[key].dtype.kind == "f")
+
+
+def test_maps_are_checked_and_the_report_shows_it(run: Path, restored: Restored, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["check", f"--checkpoint={run}", "--cases=6", "--maps=cam,grad_cam"])
+    check.main()
+    shown = capsys.readouterr().out.splitlines()
+    found = check.read_check(run, restored.step)
+    assert found is not None
+    assert list(found["maps"]) == ["net1, cam", "net1, grad_cam", check.RANDOM, check.CENTRE]
+    assert found["cases"] == 6
+    assert 0.0 <= found["maps"]["net1, cam"]["all_anew"] <= 1.0
+    assert len(shown) == 6
+    loop.evaluate(restored.config, run)
+    assert "May the maps be believed?" in (run / "report.html").read_text()
+    assert json.loads((run / "metrics.json").read_text())["maps"] == found
+    assert check.read_check(run, restored.step + 1) is None

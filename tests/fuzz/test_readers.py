@@ -28,7 +28,7 @@ from chexjax.data import prepared
 from chexjax.data.kinds import classify
 from chexjax.data.labels import Uncertain
 from chexjax.data.recipe import recipe_of
-from chexjax.data.sources import chexpert, nih, read_source
+from chexjax.data.sources import chexpert, nih, read_source, tables
 from chexjax.data.sources.entries import Request
 from chexjax.data.sources.merge import combine
 from chexjax.data.sources.splits import divide
@@ -269,7 +269,7 @@ def test_nih_tables(tmp_path: Path) -> None:
         found = nih.read_entries(folder)
         parts = nih.read_splits(folder, found, str(random.choice(["official", "folds"])))
         for name, entry in found.items():
-            assert nih.is_film_name(name)
+            assert tables.is_film_name(name)
             assert all(text.isprintable() for text in (entry.patient, entry.sex, entry.view))
             assert all(np.isfinite([box.left, box.top]).all() and box.width > 0 < box.height for box in entry.boxes)
         assert set(parts) == set(nih.SPLITS)
@@ -376,7 +376,7 @@ def test_labels_to_score_against(tmp_path: Path) -> None:
         entries, _, _ = predictions.read_labels(folder / "labels.csv", FINDINGS)
         labels = np.stack([entry.labels for entry in entries.values()])
         assert (np.isnan(labels) | ((labels >= 0) & (labels <= 1))).all()
-        assert all(nih.is_film_name(name) and entry.patient.isprintable() for name, entry in entries.items())
+        assert all(tables.is_film_name(name) and entry.patient.isprintable() for name, entry in entries.items())
 
     accepted, refused = fuzz("labels", cases(300, 3000), case, tmp_path)
     assert min(accepted, refused) > cases(5, 50)

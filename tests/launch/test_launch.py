@@ -1,5 +1,6 @@
 """Several processes: the same training as one, by the script that people type; and scripts that say what they miss."""
 
+import csv
 import os
 import signal
 import socket
@@ -13,9 +14,11 @@ import pytest
 import yaml
 from jax import tree
 
+from chexjax.configs import common
 from chexjax.workdir.checkpoints import Checkpoints, step_folders
 from chexjax.workdir.config import CHECKPOINTS
 from chexjax.workdir.restore import restore_best
+from tests.untrained import save_untrained
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))
@@ -184,3 +187,29 @@ def test_processes_that_cannot_find_each_other_say_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: --distributed: ")
     assert "JAX_PROCESS_ID" in done.stderr
+
+
+def test_an_array_of_two_tasks_scores_what_one_process_does(phantom_folder: Path, tmp_path: Path) -> None:
+    """The script as SLURM would run it; tasks are numbered from 5, as `--array=5-6` does."""
+    config = common.base()
+    config.networks.net1.update({"width": 0.0625})
+    config.data.size = 32
+    workdir = save_untrained(config, tmp_path / "run")
+    films = sorted((phantom_folder / "images").glob("*.png"))[:7]
+    flags = [f"--checkpoint={workdir}", *map(str, films), "--overlays=0", "--batch_size=2"]
+    for task in ("6", "5"):
+        slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_MAX": "6"}
+        command = ["bash", "launch/predict_array.sbatch", *flags, f"--out={tmp_path / 'out'}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(**slurm))
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "out" / "predictions.csv").exists()
+    assert run(sys.executable, "-m", "chexjax.predict.join", str(tmp_path / "out")).returncode == 0
+    assert run(sys.executable, "-m", "chexjax.predict", *flags, f"--out={tmp_path / 'one'}").returncode == 0
+    names, probabilities = {}, {}
+    for place in ("out", "one"):
+        with (tmp_path / place / "predictions.csv").open(newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        names[place] = [row[0] for row in rows]
+        probabilities[place] = np.array([row[1:-2] for row in rows], float)
+    assert names["out"] == names["one"] == [path.name for path in films]
+    np.testing.assert_allclose(probabilities["out"], probabilities["one"], rtol=1e-5)

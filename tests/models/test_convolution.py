@@ -109,6 +109,27 @@ def test_as_many_films_at_once_as_fit() -> None:
     assert fit(16, 2 * cpu_convolution.CACHE) == 1
 
 
+@pytest.mark.parametrize("multiplies", [True, False])
+@pytest.mark.parametrize(("size", "sides", "stride"), [(1, 5, 1), (1, 6, 2), (3, 7, 1), (3, 14, 1), (3, 7, 2)])
+def test_bfloat16_films_and_gradients_are_sums_in_float32(
+    monkeypatch: pytest.MonkeyPatch, multiplies: bool, size: int, sides: int, stride: int
+) -> None:
+    """Operands and results are rounded, sums are not: against the same numbers in float64, whatever the processor."""
+    monkeypatch.setattr(cpu_convolution, "multiplies_bfloat16", lambda: multiplies)
+    x, kernel = (jnp.asarray(array, jnp.bfloat16) for array in draw((2, sides, sides, 48), size, 20))
+    y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
+    upstream = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.bfloat16)
+    with jax.enable_x64(True):
+        wide = (jnp.asarray(np.asarray(array, np.float64)) for array in (x, kernel))
+        exact, exact_pull = jax.vjp(lambda x, kernel: plain(x, kernel, stride), *wide)
+        expected = (exact, *exact_pull(jnp.asarray(np.asarray(upstream, np.float64))))
+        expected = [np.asarray(array) for array in expected]
+    for found, right in zip((y, *jax.jit(pull)(upstream)), expected, strict=True):
+        assert found.dtype == jnp.bfloat16
+        scale = np.abs(right).max()
+        np.testing.assert_allclose(np.asarray(found, np.float64), right, rtol=2**-8, atol=scale * 1e-4)
+
+
 def test_narrow_films_are_computed_in_float32() -> None:
     x, kernel = draw((2, 12, 12, 16), 3, 16)
     narrow = jnp.asarray(x, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16)

@@ -3,6 +3,9 @@
 import csv
 import dataclasses
 import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from chexjax import predict
 from chexjax.data.images import read_grey
@@ -22,8 +25,13 @@ from chexjax.explain.maps import unit_range
 from chexjax.findings import FINDINGS
 from chexjax.models import create_model
 from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, About, import_file, save_weights
-from chexjax.predict import Classifier, as_film
+from chexjax.predict import Classifier, Scores, as_film
 from chexjax.scanline import remove_artifacts_reference
+from chexjax.trust.calibration import Calibration, Curve
+from chexjax.trust.domain import Domain
+from chexjax.trust.features import see
+from chexjax.trust.kept import Trust, write_trust
+from chexjax.trust.selective import Bands
 from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
@@ -242,3 +250,102 @@ def test_a_file_of_torch_predicts_as_torch_does(films: dict[str, Path], tmp_path
         expected = torch.sigmoid(network(x))[0].numpy()
     np.testing.assert_allclose(prediction.probabilities, expected, rtol=1e-4)
     assert np.ptp(expected) > 0.05
+
+
+def test_an_iterator_is_streamed_a_batch_at_a_time(classifier: Classifier, films: dict[str, Path]) -> None:
+    read: list[str] = []
+
+    def paths() -> Iterator[Path]:
+        for path in films.values():
+            read.append(path.name)
+            yield path
+
+    found = classifier.predict(paths())
+    assert read == []
+    first = next(found)
+    assert len(read) == classifier.batch_size < len(films)
+    names = [first.name, *(prediction.name for prediction in found)]
+    assert names == list(films)
+
+
+def test_probabilities_only_are_those_beside_the_maps(classifier: Classifier, films: dict[str, Path]) -> None:
+    alone = classifier.predict(films.values(), probabilities_only=True)
+    for scores, prediction in zip(alone, classifier.predict(films.values()), strict=True):
+        assert type(scores) is Scores
+        assert not hasattr(scores, "maps")
+        np.testing.assert_allclose(scores.probabilities, prediction.probabilities, rtol=1e-5)
+        assert scores.ranked == prediction.ranked
+        assert scores.called == prediction.called
+
+
+@pytest.fixture(scope="module")
+def trusted(workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir with a Platt curve for each finding of the ensemble, and a domain of noise for each network."""
+    copy = tmp_path_factory.mktemp("trusted") / "run"
+    shutil.copytree(workdir, copy)
+    restored = restore_best(copy)
+    curves = tuple(Curve("platt", slope=0.5 + 0.1 * k, offset=0.3 - 0.1 * k) for k in range(14))
+    bands = Bands.fit(np.eye(14, dtype=np.float32), np.full((14, 14), 0.5))
+    noise = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 1), np.uint8)
+    x = (noise.astype(np.float32) / 255 - 0.4) / 0.3
+    domains = {}
+    for name, model in restored.models.items():
+        features = np.asarray(jax.jit(partial(see, model))(restored.variables[name], x)[1])
+        posed = np.stack([features[:60]] * 6, axis=1)
+        posed = posed + np.random.default_rng(1).normal(0, 1e-3, posed.shape)
+        domain = Domain.fit(features[:200], posed, features[200:])
+        assert domain
+        domains[name] = dataclasses.replace(domain, pose_limit=1e9)
+    write_trust(restored, Trust({"ensemble": Calibration(curves, (0.2,) * 14)}, {"ensemble": bands}, domains))
+    return copy
+
+
+def test_calibration_changes_numbers_and_no_calls(trusted: Path, films: dict[str, Path]) -> None:
+    path = films["0.png"]
+    (raw,) = Classifier.from_checkpoint(trusted, raw=True).predict(path)
+    (calibrated,) = Classifier.from_checkpoint(trusted).predict(path)
+    k = np.arange(14)
+    for before, after in ((raw.probabilities, calibrated.probabilities), (raw.thresholds, calibrated.thresholds)):
+        np.testing.assert_allclose(after, expit((0.5 + 0.1 * k) * logit(before) + 0.3 - 0.1 * k), rtol=1e-6)
+    assert set(raw.called) == set(calibrated.called)
+    assert 0 < len(raw.called) < 14
+    (elsewhere,) = Classifier.from_checkpoint(trusted, prevalence={"Mass": 0.5}).predict(path)
+    mass = FINDINGS.index("Mass")
+    odds = [p.probabilities / (1 - p.probabilities) for p in (elsewhere, calibrated)]
+    np.testing.assert_allclose(odds[0] / odds[1], np.where(k == mass, 4.0, 1.0), rtol=1e-6)  # from 1 in 5 to 1 in 2
+
+
+def test_a_prevalence_without_a_calibration_is_refused(workdir: Path, trusted: Path) -> None:
+    with pytest.raises(ConfigError, match="the evaluation of a run fits it"):
+        Classifier.from_checkpoint(workdir, prevalence={"Mass": 0.5})
+    with pytest.raises(ConfigError, match="raw ones were asked for"):
+        Classifier.from_checkpoint(trusted, raw=True, prevalence={"Mass": 0.5})
+
+
+def test_a_film_unlike_those_of_the_training_is_doubtful(trusted: Path, workdir: Path) -> None:
+    """The networks "were trained" on noise: more of it is as expected, a ramp is not."""
+    noise = np.random.default_rng(5).integers(0, 256, (32, 32), np.uint8)
+    noise = np.kron(noise, np.ones((6, 6), np.uint8))
+    ramp = np.linspace(0, 255, 192).astype(np.uint8)[None].repeat(192, axis=0)
+    recipe = {"clean": False}
+    restored = restore_best(trusted)
+    restored.config.data.update(recipe)  # cleaning would smooth the noise
+    classifier = Classifier(restored, np.full(14, 0.5), batch_size=4)
+    for probabilities_only in (False, True):
+        usual, strange = classifier.predict([noise, ramp], probabilities_only)
+        assert usual.verdict.status == "ok"
+        assert usual.distance < 1.0
+        assert strange.verdict.status == "doubtful"
+        assert strange.distance > 1.0
+        assert any("unlike the training films" in reason for reason in strange.verdict.reasons)
+    (unknown,) = Classifier.from_checkpoint(workdir).predict(noise)
+    assert np.isnan(unknown.distance)
+
+
+def test_a_small_film_and_one_of_few_levels_are_doubted_in_every_form(classifier: Classifier, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(100, 140, (48, 48), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    for film in (pixels, Image.fromarray(pixels), tmp_path / "film.png"):
+        (found,) = classifier.predict(film)
+        assert found.verdict.status == "doubtful"
+        assert len(found.verdict.reasons) == 2

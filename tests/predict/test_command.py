@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chexjax import predict
 from chexjax.errors import ConfigError, Interrupted
+from chexjax.evaluation.predictions import read_predictions
 from chexjax.explain import cam
 from chexjax.findings import FINDINGS
 from chexjax.predict import Classifier, Options, batch, join, tables
@@ -61,7 +63,7 @@ def test_the_command(
     (row,) = [row for row in table if row["Image Index"] == names[1]]
     np.testing.assert_allclose([float(row[finding]) for finding in FINDINGS], expected, rtol=1e-5)
     assert {row["Image Index"] for row in rows(out / "errors.csv")} == {"broken.png", "absent.png"}
-    assert "passed over, for they hold no film: 1: 1 no picture" in told.out
+    assert "skipped, files without a film: 1: 1 no picture" in told.out
     assert str(tmp_path) not in told.err + (out / "errors.csv").read_text()
     left = {path.name for path in out.iterdir()}
     assert left == {"predictions.csv", "boxes.csv", "errors.csv", "index.html", "overlays"}
@@ -263,7 +265,7 @@ def test_shards_are_joined_to_what_one_job_would_have_written(
     assert join_command(monkeypatch, out) == 0
     told = capsys.readouterr().out
     assert "7 films of 3 shards" in told
-    assert "passed over, for they hold no film: 1: 1 no picture" in told
+    assert "skipped, files without a film: 1: 1 no picture" in told
     assert content(out) == content(tmp_path / "one")
     # More jobs than films: those without have done their part.
     for k in range(1, 10):
@@ -421,3 +423,40 @@ def test_processes_draw_what_threads_draw(
     drawn = [content(tmp_path / name / "overlays") for name in ("threads", "processes")]
     assert drawn[0] == drawn[1]
     assert len(drawn[0]) >= len(films)
+
+
+def test_doubtful_films_are_refused_where_that_is_asked_for(
+    workdir: Path, films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    (folder / "fine.png").write_bytes(films["0.png"].read_bytes())
+    pale = np.random.default_rng(0).integers(100, 140, (128, 128), np.uint8)
+    Image.fromarray(pale).save(folder / "pale.png")
+    Image.fromarray(pale[:16, :16]).save(folder / "thumbnail.png")
+    same = (f"--checkpoint={workdir}", folder, f"--out={out}")
+    assert run(monkeypatch, *same) == 1
+    table = {row["Image Index"]: row for row in rows(out / "predictions.csv")}
+    assert {name: row["status"] for name, row in table.items()} == {
+        "fine.png": "ok", "pale.png": "doubtful", "thumbnail.png": "refused",
+    }  # fmt: skip
+    assert table["pale.png"]["reasons"]
+    assert all(table["pale.png"][finding] for finding in FINDINGS)
+    assert not any(table["thumbnail.png"][finding] for finding in FINDINGS)
+    page = (out / "index.html").read_text()
+    assert '<p class="refused"><b>refused</b>' in page
+    assert '<p class="doubtful"><b>doubtful</b>' in page
+    assert "refused, without probabilities: 1: 1 " in capsys.readouterr().out
+    assert not list((out / "overlays").glob("thumbnail*"))
+
+    assert run(monkeypatch, *same, "--strict") == 1
+    table = {row["Image Index"]: row for row in rows(out / "predictions.csv")}
+    assert table["pale.png"]["status"] == "refused"
+    assert not any(table["pale.png"][finding] for finding in FINDINGS)
+    assert {row["Image Index"] for row in rows(out / "boxes.csv")} == {"fine.png"}
+    found = read_predictions(out / "predictions.csv", FINDINGS)
+    assert found.names == ("fine.png",)
+    assert found.refused == 2
+    (folder / "fine.png").unlink()
+    assert run(monkeypatch, *same, "--strict") == 2

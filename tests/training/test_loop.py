@@ -386,7 +386,7 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("mutual.kl", "gauss", "bernoulli, softmax"),
         ("dtype", "float16", "float32, bfloat16"),
         ("batch_size", 0, "between 1 and"),
-        ("batch_size", 6, "no multiple of the 4 devices"),
+        ("batch_size", 6, "not a multiple of the 4 devices"),
         ("batch_size", 64, "there are 33 training films"),
         ("max_steps", -5, "between 0 and"),
         ("networks.net2.clip_norm", -1.0, r"networks\.net2\.clip_norm is -1"),

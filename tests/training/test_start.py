@@ -133,7 +133,7 @@ def test_a_head_of_other_findings_is_new_and_one_in_another_order_is_put_in_orde
     small_baseline.init_from = str(tmp_path / "others")
     save_weights(tmp_path / "others", variables, About("tiny", 0.4, 0.3, "file.pth", findings=("x", *FINDINGS[1:])))
     _, state = started(small_baseline, "net1")
-    assert "new head, for its own is of 14: x, Cardiomegaly, " in capsys.readouterr().out
+    assert "new head; its own predicts 14: x, Cardiomegaly, " in capsys.readouterr().out
     block = "layer1_0"
     jax.tree.map(np.testing.assert_array_equal, state.params["trunk"][block], variables["params"]["trunk"][block])
     fresh = create_state(small_baseline, "net1", create_network(small_baseline, "net1"), SHAPE, 10)

@@ -1,11 +1,17 @@
 """Schedules and update rules by hand."""
 
+import re
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from chexjax.configs import common
-from chexjax.training.state import create_optimizer, create_schedule
+from chexjax.models import create_model
+from chexjax.training.depths import depth_groups
+from chexjax.training.state import create_network, create_optimizer, create_schedule, create_state
 
 
 def network(**changed):
@@ -71,3 +77,60 @@ def test_clipping_is_by_the_norm_over_all_parameters() -> None:
     found = step(config, gradient=3.0)
     assert found["kernel"] == pytest.approx(-1 / np.sqrt(2), rel=1e-5)
     assert step(config, gradient=0.1)["kernel"] == pytest.approx(-0.1)
+
+
+def test_depth_groups_are_the_stages_in_the_order_of_the_computation() -> None:
+    names = {
+        "resnet18": ["conv1", "layer1", "layer2", "layer3", "layer4"],
+        "densenet121": [
+            "conv0", "denseblock1", "transition1", "denseblock2", "transition2",
+            "denseblock3", "transition3", "denseblock4",
+        ],
+        "convnext_tiny": [f"features_{k}" for k in range(8)],
+    }  # fmt: skip
+    for model, expected in names.items():
+        groups = depth_groups(create_model(model), (64, 64, 1))
+        assert [re.match(r"\D*\d+", group[0]).group() for group in groups] == expected
+    assert depth_groups(create_model("resnet18"), (64, 64, 1))[:2] == [["conv1", "bn1"], ["layer1_0", "layer1_1"]]
+    blocks = depth_groups(create_model("vit_small_16"), (64, 64, 1))
+    assert [group[0] for group in blocks] == ["embed", *(f"blocks_{k}" for k in range(12))]
+    assert "pos_embed" in blocks[0]
+    assert blocks[-1] == ["blocks_11", "norm"]
+    assert depth_groups(create_model("densenet121"), (64, 64, 1))[-1][-1] == "norm5"
+
+
+@pytest.mark.parametrize(("shared_stages", "frozen_steps"), [(None, 0), (None, 1), (0, 0), (1, 1)])
+def test_a_rate_by_depth_is_adamw_by_hand_in_each_stage(small_baseline, shared_stages, frozen_steps: int) -> None:
+    """Loshchilov and Hutter 2019, Algorithm 2, with the rate that each stage has; vectors do not decay."""
+    network = small_baseline.networks.net1
+    network.update({"model": "tiny2", "optimizer": "adamw", "weight_decay": 0.1, "schedule": "constant"})
+    network.update({"learning_rate": 0.01, "layer_decay": 0.5, "shared_stages": shared_stages, "clip_norm": 0.0})
+    model = create_network(small_baseline, "net1", ((0, 1, 2, 3), tuple(range(4, 14))))
+    state = create_state(small_baseline, "net1", model, (32, 32, 1), 10, frozen_steps)
+    first = jax.tree_util.tree_leaves_with_path(jax.tree.map(np.asarray, state.params))
+    rng = np.random.default_rng(0)
+    gradients = [
+        jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), state.params) for _ in range(3)
+    ]
+    params, memory = state.params, state.opt_state
+    for gradient in gradients:
+        updates, memory = state.tx.update(gradient, memory, params)
+        params = optax.apply_updates(params, updates)
+    rates = {"conv1": 0.125, "bn1": 0.125, "layer1_0": 0.25, "layer2_0": 0.5}
+    for (path, leaf), found, *steps in zip(first, *map(jax.tree.leaves, (params, *gradients)), strict=True):
+        keys = [entry.key for entry in path]
+        in_head, stacked = "head" in keys, keys[0] == "branch"
+        rate = 0.01 * (1.0 if in_head else rates[next(key for key in keys if key in rates)])
+        decay = 0.1 if leaf.ndim - stacked > 1 else 0.0
+        m = v = 0.0
+        for t, g in enumerate(steps if in_head else steps[frozen_steps:], start=1):
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            leaf = leaf - rate * (m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8) + decay * leaf)
+        np.testing.assert_allclose(found, leaf, atol=2e-6, err_msg="/".join(keys))
+
+
+def test_without_decay_by_depth_the_optimizer_is_what_it_was(small_baseline) -> None:
+    model = create_network(small_baseline, "net1")
+    state = create_state(small_baseline, "net1", model, (32, 32, 1), 10)
+    before = create_optimizer(small_baseline.networks.net1, 10).init(state.params)
+    assert jax.tree.structure(state.opt_state) == jax.tree.structure(before)

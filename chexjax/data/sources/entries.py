@@ -1,14 +1,15 @@
 """What a source gives: a row for each film, a column for each finding, both under the source's own names."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from chexjax.errors import DataError, first_ten
+from chexjax.data.images import SUFFIXES
+from chexjax.errors import DataError, first_ten, warn
 
 SPLITS: Final = ("train", "val", "test")
 TRAIN_VAL: Final = "train_val"  # a film of the training part, of whose patients some are still to be held out
@@ -26,6 +27,7 @@ class Request:
       findings: the findings that are wanted; empty: all. Only `table` looks at it before `labels` does.
       split: see `splits.divide`; `nih` has lists for "official" and "arnoweng".
       lists: the folder of the split's lists; None: `folder`.
+      skip_unreadable: whether films are left out that a list names and the label table does not.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Request:
     findings: tuple[str, ...] = ()
     split: str = "official"
     lists: Path | None = None
+    skip_unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,13 +145,28 @@ class Entries:
         )
 
     def find(self, rows: Sequence[int] | None = None) -> list[Path | None]:
-        """Where the films of these rows (all by default) lie; None for one that is not there."""
+        """Where the films of these rows (all by default) lie, by their names or one like it; else None.
+
+        See `find_alike`.
+        """
         files = self.files if rows is None else [self.files[row] for row in rows]
-        if not self.film_folders:
-            paths = [self.folder / file for file in files]
-            return [path if path.exists() else None for path in paths]
-        found = find_in_folders(self.folder, files, self.film_folders, self.suffixes)
-        return [found.get(file) for file in files]
+        if self.film_folders:
+            found = find_in_folders(self.folder, files, self.film_folders, self.suffixes)
+            if not self.suffixes:
+                places = folders_below(self.folder, self.film_folders)
+                found |= find_alike(places, set(files) - found.keys())
+            return [found.get(file) for file in files]
+        found = {file: path for file in files if (path := self.folder / file).exists()}
+        lost: dict[Path, dict[str, str]] = {}
+        for file in set(files) - found.keys():
+            path = self.folder / file
+            lost.setdefault(path.parent, {})[path.name] = file
+        alike: dict[str, Path] = {}
+        for place, names in lost.items():
+            if place.is_dir():
+                alike |= {names[name]: path for name, path in _alike([place], names.keys()).items()}
+        _tell_alike(alike)
+        return [found.get(file) or alike.get(file) for file in files]
 
 
 def find_in_folders(
@@ -167,6 +185,37 @@ def find_in_folders(
                 if (path := place / listed[file]).exists():
                     found[file] = path
     return found
+
+
+def find_alike(places: Iterable[Path], files: Iterable[str]) -> dict[str, Path]:
+    """Of each file that lies in none of `places` the picture there that differs from it by suffix or case alone.
+
+    Where there are several such pictures nobody knows which is meant, and none is taken. How many are found is told.
+    """
+    alike = _alike(places, set(files))
+    _tell_alike(alike)
+    return alike
+
+
+def _alike(places: Iterable[Path], names: Set[str]) -> dict[str, Path]:
+    stems = {Path(name).stem.casefold() for name in names}
+    pictures: dict[str, dict[str, Path]] = {}
+    for place in places if stems else ():
+        for path in place.iterdir():
+            stem = path.stem.casefold()
+            if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
+                pictures.setdefault(stem, {})[path.name] = path
+    each = {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
+    return {name: path for name, paths in each.items() if len(paths) == 1 for path in paths.values()}
+
+
+def _tell_alike(alike: Mapping[str, Path]) -> None:
+    if alike:
+        name, path = min(alike.items())
+        warn(
+            f"{len(alike):,} films have another suffix or case than in the table, as {path.name} for {name}, "
+            "and are taken for those that it names"
+        )
 
 
 def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:

@@ -7,10 +7,11 @@ from ml_collections import ConfigDict
 
 from chexjax.data.labels import Uncertain
 from chexjax.data.sources import open_folder, read_source
-from chexjax.data.sources.entries import Request
+from chexjax.data.sources.entries import Entries, Request
 from chexjax.data.sources.merge import Collection, combine
 from chexjax.data.sources.splits import Parts, divide
 from chexjax.errors import ConfigError, printable
+from chexjax.files import local_path
 
 _FORM: Final = "it is written NAME=FOLDER or NAME=FOLDER=WEIGHT, with commas between"
 
@@ -23,6 +24,20 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
       DataError: whatever is wrong with the tables; see the sources, `merge` and `splits`.
     """
     findings = tuple(name for part in config.get("findings", "").split(",") if (name := part.strip()))
+    uncertain = Uncertain.parse(config.get("uncertain", ""))
+    films = combine(read_sources(config, findings), findings, uncertain, frontal=takes_frontal(config))
+    lists = Path(config.lists).expanduser() if config.lists else None
+    return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)
+
+
+def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str, Entries]:
+    """What each source that `config` (a `config.data`) names says of its films, by the label of the source.
+
+    `findings` are those that are wanted; see `entries.Request`.
+
+    Raises:
+      ConfigError, DataError: as for `gather`.
+    """
     lists = Path(config.lists).expanduser() if config.lists else None
     table = config.get("table", "")
     sources = {}
@@ -32,17 +47,21 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
             raise ConfigError("data.sources names the source table twice, but data.table can name one file only")
         meant = table and (name == "table" or not config.get("sources"))  # of several sources it is that of `table`
         own_table = Path(table).expanduser() if meant else None
-        sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists))
-    uncertain = Uncertain.parse(config.get("uncertain", ""))
-    films = combine(sources, findings, uncertain, frontal=config.get("films", "frontal") == "frontal")
-    return films, divide(films, config.split, lists, config.val_fraction, config.split_seed)
+        skip = bool(config.get("skip_unreadable", False))
+        sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists, skip))
+    return sources
+
+
+def takes_frontal(config: ConfigDict) -> bool:
+    """Whether films of other views than PA and AP are left out."""
+    return config.get("films", "frontal") == "frontal"
 
 
 def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float]]:
     """The sources by label: name in `SOURCES`, folder (None: that of `data.dir`) and weight.
 
     Raises:
-      ConfigError: `data.sources` is not of its form.
+      ConfigError: `data.sources` is not of its form, or a folder is an address.
     """
     text = config.get("sources", "")
     if not text:
@@ -57,5 +76,5 @@ def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float
         if not (1 <= len(rest) <= 2 and rest[0] and 0.001 <= weight <= 1000):
             raise ConfigError(f"data.sources has {printable(part)[:200]!r}; {_FORM}, the weight from 0.001 to 1000")
         label = name if name not in found else f"{name}{sum(n == name for n, _, _ in found.values()) + 1}"
-        found[label] = (name, Path(rest[0]).expanduser(), weight)
+        found[label] = (name, local_path(rest[0], f"the folder of {printable(name)} in data.sources"), weight)
     return found

@@ -16,10 +16,10 @@ from chexjax.data.labels import (
     describe_mapping,
     match_findings,
     preferred_name,
-    spelled,
 )
 from chexjax.data.sources.entries import Box, Entries
 from chexjax.errors import ConfigError, DataError, first_ten, printable
+from chexjax.findings import spelled
 
 MANY: Final = 64  # findings that nobody chose; open vocabularies have hundreds, most with a handful of films
 _FRONTAL: Final = re.compile(r"(|PA|AP|frontal|(PA|AP)[ _](supine|erect|portable|horizontal))", re.IGNORECASE)

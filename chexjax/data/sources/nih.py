@@ -9,20 +9,29 @@ one file whose name begins like it is taken, and reported.
 
 import csv
 import io
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from chexjax.data.images import SUFFIXES
-from chexjax.data.sources.entries import SPLITS, TRAIN_VAL, Box, Entries, Request, find_in_folders, folders_below
+from chexjax.data.sources.entries import (
+    SPLITS,
+    TRAIN_VAL,
+    Box,
+    Entries,
+    Request,
+    find_alike,
+    find_in_folders,
+    folders_below,
+)
+from chexjax.data.sources.splits import FOLDS, check_patients, read_folds
+from chexjax.data.sources.tables import ages, check_unique, film_names, read_table, require, texts
 from chexjax.errors import DataError, first_ten, printable, warn
-from chexjax.files import UNREADABLE, open_text
-from chexjax.findings import FINDINGS, NO_FINDING
+from chexjax.files import read_text
+from chexjax.findings import FILM, FINDINGS, NO_FINDING
 
 SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
@@ -30,6 +39,7 @@ ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sampl
 # Of the NIH's download and, after the first two, of Kaggle's copies: the resized ones and the sample.
 FILM_FOLDERS: Final = ("images*/images*", "images*", "sample/images", "sample/sample/images", "")
 BOX_FILE: Final = "BBox_List_2017.csv"
+_OPTIONAL: Final = ("Patient Age", "Patient Gender", "Patient Sex", "View Position")
 _BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
 
 
@@ -48,28 +58,6 @@ class Entry:
     view: str
     boxes: tuple[Box, ...] = ()
     source: str = ""  # where films of several sources are put together
-
-
-def read_rows(path: Path, needed: Iterable[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file, gzip or not, as (line number, column -> text).
-
-    Raises:
-      DataError: the file is absent, is no UTF-8 text, or lacks a column of `needed`.
-    """
-    try:
-        with open_text(path) as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            missing = [column for column in needed if column not in columns]
-            if missing:
-                has = first_ten([column[:40] for column in columns])
-                raise DataError(f"{path} has no column {', '.join(map(repr, missing))}; it has {has}")
-            for row in reader:
-                yield reader.line_num, {key: value or "" for key, value in row.items() if isinstance(key, str)}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
@@ -119,38 +107,35 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
       DataError: see `read_entries`.
     """
     boxes = boxes or {}
-    entries: dict[str, Entry] = {}
-    unknown: Counter[str] = Counter()
-    twice = []
-    for line, row in read_rows(path, ("Image Index", "Finding Labels", "Patient ID")):
-        name, named = row["Image Index"].strip(), [part.strip() for part in row["Finding Labels"].split("|")]
-        if not row["Patient ID"].strip() or not is_film_name(name):
-            raise DataError(f"{path}, line {line}: no usable film name or patient: {row['Image Index'][:80]!r}")
-        unknown.update(part for part in named if part not in FINDINGS and part != NO_FINDING)
-        if name in entries:
-            twice.append(name)
-        entries[name] = Entry(
-            name=name,
-            labels=np.array([finding in named for finding in FINDINGS], np.float32),
-            patient=printable(row["Patient ID"].strip()),
-            age=parse_age(row.get("Patient Age", "")),
-            sex=printable(row.get("Patient Gender", row.get("Patient Sex", "")).strip()),
-            view=printable(row.get("View Position", "").strip()),
-            boxes=tuple(boxes.get(name, ())),
-        )
+    table = read_table(path, (FILM, "Finding Labels", "Patient ID"), _OPTIONAL)
+    names = film_names(table, FILM)
+    check_unique(table, names)
+    named = [[part.strip() for part in cell.split("|")] for cell in table["Finding Labels"]]
+    unknown = Counter(part for parts in named for part in parts if part not in FINDINGS and part != NO_FINDING)
     if unknown:
         found = ", ".join(f"{label[:80]!r} ({count} films)" for label, count in unknown.most_common(10))
         raise DataError(f"{path} has {len(unknown)} labels that are none of the 14 findings: {found}")
-    if twice:
-        raise DataError(f"{path} lists films more than once, {first_ten(twice)}")
-    if not entries:
-        raise DataError(f"{path} lists no film")
-    return entries
-
-
-def is_film_name(name: str) -> bool:
-    """Whether it names a file in its folder, and neither another folder nor anything a terminal would act on."""
-    return bool(name) and name.isprintable() and not {"/", "\\"} & set(name) and name not in (".", "..")
+    columns = zip(
+        names,
+        named,
+        require(table, "Patient ID"),
+        ages(table.get("Patient Age")).tolist(),
+        texts(table.get("Patient Gender" if "Patient Gender" in table else "Patient Sex")),
+        texts(table.get("View Position")),
+        strict=True,
+    )
+    return {
+        name: Entry(
+            name=name,
+            labels=np.array([finding in parts for finding in FINDINGS], np.float32),
+            patient=patient,
+            age=age,
+            sex=sex,
+            view=view,
+            boxes=tuple(boxes.get(name, ())),
+        )
+        for name, parts, patient, age, sex, view in columns
+    }
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
@@ -162,11 +147,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = {}
     if not path.is_file():
         return boxes
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} cannot be read as CSV: {error}") from None
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         next(rows, None)
         for row in filter(None, rows):
@@ -185,15 +166,6 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: {error}") from None
     return boxes
-
-
-def parse_age(text: str) -> int:
-    """Years out of `58`, `058Y`, `010M` or `005D`; -1 where absent or above 120 (the 2017 edition has ages of 400)."""
-    match = re.fullmatch(r"\s*(\d{1,9})\s*([YMD]?)\s*", text)
-    if not match:
-        return -1
-    years = int(match[1]) // {"D": 365, "M": 12}.get(match[2], 1)
-    return years if years <= 120 else -1
 
 
 def read_splits(
@@ -227,19 +199,21 @@ def read_splits(
     elif split == "arnoweng":
         parts = {part: _read_list(lists, part) for part in SPLITS}
     elif split == "folds":
-        parts = {part: [] for part in SPLITS}
-        for line, row in read_rows(lists / "folds.csv", ("Image Index", "fold")):
-            if row["fold"] not in parts:
-                raise DataError(f"{lists / 'folds.csv'}, line {line}: fold {row['fold'][:80]!r} is none of {SPLITS}")
-            parts[row["fold"]].append(row["Image Index"])
+        parts = read_folds(lists / FOLDS)
     else:
         raise DataError(f"no split is called {split!r}; there are official, arnoweng, folds")
     parts = _check_names({part: parts[part] for part in SPLITS}, entries, lists, unknown)
-    _check_patients(parts, entries)
+    check_patients(_patients_of(parts, entries))
     for part, names in parts.items():
         if not names:
             raise DataError(f"the {part} part of the {split!r} split of {lists} is empty")
     return parts
+
+
+def _patients_of(
+    parts: Mapping[str, Sequence[str]], entries: Mapping[str, Entry]
+) -> dict[str, list[tuple[str, str]]]:  # fmt: skip
+    return {part: [(name, entries[name].patient) for name in names] for part, names in parts.items()}
 
 
 def _list_path(lists: Path, part: str, report: bool = True) -> Path | None:
@@ -282,54 +256,20 @@ def _check_names(
     return parts
 
 
-def _check_patients(parts: dict[str, list[str]], entries: dict[str, Entry]) -> None:
-    """A patient on both sides of a split lets a network recognise people instead of findings."""
-    home: dict[str, str] = {}
-    leaks: dict[str, str] = {}
-    for part, names in parts.items():
-        for name in names:
-            patient = entries[name].patient
-            if home.setdefault(patient, part) != part:
-                leaks[patient] = f"{patient} ({home[patient]} and {part})"
-    if leaks:
-        raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
-
-
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
-    """Where each named film lies below `folder`, and the names that lie nowhere.
+    """Where each named film lies below `folder`, by its name or one like it, and the names that lie nowhere.
 
-    A film that is not there under its name is the one whose name differs from it by the suffix (of a picture) or by
-    case, where there is one; how many are is reported. The names are only ever compared with what lies there, so none
-    leads out of the folder; a link does, if it is there.
+    See `entries.find_in_folders` and `entries.find_alike`.
     """
     wanted = set(names)
     found = find_in_folders(folder, wanted, FILM_FOLDERS)
-    alike = _alike(film_folders(folder), wanted - found.keys())
-    if alike:
-        name, path = next(iter(sorted(alike.items())))
-        warn(
-            f"{len(alike):,} films have another suffix or case than in the table, as {path.name} for {name}, "
-            "and are taken for those that it names"
-        )
-    return found | alike, sorted(wanted - found.keys() - alike.keys())
+    found |= find_alike(film_folders(folder), wanted - found.keys())
+    return found, sorted(wanted - found.keys())
 
 
 def film_folders(folder: Path) -> list[Path]:
     """The folders that are there of those in which films may lie."""
     return sorted(folders_below(folder, FILM_FOLDERS))
-
-
-def _alike(places: list[Path], names: set[str]) -> dict[str, Path]:
-    """Of each name the picture in `places` that differs by suffix or case alone, if it is the only one."""
-    stems = {Path(name).stem.casefold() for name in names}
-    pictures: dict[str, dict[str, Path]] = {}
-    for place in places if stems else ():
-        for path in place.iterdir():
-            stem = path.stem.casefold()
-            if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
-                pictures.setdefault(stem, {})[path.name] = path
-    each = {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
-    return {name: path for name, paths in each.items() if len(paths) == 1 for path in paths.values()}
 
 
 def read(request: Request) -> Entries:
@@ -338,6 +278,8 @@ def read(request: Request) -> Entries:
     The parts are those of the NIH's or arnoweng's lists. Where the folder has no lists, as Kaggle's sample has none,
     or `split` is neither, the films are still to be divided.
 
+    With `request.skip_unreadable` films of the lists that the entry file does not have are left out.
+
     Raises:
       DataError: see `read_entries` and `read_splits`.
     """
@@ -345,12 +287,13 @@ def read(request: Request) -> Entries:
     entries = read_entries(folder)
     lists = request.lists or folder
     parts = {}
+    unknown: list[str] | None = [] if request.skip_unreadable else None
     if request.split == "arnoweng":
-        parts = read_splits(folder, entries, "arnoweng", lists)
+        parts = read_splits(folder, entries, "arnoweng", lists, unknown=unknown)
     elif request.split == "official" and _list_path(lists, "test", report=False):
         parts = {part: _read_list(lists, part) for part in (TRAIN_VAL, "test")}
-        _check_names(parts, entries, lists)
-        _check_patients(parts, entries)
+        parts = _check_names(parts, entries, lists, unknown)
+        check_patients(_patients_of(parts, entries))
     split_of = {name: part for part, names in parts.items() for name in names}
     films = [entries[name] for name in (split_of or entries)]
     return Entries(
@@ -367,6 +310,9 @@ def read(request: Request) -> Entries:
         splits=tuple(split_of.get(film.name, "") for film in films),
         boxes={film.name: film.boxes for film in films if film.boxes},
         film_folders=FILM_FOLDERS,
+        notes=(f"{len(unknown):,} films of the lists are left out: the entry file has no row of them",)
+        if unknown
+        else (),
     )
 
 

@@ -2,22 +2,23 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from chexjax.data.sources.entries import LEFT_OUT, SPLITS, TRAIN_VAL
+from chexjax.data.sources.entries import LEFT_OUT, SPLITS, TRAIN_VAL, refuse_twice
 from chexjax.data.sources.merge import Collection
 from chexjax.data.sources.tables import read_table
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.files import cell, text_of
+from chexjax.findings import FILM
 
 WAYS: Final = ("official", "arnoweng", "folds", "random")
 TEST_SHARE: Final = 0.2  # of patients that no list has placed
 FOLDS: Final = "folds.csv"
-_NAME: Final = "Image Index"
 
 Parts = dict[str, list[int]]
 
@@ -44,10 +45,10 @@ def divide(
     if way not in WAYS:
         raise ConfigError(f"no split is called {printable(way)[:80]!r}; there are {', '.join(WAYS)}")
     if way == "folds":
-        parts = _read_folds(films, (lists or next(iter(films.parts.values())).folder) / FOLDS)
+        parts = _folds_of(films, (lists or next(iter(films.parts.values())).folder) / FOLDS)
     else:
         parts = _by_patient(films, way, val_fraction, seed)
-    check_patients(films, parts)
+    check_patients({part: [(films.names[row], films.patients[row]) for row in rows] for part, rows in parts.items()})
     for part, rows in parts.items():
         if not rows:
             raise DataError(f"the {part} part of the {way!r} split is empty")
@@ -74,43 +75,45 @@ def _by_patient(films: Collection, way: str, val_fraction: float, seed: int) -> 
     return parts
 
 
-def _read_folds(films: Collection, path: Path) -> Parts:
-    table = read_table(path, (_NAME, "fold"))
+def _folds_of(films: Collection, path: Path) -> Parts:
     row_of = {name: row for row, name in enumerate(films.names)}
-    parts: Parts = {part: [] for part in SPLITS}
-    seen: set[str] = set()
-    unknown, twice = [], []
-    for line, (text, fold) in enumerate(zip(table[_NAME], table["fold"], strict=True)):
-        name, fold = text_of(text.strip()), fold.strip()
-        if fold not in parts:
-            raise table.error(line, f"fold {printable(fold[:80])!r} is none of {', '.join(SPLITS)}")
-        if name in seen:
-            twice.append(name)
-        elif name not in row_of:
-            unknown.append(name)
-        else:
-            parts[fold].append(row_of[name])
-        seen.add(name)
-    if unknown:
+    parts = read_folds(path)
+    if unknown := [name for names in parts.values() for name in names if name not in row_of]:
         raise DataError(f"{printable(path)} names films that the tables do not have, {first_ten(unknown)}")
-    if twice:
-        raise DataError(f"{printable(path)} names films more than once, {first_ten(twice)}")
+    return {part: [row_of[name] for name in names] for part, names in parts.items()}
+
+
+def read_folds(path: Path) -> dict[str, list[str]]:
+    """The film names of "train", "val" and "test" in a `folds.csv`, in its order.
+
+    Raises:
+      DataError: the file is absent or broken, has a fold of another name, or a film twice.
+    """
+    table = read_table(path, (FILM, "fold"))
+    parts: dict[str, list[str]] = {part: [] for part in SPLITS}
+    for line, (text, fold) in enumerate(zip(table[FILM], table["fold"], strict=True)):
+        if fold.strip() not in parts:
+            raise table.error(line, f"fold {printable(fold[:80])!r} is none of {', '.join(SPLITS)}")
+        parts[fold.strip()].append(text_of(text.strip()))
+    counts = Counter(name for names in parts.values() for name in names)
+    refuse_twice(printable(path), [name for name, count in counts.items() if count > 1])
     return parts
 
 
-def check_patients(films: Collection, parts: Parts) -> None:
+def check_patients(parts: Mapping[str, Iterable[tuple[str, str]]]) -> None:
     """A patient on both sides of a split lets a network recognise people instead of findings.
 
+    `parts` holds pairs of a film's name and its patient.
+
     Raises:
-      DataError: one is; the first ten are named.
+      DataError: a patient is in two parts; the first ten are named.
     """
     home: dict[str, str] = {}
     leaks: dict[str, str] = {}
-    for part, rows in parts.items():
-        for row in rows:
-            patient = films.patients[row]
+    for part, films in parts.items():
+        for name, patient in films:
             if home.setdefault(patient, part) != part:
-                leaks[patient] = f"{patient} ({home[patient]} and {part}, film {films.names[row]})"
+                leaks[patient] = f"{patient} ({home[patient]} and {part}, film {name})"
     if leaks:
         raise DataError(f"patients have films in two parts of the split, {first_ten(list(leaks.values()))}")
 
@@ -119,7 +122,7 @@ def folds_csv(parts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
     """A division, (names, patients) of each part, as a CSV that `divide` reads as "folds"."""
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
-    table.writerow([_NAME, "fold", "Patient ID"])
+    table.writerow([FILM, "fold", "Patient ID"])
     for part, (names, patients) in parts.items():
         table.writerows((cell(name), part, cell(patient)) for name, patient in zip(names, patients, strict=True))
     return file.getvalue()

@@ -1,13 +1,9 @@
 """CSV files by columns: plain, gzipped or zipped; hundreds of thousands of rows in a second or two."""
 
 import csv
-import gzip
 import io
 import math
 import re
-import stat
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -19,8 +15,8 @@ import numpy as np
 from chexjax.data.labels import UNCERTAIN
 from chexjax.data.sources.entries import UNKNOWN_AGE, Box, path_below, refuse_twice
 from chexjax.errors import DataError, first_ten, printable, reason_of
+from chexjax.files import read_text
 
-MAX_BYTES: Final = 2**30  # of a table, once it is unpacked; the largest of those we know has 0.1 of it
 _NOT_KNOWN: Final = frozenset(("", "nan", "na"))
 _WORDS: Final = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _SEXES: Final = {"m": "M", "male": "M", "f": "F", "female": "F"}
@@ -62,7 +58,7 @@ def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | Non
         more or fewer cells than its header.
     """
     where = printable(path)
-    text = _text(path)
+    text = read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -90,38 +86,6 @@ def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | Non
         raise DataError(f"{where} has no rows")
     names = [header[k] for k in kept]
     return Table(path, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), lines)
-
-
-def _text(path: Path) -> str:
-    """The text of a file, unpacked where its first bytes say that it is packed."""
-    where = printable(path)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise DataError(f"{where} is not a file")
-        with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic[:2] == b"\x1f\x8b":
-                with gzip.open(file) as unpacked:
-                    data = unpacked.read(MAX_BYTES + 1)
-            elif magic == b"PK\x03\x04":
-                with zipfile.ZipFile(file) as archive:
-                    members = [name for name in archive.namelist() if name.lower().endswith(".csv")]
-                    if len(members) != 1:
-                        raise DataError(f"{where} holds {len(members)} CSV files; unpack it and name one")
-                    with archive.open(members[0]) as member:
-                        data = member.read(MAX_BYTES + 1)
-            else:
-                data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise DataError(f"{where} holds more than {MAX_BYTES} bytes; no table of films is so large")
-        return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{where} does not exist") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{where} cannot be read as CSV: it is not UTF-8 text") from None
-    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise DataError(f"{where} cannot be read: {reason_of(error)}") from None
 
 
 def _delimiter(text: str) -> str:

@@ -1,0 +1,292 @@
+"""A run's best checkpoint on another data set: the whole report, on the findings that both have.
+
+    python -m chexjax.evaluation.evaluate --checkpoint=WORKDIR --source=NAME --dir=FOLDER --out=DIR
+        [--table=FILE.csv] [--split=test] [--uncertain=ignore] [--skip-unreadable]
+
+The sources are those of `chexjax.data.sources`; `table` is any folder with a CSV file, `--sources=NAME=FOLDER,...`
+takes several. Films are prepared as the checkpoint's were: their size, and `clean`. Labels that are not known are left
+out, finding by finding. Films of patients that the run has learned from are left out, too, and counted.
+
+Thresholds are given twice: those of the run's own validation, applied unchanged, and those at which a network calls as
+many films as have the finding here, for a place that knows its prevalence and has no labels to choose thresholds by.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from chexjax.data.labels import Uncertain, match_findings
+from chexjax.data.pipeline import evaluation_batches
+from chexjax.data.prepared import Prepared, prepare_collection
+from chexjax.data.recipe import cache_of, prepared_below, recipe_of
+from chexjax.data.seen import find_seen, read_seen
+from chexjax.data.sources import SOURCES
+from chexjax.data.sources.entries import LEFT_OUT
+from chexjax.data.sources.gather import read_sources, takes_frontal
+from chexjax.data.sources.merge import Collection, combine
+from chexjax.data.sources.splits import divide
+from chexjax.devices import find_devices, replicate
+from chexjax.errors import CheckpointError, ConfigError, DataError, command, first_ten, printable
+from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
+from chexjax.evaluation.localization import evaluate_localization
+from chexjax.evaluation.page import external_page
+from chexjax.evaluation.report import METRICS, write_run
+from chexjax.evaluation.summary import Summary, Thresholds, summarize_external
+from chexjax.evaluation.tables import as_text, auroc_text, confusion_table
+from chexjax.files import local_path, own_folder
+from chexjax.runtime import parse, progress_bar
+from chexjax.workdir.config import CONFIG
+from chexjax.workdir.restore import Restored, restore_best
+
+SPLITS: Final = ("all", "train", "val", "test")
+PART: Final = "test"  # what the evaluated films are called in the prepared set, whatever the source calls them
+
+
+def evaluate(checkpoint: Path, data: ConfigDict, out: Path, split: str = "all", progress: bool = True) -> Summary:
+    """Evaluates the best checkpoint of a workdir on the films of `data`, and writes the report into `out`.
+
+    Args:
+      checkpoint: a run's workdir, or a folder of imported weights.
+      data: `source`, `dir` and the rest, as `data_of` makes it.
+      out: a folder of its own. What it holds of an earlier evaluation stays until all is computed.
+      split: "all" films, or one of the source's own parts.
+
+    Returns:
+      What `metrics.json` holds.
+
+    Raises:
+      ConfigError: a field that cannot be used; `out` is a workdir.
+      CheckpointError: see `restore_best`.
+      DataError: the source and the run have no finding in common, all films are those that the run has learned from,
+        or whatever is wrong with the source.
+    """
+    check_out(out)
+    best = restore_best(checkpoint)
+    films, rows, notes = choose_films(best, data, split)
+    print(films.mapping)
+    recipe = replace(
+        recipe_of(best.config.data), split="official", lists="", val_fraction=0.1, split_seed=0,
+        skip_unreadable=data.skip_unreadable,
+    )  # fmt: skip
+    prepared = prepare_collection(films, {PART: rows}, prepared_below(cache_of(data)), recipe, progress)
+    predictions = predict_films(best, prepared, data.threads, progress)
+    thresholds = validation_thresholds(best, films.findings)
+    notes += list(films.notes)
+    if not thresholds:
+        notes.append(
+            "no thresholds of the run's validation are known: they come with its own evaluation, "
+            f"python -m chexjax.main --workdir={checkpoint} --mode=evaluate"
+        )
+    where = f"{data.source}, {split} films"
+    found = summarize_external(predictions, thresholds, best.config, best.step, where, films.findings, notes)
+    found |= {
+        "history": [],
+        "checkpoint": printable(checkpoint),
+        "source": data.source,
+        "dir": printable(data.dir),
+        "mapping": films.mapping.splitlines(),
+    }
+    source = prepared.source(PART)
+    found["localization"], examples = evaluate_localization(best, source, predictions, films.findings)
+    parts = {"evaluated": prepared.parts[PART]}
+    page = external_page(found, best.config, parts, predictions, examples, films.findings, prepared.sources())
+    write_into(out, lambda folder: write_run(folder, found, predictions, [], page, films.findings))
+    return found
+
+
+def data_of(source: str, folder: str, **fields: Any) -> ConfigDict:
+    """The fields of `config.data` that say which films are evaluated; `fields` are those that are not the default."""
+    config = ConfigDict(
+        {
+            "source": source,
+            "dir": folder,
+            "sources": "",
+            "table": "",
+            "lists": "",
+            "uncertain": "",
+            "films": "frontal",
+            "split": "random",
+            "val_fraction": 0.1,
+            "split_seed": 0,
+            "cache": "",
+            "skip_unreadable": False,
+            "threads": 2,
+        }
+    )
+    config.update(fields)
+    return config
+
+
+def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collection, list[int], list[str]]:
+    """The films of `data` by the findings that the run has too, the rows that are evaluated, and what is to be said.
+
+    Raises:
+      ConfigError, DataError: as for `evaluate`.
+    """
+    data = data.copy_and_resolve_references()
+    # The own division of a source is read where a part of it is asked for; lists of a whole set may name films that
+    # are not here.
+    data.split = "random" if split == "all" else "official"
+    sources = read_sources(data, best.findings)
+    has = [name for entries in sources.values() for name in entries.findings]
+    common = tuple(finding for finding, names in match_findings(has, best.findings).items() if names)
+    if not common:
+        raise DataError(
+            f"{data.sources or data.source} labels none of the findings that the run predicts, "
+            f"{first_ten(best.findings)}; it labels {first_ten(has)}"
+        )
+    policy = data.uncertain or best.config.data.get("uncertain", "")
+    try:
+        films = combine(sources, common, Uncertain.parse(policy), takes_frontal(data))
+    except DataError as error:
+        raise DataError(str(error).replace("--config.data.uncertain", "--uncertain")) from None
+    if split == "all":
+        rows = [row for row, part in enumerate(films.splits) if part != LEFT_OUT]
+    else:
+        rows = divide(films, "official", Path(data.lists) if data.lists else None)[split]
+    seen = read_seen(best.workdir, best.config.data, best.metadata.get("data", ""))
+    notes = [f"{len(common)} of the run's {len(best.findings)} findings are labelled here: {', '.join(common)}"]
+    if seen is None:
+        notes.append("which films the run has learned from is not known here, so some of these may be among them")
+        return films, rows, notes
+    learned, told = find_seen(films, rows, seen)
+    rows = sorted(set(rows) - set(learned))
+    if not rows:
+        raise DataError(f"{data.dir or data.sources} has no film for a test: {told[0]}")
+    return films, rows, notes + told
+
+
+def predict_films(best: Restored, films: Prepared, threads: int, progress: bool = True) -> Predictions:
+    """What the networks say of the findings of `films`, which are some of their own.
+
+    Raises:
+      CheckpointError: a prediction is not finite.
+    """
+    columns = np.array([best.findings.index(finding) for finding in films.findings])
+    networks = {name: _columns_of(model.apply, columns) for name, model in best.models.items()}
+    data = best.config.data
+    predictor = create_predictor(networks, data.mean, data.std, best.config.get("views", "one"))
+    batches = evaluation_batches(films.source(PART), best.config.batch_size, threads)
+    with progress_bar(len(films.parts[PART].names), "evaluating", shown=progress, kept=False) as bar:
+        predictions = predict_split(predictor, replicate(best.variables), batches, films.parts[PART], bar.update)
+    broken = [name for name, values in predictions.probabilities.items() if not np.isfinite(values).all()]
+    if broken:
+        raise CheckpointError(f"{best.workdir}: the predictions of {', '.join(broken)} are not finite: it diverged")
+    return predictions
+
+
+def _columns_of(apply: Callable[..., Any], columns: np.ndarray) -> Callable[..., Any]:
+    def chosen(variables: Any, images: Any, train: bool) -> Any:
+        return apply(variables, images, train=train)[..., columns]
+
+    return chosen
+
+
+def validation_thresholds(best: Restored, findings: Sequence[str]) -> dict[str, Thresholds]:
+    """By network, the thresholds that the run's own evaluation of this checkpoint took from its validation films.
+
+    Empty where there was none, or where its file is broken.
+    """
+    try:
+        results = json.loads((best.workdir / METRICS).read_text(encoding="utf-8"))
+        networks = results["networks"] if results["step"] == best.step else {}
+        return {
+            name: {
+                finding: {
+                    rule: None if value is None else float(value)
+                    for rule, value in entry["thresholds"][finding].items()
+                }
+                for finding in findings
+            }
+            for name, entry in networks.items()
+        }
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+        return {}
+
+
+def check_out(out: Path) -> None:
+    """Refuses a folder in which the report would take another's place.
+
+    Raises:
+      ConfigError: `out` is a file, is called like one, or holds a run.
+    """
+    if (out / CONFIG).exists():
+        raise ConfigError(f"--out={printable(out)} holds a run; choose a folder of its own")
+    if out.is_file() or out.suffix.lower() in (".csv", ".json", ".html"):
+        raise ConfigError(f"--out={printable(out)} is the name of a file; give a folder")
+
+
+def write_into(out: Path, write: Callable[[Path], None]) -> None:
+    """Has `write` fill a new folder, and moves its files into `out`, `metrics.json` last; old ones of a report go.
+
+    Raises:
+      DataError: the disk does not take them.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = own_folder(out, "writing")
+        try:
+            write(work)
+            (out / METRICS).unlink(missing_ok=True)
+            for old in (*out.glob("predictions_*.csv"), out / "report.html"):
+                old.unlink(missing_ok=True)
+            for path in sorted(work.iterdir(), key=lambda path: path.name == METRICS):
+                os.replace(path, out / path.name)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"the report cannot be written to {printable(out)}: {error.strerror}") from None
+
+
+@command
+def main() -> None:
+    """The command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "The workdir of a run, or imported weights.", flag_values=values)
+    flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in --dir.", flag_values=values)
+    flags.DEFINE_string("dir", "", "The folder of the films.", flag_values=values)
+    flags.DEFINE_string("table", "", "The label table, where it is not in --dir.", flag_values=values)
+    flags.DEFINE_string("sources", "", "Several: NAME=FOLDER,NAME=FOLDER.", flag_values=values)
+    flags.DEFINE_string("out", None, "The folder of the report.", flag_values=values)
+    flags.DEFINE_enum("split", "all", list(SPLITS), "All films, or a part by the source's lists.", flag_values=values)
+    flags.DEFINE_string("lists", "", "The folder of these lists; --dir by default.", flag_values=values)
+    flags.DEFINE_string(
+        "uncertain", "", "What -1 means: ignore, zero, one, a number; else as the run has it.", flag_values=values
+    )
+    flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
+    flags.DEFINE_string("cache", "", "Where prepared films are kept.", flag_values=values)
+    flags.DEFINE_integer("threads", 2, "That read films.", 1, 1024, flag_values=values)
+    flags.DEFINE_bool("skip_unreadable", False, "Go on without unreadable films; list them.", flag_values=values)
+    flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
+    if rest := parse(sys.argv, values, __doc__):
+        raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
+    usage = "usage: python -m chexjax.evaluation.evaluate --checkpoint=WORKDIR --source=NAME --dir=FOLDER --out=DIR"
+    if missing := [name for name in ("checkpoint", "out") if not values[name].value]:
+        raise ConfigError(f"no --{missing[0]} is given\n{usage}")
+    if not (values.dir or values.sources):
+        raise ConfigError(f"no --dir is given, the folder of the films\n{usage}")
+    find_devices()
+    names = ("table", "sources", "lists", "uncertain", "films", "cache", "threads", "skip_unreadable")
+    # A folder of simulated films has the NIH's layout; the source `phantom` would draw new ones.
+    source = "nih" if values.source == "phantom" else values.source
+    data = data_of(source, values.dir, **{name: values[name].value for name in names})
+    out = local_path(values.out, "--out")
+    found = evaluate(local_path(values.checkpoint, "--checkpoint"), data, out, values.split)
+    findings = list(found["known"])
+    print(f"\n{auroc_text(found, findings)}\n")
+    for name, entry in found["networks"].items():
+        print(f"{as_text(confusion_table(name, entry, findings))}\n")
+    print(f"metrics.json, predictions and report.html are in {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""Do a run's maps show what its networks have learned? One table, beside maps that know nothing of the film.
+
+    python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam] [--cases=100]
+
+A case is a finding on a test film, with its boxes where there are any. Three questions are put to each kind of map:
+
+- Pointing: the share of cases with boxes in which the map's peak lies in one.
+- New weights: the rank correlation (magnitude) of the map with that of the same network, its head or all its weights
+  drawn anew (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018). A map that hardly changes does not show
+  what was learned.
+- Removal: the finding's probability, over that on the whole film, when the most important part of the film is removed,
+  and when the least important part is; the mean over 10, 30, 50, 70 and 90 % of the film. What is removed is filled in
+  from its surroundings, so that its outline tells nothing (Rong et al., "A consistent and efficient evaluation strategy
+  for attribution methods", ICML 2022: ROAD).
+
+The table is printed, and kept as WORKDIR/maps.json: the report of the run's next evaluation shows it.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from scipy.stats import rankdata
+
+from chexjax.data.augment import normalize
+from chexjax.data.films import open_films
+from chexjax.data.pipeline import Records
+from chexjax.data.prepared import Prepared
+from chexjax.devices import at_precision, find_devices
+from chexjax.errors import ConfigError, DataError, command
+from chexjax.explain import cam
+from chexjax.explain.maps import heat, peak_point
+from chexjax.files import write_whole
+from chexjax.formats import format_figure
+from chexjax.models.configured import create_variables
+from chexjax.runtime import parse, progress_bar
+from chexjax.workdir.restore import Restored, restore_best
+
+MAPS: Final = "maps.json"
+SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+RANDOM, CENTRE = "random map", "centre of the film"
+COLUMNS: Final = {
+    "pointing": "pointing",
+    "head_anew": "correlation, head anew",
+    "all_anew": "correlation, all weights anew",
+    "most_removed": "probability left, most important removed",
+    "least_removed": "least important removed",
+    "gap": "difference",
+}
+_DRAWS: Final = 3  # of new weights
+_BATCH: Final = 16
+_STD: Final = 0.25  # of the centre's map, a normal distribution, in shares of the film
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Findings on films: uint8 (cases, size, size), the number of each finding, and true boxes (boxes, 4) or none.
+
+    Boxes are (left, top, width, height) in shares of the film.
+    """
+
+    films: np.ndarray
+    findings: np.ndarray
+    boxes: Sequence[np.ndarray]
+
+
+def find_cases(films: Prepared, most: int, split: str = "test") -> Cases:
+    """At most `most` cases of a split: findings with boxes, or, where no film has one, findings that are present.
+
+    Raises:
+      DataError: no film has a finding.
+    """
+    source = films.source(split)
+    boxed: dict[tuple[int, int], list[list[float]]] = {}
+    for film in range(len(source)):
+        boxes = source[film]["bboxes"]
+        for (top, left, bottom, right), finding in zip(boxes["bbox"], boxes["label"], strict=True):
+            boxed.setdefault((film, int(finding)), []).append([left, top, right - left, bottom - top])
+    present = [(int(film), int(finding)) for film, finding in np.argwhere(films.parts[split].labels == 1)]
+    found = list(boxed) or present
+    if not found:
+        raise DataError(f"no film of the {split} split has a finding")
+    chosen = [found[k] for k in np.sort(np.random.default_rng(0).permutation(len(found))[:most])]
+    records = Records(source)
+    return Cases(
+        np.stack([records[film]["image"][..., 0] for film, _ in chosen]),
+        np.array([finding for _, finding in chosen]),
+        [np.array(boxed.get(case, np.zeros((0, 4))), np.float64).reshape(-1, 4) for case in chosen],
+    )
+
+
+def check_maps(restored: Restored, cases: Cases, kinds: Sequence[str] = ("cam",)) -> dict[str, dict[str, float | None]]:
+    """The figures of each network's maps of each kind, and of the two controls, by name; keys as in `COLUMNS`.
+
+    The controls are judged on the first network. None where there is no figure: pointing without boxes.
+    """
+    found: dict[str, dict[str, float | None]] = {}
+    data, size = restored.config.data, restored.config.data.size
+    controls: dict[str, list[np.ndarray]] = {}
+    with progress_bar(len(restored.models) * len(kinds) + 2, "checking maps", kept=False) as bar:
+        for name, model in restored.models.items():
+            variables = restored.variables[name]
+            score = _in_batches(lambda own, x, model=model: model.apply(own, x), data.mean, data.std)
+            for kind in kinds:
+                label, method = cam.choose_maps([(model, variables)], size, kind)
+                see = _in_batches(partial(method, model), data.mean, data.std)
+                maps = _own(see(variables, cases.films), cases)
+                anew = [_drawn_anew(model, variables, size, seed) for seed in range(_DRAWS)]
+                row = judge_maps(maps, cases, partial(score, variables))
+                for column, place in (("head_anew", 0), ("all_anew", 1)):
+                    others = [_own(see(draw[place], cases.films), cases) for draw in anew]
+                    row[column] = float(np.mean([agreement(maps, other) for other in others]))
+                found[f"{name}, {label}"] = row
+                bar.update()
+                if not controls:
+                    random = np.random.default_rng(0)
+                    controls[RANDOM] = [random.random(maps[0].shape) for _ in maps]
+                    controls[CENTRE] = [centre_map()] * len(maps)
+                    reference, judge = maps, partial(judge_maps, cases=cases, score=partial(score, variables))
+        for name, maps in controls.items():
+            found[name] = judge(maps)
+            bar.update()
+        found[RANDOM]["head_anew"] = found[RANDOM]["all_anew"] = agreement(reference, controls[RANDOM])
+    return found
+
+
+def judge_maps(
+    maps: Sequence[np.ndarray], cases: Cases, score: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float | None]:
+    """Pointing and removal of a map (h, w) a case; `score` gives logits (films, findings) of films."""
+    rows = np.arange(len(maps))
+
+    def probability(films: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-score(films)[rows, cases.findings].astype(np.float64)))
+
+    height, width = cases.films.shape[1:]
+    important = np.stack([heat(each, width, height) for each in maps])
+    # Where a map is flat over a stretch, as beyond its outermost cells, chance decides what goes first.
+    order = important + np.random.default_rng(0).uniform(0, 1e-4, important.shape)
+    whole = probability(cases.films)
+    left: dict[str, list[float]] = {"most_removed": [], "least_removed": []}
+    for share in SHARES:
+        for column, sign in (("most_removed", -1), ("least_removed", 1)):
+            removed = _first(sign * order, share)
+            left[column].append(float((probability(fill_in(cases.films, removed)) / whole).mean()))
+    most, least = (float(np.mean(left[column])) for column in ("most_removed", "least_removed"))
+    hits = [points_into(each, boxes) for each, boxes in zip(maps, cases.boxes, strict=True) if len(boxes)]
+    pointing = float(np.mean(hits)) if hits else None
+    return {"pointing": pointing, "most_removed": most, "least_removed": least, "gap": least - most}
+
+
+def points_into(map2d: np.ndarray, boxes: np.ndarray) -> bool:
+    """Whether the map's peak lies in one of the boxes; a flat map has none."""
+    peak = peak_point(map2d)
+    if peak is None:
+        return False
+    left, top, width, height = boxes.T
+    x, y = peak
+    return bool(((left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)).any())
+
+
+def agreement(maps: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """The mean magnitude of the rank correlation (Spearman's) of maps, case by case; a flat map agrees with none."""
+    found = []
+    for pair in zip(maps, others, strict=True):
+        ranks = [rankdata(each) for each in pair]
+        found.append(abs(np.corrcoef(ranks)[0, 1]) if all(map(np.ptp, ranks)) else 0.0)
+    return float(np.mean(found))
+
+
+def centre_map() -> np.ndarray:
+    """A map that is highest in the middle of any film, float64 (65, 65)."""
+    away = ((np.arange(65) + 0.5) / 65 - 0.5) / _STD
+    return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
+
+
+# Removing parts of films
+
+
+def fill_in(films: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Films whose removed pixels are drawn from their surroundings, with a little noise; uint8 (films, height, width).
+
+    Each removed pixel becomes the weighted mean of its eight neighbours, removed ones among them: 1/6 for those beside
+    it and 1/12 for those across, as in ROAD.
+    """
+    filled = np.concatenate(
+        [np.asarray(_fill(films[k : k + _BATCH], removed[k : k + _BATCH])) for k in range(0, len(films), _BATCH)]
+    )
+    noise = np.random.default_rng(0).normal(0, 2.55, films.shape)
+    return np.where(removed, np.clip(np.rint(filled + noise), 0, 255), films).astype(np.uint8)
+
+
+@jax.jit
+def _fill(films: jax.Array, removed: jax.Array) -> jax.Array:
+    """The linear equations of `fill_in`, by conjugate gradients."""
+    known = jnp.where(removed, 0.0, films.astype(jnp.float32))
+    weights = _neighbours(jnp.ones_like(known))
+
+    def equations(x: jax.Array) -> jax.Array:
+        return jnp.where(removed, weights * x - _neighbours(x), x)
+
+    begin = jnp.where(removed, known.sum((1, 2), keepdims=True) / (~removed).sum((1, 2), keepdims=True), 0.0)
+    right = jnp.where(removed, _neighbours(known), 0.0)
+    found, _ = jax.scipy.sparse.linalg.cg(equations, right, begin, tol=1e-4, maxiter=500)
+    return found
+
+
+def _neighbours(x: jax.Array) -> jax.Array:
+    """The weighted sum over each pixel's neighbours within the film."""
+    across, beside = 1 / 12, 1 / 6
+    kernel = jnp.array([[across, beside, across], [beside, 0.0, beside], [across, beside, across]], x.dtype)
+    return jax.lax.conv_general_dilated(x[:, None], kernel[None, None], (1, 1), "SAME", precision="highest")[:, 0]
+
+
+def _first(order: np.ndarray, share: float) -> np.ndarray:
+    """The `share` of each film's pixels that come first, bool (films, height, width)."""
+    flat = order.reshape(len(order), -1)
+    ranks = flat.argsort(axis=1).argsort(axis=1)
+    return (ranks < round(share * flat.shape[1])).reshape(order.shape)
+
+
+# Networks
+
+
+def _in_batches(function: Callable[..., jax.Array], mean: float, std: float) -> Callable[..., np.ndarray]:
+    """`function` of (variables, normalised films), for (variables, uint8 (films, height, width))."""
+    run = jax.jit(at_precision("highest", lambda own, films: function(own, normalize(films[..., None], mean, std))))
+
+    def apply(own: PyTree, films: np.ndarray) -> np.ndarray:
+        batches = [films[k : k + _BATCH] for k in range(0, len(films), _BATCH)]
+        padded = [np.concatenate([b, np.zeros((_BATCH - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
+        return np.concatenate([np.asarray(run(own, films)) for films in padded])[: len(films)]
+
+    return apply
+
+
+def _own(maps: np.ndarray, cases: Cases) -> list[np.ndarray]:
+    """Of maps (cases, h, w, findings), that of each case's finding."""
+    return [maps[k, ..., finding] for k, finding in enumerate(cases.findings)]
+
+
+def _drawn_anew(model: Any, variables: PyTree, size: int, seed: int) -> tuple[PyTree, PyTree]:
+    """The variables with a new head, and new ones altogether."""
+    fresh = create_variables(model, 1_000 + seed, seed, (size, size, 1))
+
+    def with_new_head(path: tuple[Any, ...], leaf: jax.Array, new: jax.Array) -> jax.Array:
+        return new if any(getattr(key, "key", None) == "head" for key in path) else leaf
+
+    whole = _onto(variables, fresh)
+    return jax.tree_util.tree_map_with_path(with_new_head, variables, whole), whole
+
+
+def _onto(old: PyTree, new: PyTree) -> PyTree:
+    """`new` in the structure of `old`; what `new` lacks, as the offset of an imported stem, is zero."""
+    if not isinstance(old, dict):
+        return new
+    return {k: _onto(v, new[k]) if k in new else jax.tree.map(np.zeros_like, v) for k, v in old.items()}
+
+
+# The command
+
+
+def maps_table(found: dict[str, dict[str, float | None]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of `check_maps`' figures."""
+    rows = [
+        [name, *(format_figure(row.get(key), 3) if key in row else "" for key in COLUMNS)]
+        for name, row in found.items()
+    ]
+    return ["", *COLUMNS.values()], rows
+
+
+def read_check(workdir: Path, step: int) -> dict[str, Any] | None:
+    """What the command left in a workdir: "step", "cases", "maps"; None without it, or where it is of another step."""
+    try:
+        found = json.loads((workdir / MAPS).read_text(encoding="utf-8"))
+        rows = found["maps"].values()
+        fine = found["step"] == step and isinstance(found["cases"], int)
+        fine = fine and all(value is None or math.isfinite(value) for row in rows for value in row.values())
+        return found if fine else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+@command
+def main() -> None:
+    """The command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
+    flags.DEFINE_list("maps", ["cam"], f"Of {', '.join((*cam.METHODS, cam.FINE))}.", flag_values=values)
+    flags.DEFINE_integer("cases", 100, "Findings on films, at most.", lower_bound=1, flag_values=values)
+    if parse(sys.argv, values, __doc__) or not values.checkpoint:
+        raise ConfigError("usage: python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam]; --help")
+    find_devices()
+    restored = restore_best(Path(values.checkpoint).expanduser())
+    if "data" not in restored.metadata:
+        raise ConfigError(f"{restored.workdir} holds imported weights; maps are checked on a run's own test films")
+    cases = find_cases(open_films(restored.config.data, restored.metadata["data"]), values.cases)
+    found = check_maps(restored, cases, values.maps)
+    heads, rows = maps_table(found)
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for line in (heads, *rows):
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(f"{len(cases.findings)} cases; maps are to do better than the two controls, and to change with the weights")
+    kept = {"step": restored.step, "cases": len(cases.findings), "maps": found}
+    write_whole(restored.workdir / MAPS, json.dumps(kept, indent=1, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()
