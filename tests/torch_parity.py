@@ -79,7 +79,7 @@ def main(name: str) -> dict[str, float]:
     start = {key: value.numpy().copy() for key, value in network.state_dict().items()}
     network.to(getattr(torch, DTYPE))
     variables = jax.tree.map(lambda x: x.astype(DTYPE), convert_state_dict(name, start))
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
     random = np.random.default_rng(1)
     films = random.normal(size=(STEPS, FILMS, SIDE, SIDE, 3)).astype(DTYPE)
     labels = (random.uniform(size=(STEPS, FILMS, 14)) < 0.3).astype(DTYPE)
@@ -92,7 +92,7 @@ def main(name: str) -> dict[str, float]:
         def objective(params):
             variables = {"params": params, "batch_stats": batch_stats}
             logits, mutated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-            return optax.sigmoid_binary_cross_entropy(logits, y).mean(), mutated["batch_stats"]
+            return optax.sigmoid_binary_cross_entropy(logits, y).mean(), mutated.get("batch_stats", {})
 
         (loss, stats), gradients = jax.value_and_grad(objective, has_aux=True)(params)
         updates, memory = rule.update(gradients, memory)

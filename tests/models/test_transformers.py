@@ -20,6 +20,7 @@ from chexjax.models.vit import Block
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
+from tests.models.test_convnext import shaken  # noqa: E402
 from tests.models.test_torch_weights import assert_same, logits_of, numpy_dict  # noqa: E402  # it imports torch
 from tests.torch_networks import create_torch_network, shake  # noqa: E402  # so does this
 
@@ -227,7 +228,7 @@ def test_a_vits_grad_cam_is_the_gradient_by_what_its_last_block_sees() -> None:
 def test_the_mean_of_a_map_is_the_logit(name: str) -> None:
     model = create_model(name, width=0.125)
     x = jax.random.normal(jax.random.key(3), (2, 64, 64, 1))
-    variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), x)
+    variables = shaken(jax.jit(model.init)(jax.random.key(0, impl="rbg"), x))
     maps, logits = class_activation_map(model, variables, x), jax.jit(model.apply)(variables, x)
     assert maps.shape == (2, 2, 2, 14)
     assert np.ptp(maps, axis=(1, 2)).max() > 0.01
