@@ -66,7 +66,7 @@ def predict_split(
 ) -> Predictions:
     """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated.
 
-    `done` is told of every batch how many films it held.
+    `done` is called after each batch with its number of films.
     """
     return summarize(films, run_split(predictor, variables, batches, done))
 

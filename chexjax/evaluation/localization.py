@@ -27,7 +27,7 @@ from chexjax.data.augment import normalize
 from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
 from chexjax.explain.cam import usual_map
-from chexjax.explain.maps import average_maps, boxes_on_film, peak_point
+from chexjax.explain.maps import average_maps, boxes_on_film, centre_prior, is_inside, peak_point
 from chexjax.models.network import ENSEMBLE
 from chexjax.workdir.restore import Restored
 
@@ -37,7 +37,6 @@ THRESHOLDS: Final = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7)
 SIZE: Final = (1024, 1024)  # width and height of the NIH's films, in pixels
 _DRAWS: Final = 20  # random maps per case, drawn from
 _POOL: Final = 1024  # that many
-_STD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
 
 TrueBoxes = np.ndarray  # float (boxes, 4)
 
@@ -85,10 +84,8 @@ def _judge(located: Sequence[Located | None], boxes: Sequence[TrueBoxes]) -> Jud
             continue
         shared = _intersections(own.box, truth)
         area, areas = own.box[2] * own.box[3], truth[:, 2] * truth[:, 3]
-        left, top, width, height = truth.T
-        x, y = own.peak
-        inside = (left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)
-        rows.append(((shared / (area + areas - shared)).max(), shared.max() / area, float(inside.any())))
+        inside = is_inside(own.peak, truth)
+        rows.append(((shared / (area + areas - shared)).max(), shared.max() / area, float(inside)))
     return Judged(*np.array(rows, np.float64).reshape(-1, 3).T)
 
 
@@ -151,13 +148,6 @@ def _shares(draws: Sequence[Judged], cases: np.ndarray) -> dict[str, Any]:
     }
     interval = stats.binomtest(round(pointing * count), count).proportion_ci(method="wilson")
     return {"pointing": pointing, "pointing_interval": [interval.low, interval.high], **shares}
-
-
-def centre_prior() -> np.ndarray:
-    """A map that is highest in the middle of any film, float64 (65, 65): odd, so that one cell is the middle."""
-    cells = 65
-    away = ((np.arange(cells) + 0.5) / cells - 0.5) / _STD
-    return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
 
 
 # A checkpoint on the films of a split

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.evaluation import charts, tables
@@ -52,12 +53,9 @@ def run_page(
     simulated, nih = config.data.source == "phantom" and not config.data.sources, is_nih(findings)
     here = "simulated films" if simulated else f"split: {found['split_source']}"
     simulation = "simulated films in ChestX-ray14's layout"
-    shared = _sections(found, config, parts, predictions, examples, findings, sources)
-    labels, probabilities = predictions.films.labels, predictions.probabilities
     best = next(name for name in (ENSEMBLE, *found["networks"]) if name in found["networks"])
-    reliable = {**probabilities, f"{best}, calibrated": trust.calibrations[best].apply(probabilities[best])}
-    shared["reliability"] = charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings))
-    shared["reliable"] = list(reliable)
+    calibrated = {f"{best}, calibrated": trust.calibrations[best].apply(predictions.probabilities[best])}
+    shared = _sections(found, config, parts, predictions, examples, findings, sources, calibrated)
     shared["tables"] |= {
         "fitted": tables.fitted_calibration_table(found, best, findings),
         "abstaining": tables.abstaining_table(found, best, findings),
@@ -136,11 +134,13 @@ def _sections(
     examples: Sequence["Example"],
     findings: Sequence[str],
     sources: Mapping[str, "Counts"],
+    calibrated: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """What the pages of a run and of its checkpoint elsewhere share."""
+    """What the pages of a run and of its checkpoint elsewhere share; `calibrated` joins the reliability charts."""
     networks = found["networks"]
     localization = found["localization"]
     labels, probabilities = predictions.films.labels, predictions.probabilities
+    reliable = {**probabilities, **(calibrated or {})}
     return {
         "found": found,
         "config": config,
@@ -157,8 +157,8 @@ def _sections(
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
         "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
-        "reliability": charts.as_svg(charts.by_finding(charts.draw_reliability, labels, probabilities, findings)),
-        "reliable": list(probabilities),
+        "reliability": charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings)),
+        "reliable": list(reliable),
         "examples": [
             {
                 "finding": example.finding,

@@ -38,7 +38,7 @@ from chexjax.data.prepared import Prepared
 from chexjax.devices import at_precision, find_devices
 from chexjax.errors import ConfigError, DataError, command
 from chexjax.explain import cam
-from chexjax.explain.maps import heat, peak_point
+from chexjax.explain.maps import centre_prior, heat, is_inside, peak_point
 from chexjax.files import write_whole
 from chexjax.formats import format_figure
 from chexjax.models.configured import create_variables
@@ -58,7 +58,6 @@ COLUMNS: Final = {
 }
 _DRAWS: Final = 3  # of new weights
 _BATCH: Final = 16
-_STD: Final = 0.25  # of the centre's map, a normal distribution, in shares of the film
 
 PyTree = Any
 
@@ -126,7 +125,7 @@ def check_maps(restored: Restored, cases: Cases, kinds: Sequence[str] = ("cam",)
                 if not controls:
                     random = np.random.default_rng(0)
                     controls[RANDOM] = [random.random(maps[0].shape) for _ in maps]
-                    controls[CENTRE] = [centre_map()] * len(maps)
+                    controls[CENTRE] = [centre_prior()] * len(maps)
                     reference, judge = maps, partial(judge_maps, cases=cases, score=partial(score, variables))
         for name, maps in controls.items():
             found[name] = judge(maps)
@@ -155,19 +154,10 @@ def judge_maps(
             removed = _first(sign * order, share)
             left[column].append(float((probability(fill_in(cases.films, removed)) / whole).mean()))
     most, least = (float(np.mean(left[column])) for column in ("most_removed", "least_removed"))
-    hits = [points_into(each, boxes) for each, boxes in zip(maps, cases.boxes, strict=True) if len(boxes)]
+    peaks = [(peak_point(each), boxes) for each, boxes in zip(maps, cases.boxes, strict=True) if len(boxes)]
+    hits = [peak is not None and is_inside(peak, boxes) for peak, boxes in peaks]
     pointing = float(np.mean(hits)) if hits else None
     return {"pointing": pointing, "most_removed": most, "least_removed": least, "gap": least - most}
-
-
-def points_into(map2d: np.ndarray, boxes: np.ndarray) -> bool:
-    """Whether the map's peak lies in one of the boxes; a flat map has none."""
-    peak = peak_point(map2d)
-    if peak is None:
-        return False
-    left, top, width, height = boxes.T
-    x, y = peak
-    return bool(((left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)).any())
 
 
 def agreement(maps: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
@@ -177,12 +167,6 @@ def agreement(maps: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float
         ranks = [rankdata(each) for each in pair]
         found.append(abs(np.corrcoef(ranks)[0, 1]) if all(map(np.ptp, ranks)) else 0.0)
     return float(np.mean(found))
-
-
-def centre_map() -> np.ndarray:
-    """A map that is highest in the middle of any film, float64 (65, 65)."""
-    away = ((np.arange(65) + 0.5) / 65 - 0.5) / _STD
-    return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
 
 
 # Removing parts of films

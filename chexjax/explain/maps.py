@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # processes that draw use the rest of this module, and are sp
 GRID: Final = 256  # places a side, at least, on which boxes are found
 SHARE: Final = 0.5  # of a map's range: from here on a place belongs to a box
 _ROUNDING: Final = 1e-6  # a range of at most this share of the values is float32's rounding
+_STD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
 
 Region = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -72,6 +73,20 @@ def peak_point(map2d: np.ndarray) -> tuple[float, float] | None:
     rows, columns = np.shape(map2d)
     row, column = np.unravel_index(np.argmax(map2d), (rows, columns))
     return (float(column) + 0.5) / columns, (float(row) + 0.5) / rows
+
+
+def is_inside(point: tuple[float, float], boxes: np.ndarray) -> bool:
+    """Whether a point (x, y) lies in one of `boxes` (boxes, 4), (left, top, width, height); all in the same units."""
+    left, top, width, height = boxes.T
+    x, y = point
+    return bool(((left <= x) & (x <= left + width) & (top <= y) & (y <= top + height)).any())
+
+
+def centre_prior() -> np.ndarray:
+    """A map that is highest in the middle of any film, float64 (65, 65): odd, so that one cell is the middle."""
+    cells = 65
+    away = ((np.arange(cells) + 0.5) / cells - 0.5) / _STD
+    return np.exp(-0.5 * (away[:, None] ** 2 + away**2))
 
 
 def boxes_on_film(map2d: np.ndarray, width: int, height: int, share: float = SHARE) -> list[MapBox]:

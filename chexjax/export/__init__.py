@@ -3,8 +3,9 @@
 The names of this package are loaded when they are first used: `--help` needs no JAX.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from chexjax.lazy import lazy
 
 if TYPE_CHECKING:
     from chexjax.export.networks import chosen as chosen
@@ -25,14 +26,4 @@ _HOMES: Final = {
     "to_torch": "torchvision",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(globals().keys() | _HOMES.keys())
+__getattr__, __dir__ = lazy(__name__, _HOMES)

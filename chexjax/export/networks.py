@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from chexjax.data.augment import normalize
-from chexjax.errors import ConfigError
 from chexjax.explain.maps import average_maps
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork
-from chexjax.models.network import ENSEMBLE, places
+from chexjax.models.network import places
+from chexjax.predict.classifier import choose_network
 from chexjax.workdir.restore import Restored
 
 PyTree = Any
@@ -23,13 +23,7 @@ def chosen(restored: Restored, network: str) -> list[str]:
     Raises:
       ConfigError: no network has that name.
     """
-    if network == ENSEMBLE:
-        return list(restored.models)
-    if network not in restored.models:
-        raise ConfigError(
-            f"{restored.workdir} has no network {network!r}; there are {', '.join([*restored.models, ENSEMBLE])}"
-        )
-    return [network]
+    return list(choose_network(restored, network).models)
 
 
 def have_maps(restored: Restored) -> bool:

@@ -17,7 +17,7 @@ from chexjax.export.onnx_film import prepare
 from chexjax.export.onnx_graph import Graph, convert
 from chexjax.export.onnx_probabilities import probabilities_of
 from chexjax.models.network import ENSEMBLE
-from chexjax.predict.classifier import choose_network, read_thresholds
+from chexjax.predict.classifier import choose_network, judged_as, read_thresholds
 from chexjax.trust.calibration import Calibration
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
@@ -94,8 +94,7 @@ def calibration_of(restored: Restored) -> Calibration | None:
     Raises:
       CheckpointError: the workdir's calibration is broken.
     """
-    name = ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
-    return read_trust(restored).calibrations.get(name)
+    return read_trust(restored).calibrations.get(judged_as(restored))
 
 
 def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def shrink(graph: Graph, films: str, size: int, enlarge: str) -> str:
 
     A product of matrices along the rows, rounded to 8 bits, then one along the columns. float64 holds the sums exactly.
     """
-    rows = graph.add("MatMul", _cast(graph, films, np.float64), _coefficients(graph, films, 2, size, enlarge))
+    rows = graph.add("MatMul", graph.cast(films, np.float64), _coefficients(graph, films, 2, size, enlarge))
     down = graph.add("Transpose", _coefficients(graph, films, 1, size, enlarge), perm=[1, 0])
-    return _cast(graph, _rounded(graph, graph.add("MatMul", down, _rounded(graph, rows))), np.uint8)
+    return graph.cast(_rounded(graph, graph.add("MatMul", down, _rounded(graph, rows))), np.uint8)
 
 
 def _coefficients(graph: Graph, films: str, axis: int, size: int, enlarge: str) -> str:
@@ -39,11 +39,11 @@ def _coefficients(graph: Graph, films: str, axis: int, size: int, enlarge: str) 
     """
     half, one = np.float64(0.5), np.float64(1.0)
     extent = graph.add("Gather", graph.add("Shape", films), _scalar(axis))
-    wide = _cast(graph, extent, np.float64)
+    wide = graph.cast(extent, np.float64)
     scale = graph.add("Div", wide, np.float64(size))
     stretch = graph.add("Max", scale, one)
     centres = graph.add("Mul", np.arange(size) + 0.5, scale)
-    pixels = _cast(graph, graph.add("Range", _scalar(0), extent, _scalar(1)), np.float64)
+    pixels = graph.cast(graph.add("Range", _scalar(0), extent, _scalar(1)), np.float64)
     pixels = graph.add("Unsqueeze", pixels, _integers(1))
     offsets = graph.add("Div", graph.add("Add", graph.add("Sub", pixels, centres), half), stretch)
 
@@ -55,7 +55,7 @@ def _coefficients(graph: Graph, films: str, axis: int, size: int, enlarge: str) 
         return graph.add("Where", near, weights, np.float64(0.0))
 
     inside = graph.add("And", graph.add("Greater", offsets, -half), graph.add("LessOrEqual", offsets, half))
-    weights = within(_cast(graph, inside, np.float64), 0.5)
+    weights = within(graph.cast(inside, np.float64), 0.5)
     if enlarge == "bicubic":
         smaller = graph.add("Less", wide, np.float64(size))
         weights = graph.add("Where", smaller, within(_cubic(graph, offsets), 2.0), weights)
@@ -104,9 +104,9 @@ def _clean_rows(graph: Graph, films: str, recipe: Recipe) -> str:
     The first goes from right to left and finds the next down-edge after each pixel, and its grey level. The second goes
     from left to right, and takes the up-edges in turn.
     """
-    x = graph.add("Transpose", _cast(graph, films, np.int32), perm=[2, 0, 1])  # columns first: a loop takes one a turn
+    x = graph.add("Transpose", graph.cast(films, np.int32), perm=[2, 0, 1])  # columns first: a loop takes one a turn
     width = graph.add("Gather", graph.add("Shape", films), _scalar(2))
-    columns = _cast(graph, graph.add("Range", _scalar(0), width, _scalar(1)), np.int32)
+    columns = graph.cast(graph.add("Range", _scalar(0), width, _scalar(1)), np.int32)
     across = graph.add("Unsqueeze", columns, _integers(1, 2))
     ups, downs, left = _edges(graph, x, across, recipe)
     rows = graph.add("Slice", graph.add("Shape", x), _integers(1), _integers(3))
@@ -122,7 +122,7 @@ def _clean_rows(graph: Graph, films: str, recipe: Recipe) -> str:
         ups = graph.add("And", ups, near)
     filled = _fill(graph, nowhere, columns, ups, ends, mean)
     cleaned = graph.add("Where", graph.add("Less", filled, np.int32(0)), x, filled)
-    return _cast(graph, graph.add("Transpose", cleaned, perm=[1, 2, 0]), np.uint8)
+    return graph.cast(graph.add("Transpose", cleaned, perm=[1, 2, 0]), np.uint8)
 
 
 def _edges(graph: Graph, x: str, columns: str, recipe: Recipe) -> tuple[str, str, str]:
@@ -157,9 +157,9 @@ def _edges(graph: Graph, x: str, columns: str, recipe: Recipe) -> tuple[str, str
 def _moved(graph: Graph, flags: str, by: int) -> str:
     """bool (columns, ...), one column to the right (1) or to the left (-1)."""
     pads, (start, end) = ([1, 0, 0, 0, 0, 0], (0, -1)) if by == 1 else ([0, 0, 0, 1, 0, 0], (1, END))
-    padded = graph.add("Pad", _cast(graph, flags, np.int32), _integers(*pads), np.int32(0))
+    padded = graph.add("Pad", graph.cast(flags, np.int32), _integers(*pads), np.int32(0))
     moved = graph.add("Slice", padded, _integers(start), _integers(end), _integers(0))
-    return _cast(graph, moved, np.bool_)
+    return graph.cast(moved, np.bool_)
 
 
 def _next_downs(graph: Graph, nowhere: str, columns: str, x: str, downs: str) -> tuple[str, str]:
@@ -206,12 +206,6 @@ def _body(body: Graph, states: list[str], scanned: list[str], results: list[str]
     outputs = [declared(result, TensorProto.INT32, 2) for result in results]
     stored = [numpy_helper.from_array(array, key) for key, array in body.arrays.items()]
     return helper.make_graph(body.nodes, "body", inputs, outputs, stored)
-
-
-def _cast(graph: Graph, name: str, dtype: Any) -> str:
-    from onnx import helper
-
-    return graph.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 def _integers(*values: int) -> np.ndarray:

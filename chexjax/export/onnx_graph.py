@@ -69,6 +69,12 @@ class Graph:
         self.nodes.append(helper.make_node(operator, names, results, name=results[0], **attributes))
         return results[0] if outputs == 1 else results
 
+    def cast(self, name: str, dtype: Any) -> str:
+        """A value as another dtype."""
+        from onnx import helper
+
+        return self.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
     def store(self, array: np.ndarray) -> str:
         """The name of a stored array; equal small ones are stored once."""
         array = np.ascontiguousarray(array).reshape(array.shape)
@@ -272,13 +278,10 @@ class _Translation:
     _copy_p = _stop_gradient = _optimization_barrier = _copy
 
     def _convert_element_type(self, inputs: list[Value], shape: Shape, params: Any) -> Value:
-        from onnx import helper
-
         (x,), dtype = inputs, np.dtype(params["new_dtype"])
         if isinstance(x, Constant):
             return Constant(x.array.astype(dtype), shape)
-        cast = self.graph.add("Cast", x.name, to=helper.np_dtype_to_tensor_dtype(dtype))
-        return Tensor(cast, shape, x.held, x.first)
+        return Tensor(self.graph.cast(x.name, dtype), shape, x.held, x.first)
 
     def _clamp(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         low, x, high = inputs

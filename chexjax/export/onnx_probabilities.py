@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities as ONNX operators, in float64 as `trust.calibration` has them."""
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -13,10 +13,10 @@ LEAST: Final = np.float64(2.0**-1022)
 
 def probabilities_of(graph: Graph, logits: str, calibration: Calibration | None) -> str:
     """float32 logits (networks, batch, findings) -> float32 (batch, findings): the mean of the sigmoids, calibrated."""
-    p = graph.add("ReduceMean", graph.add("Sigmoid", _cast(graph, logits, np.float64)), axes=[0], keepdims=0)
+    p = graph.add("ReduceMean", graph.add("Sigmoid", graph.cast(logits, np.float64)), axes=[0], keepdims=0)
     if calibration is not None:
         p = _calibrated(graph, p, calibration)
-    return _cast(graph, p, np.float32)
+    return graph.cast(p, np.float32)
 
 
 def _calibrated(graph: Graph, p: str, calibration: Calibration) -> str:
@@ -53,9 +53,3 @@ def _between_knots(graph: Graph, p: str, calibration: Calibration) -> str:
 def _logit(graph: Graph, p: str) -> str:
     inside = graph.add("Min", graph.add("Max", p, LEAST), np.float64(1 - 2.0**-53))
     return graph.add("Sub", graph.add("Log", inside), graph.add("Log", graph.add("Sub", np.float64(1.0), inside)))
-
-
-def _cast(graph: Graph, name: str, dtype: Any) -> str:
-    from onnx import helper
-
-    return graph.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

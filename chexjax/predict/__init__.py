@@ -12,8 +12,9 @@ The names of this package are loaded when they are first used: `--help` needs no
 - `command`: the command line; `join`: the one that joins the shards of a job array.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from chexjax.lazy import lazy
 
 if TYPE_CHECKING:
     from chexjax.predict.batch import Options as Options
@@ -44,14 +45,4 @@ _MODULES: Final = {
 }  # fmt: skip
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(globals().keys() | _HOMES.keys())
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -196,7 +196,7 @@ class _Work:
         """In a thread: what is to be known of a film, and a copy no larger than its picture."""
         name, path = item
         try:
-            with self.large if _is_large(path) else _NOTHING:
+            with self.large if _is_large(path) else nullcontext():
                 judged = as_judged(path)
                 ready = self.classifier.prepare(name, judged)
                 shape = judged.pixels.shape
@@ -277,19 +277,6 @@ def title_of(prediction: Prediction, finding: str) -> str:
 
 
 # Threads and processes
-
-
-class _Nothing:
-    """A semaphore that lets everybody in."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-_NOTHING: Final = _Nothing()
 
 
 def cores() -> int:

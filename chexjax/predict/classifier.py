@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import logit
 
 from chexjax.data.augment import normalize
 from chexjax.data.images import JudgedFilm
@@ -56,7 +57,7 @@ class Scores:
     @property
     def ranked(self) -> list[str]:
         """The findings by how far their odds lie above those of their threshold (of one half where it is unknown)."""
-        margins = _logit(np.clip(self.probabilities, 1e-9, 1 - 1e-9)) - _logit(_known(self.thresholds))
+        margins = logit(np.clip(self.probabilities, 1e-9, 1 - 1e-9)) - logit(_known(self.thresholds))
         return [self.findings[k] for k in np.argsort(-margins, kind="stable")]
 
     @property
@@ -309,7 +310,7 @@ class Classifier:
         distances, verdicts = [math.nan] * films, [Verdict()] * films
         for name, array in features.items():
             domain = self._trust.domains[name]
-            for k, (score, verdict) in enumerate(zip(domain.score(array), domain.judge(array), strict=True)):
+            for k, (score, verdict) in enumerate(zip(*domain.measure(array), strict=True)):
                 distance = float(score / domain.limit)
                 if (verdict.status != "ok", distance) > (verdicts[k].status != "ok", distances[k]) or math.isnan(
                     distances[k]
@@ -332,7 +333,8 @@ def choose_network(restored: Restored, name: str) -> Restored:
     if name == ENSEMBLE:
         return restored
     if name not in restored.models:
-        raise ConfigError(f"there is no network {name!r} in {restored.workdir}; there are {', '.join(restored.models)}")
+        names = ", ".join([*restored.models, ENSEMBLE])
+        raise ConfigError(f"{restored.workdir} has no network {name!r}; there are {names}")
     return dataclasses.replace(
         restored, models={name: restored.models[name]}, variables={name: restored.variables[name]}
     )
@@ -365,7 +367,3 @@ def read_thresholds(restored: Restored) -> np.ndarray:
 
 def _known(thresholds: np.ndarray) -> np.ndarray:
     return np.clip(np.where(np.isnan(thresholds), 0.5, thresholds), 1e-9, 1 - 1e-9)
-
-
-def _logit(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(probabilities / (1.0 - probabilities))

@@ -10,7 +10,7 @@ import numpy as np
 from chexjax.data.augment import normalize
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.devices import at_precision, each_device, replicate
-from chexjax.evaluation.evaluator import gather
+from chexjax.evaluation.evaluator import run_split
 
 PyTree = Any
 Extract = Callable[..., Any]  # variables, films as the network sees them -> its feature map
@@ -30,18 +30,13 @@ def pooled_features(
       done: is called with the number of films of each batch.
     """
 
-    def pooled(variables: Sequence[PyTree], images: jax.Array) -> list[jax.Array]:
-        x = normalize(images, mean, std)
-        maps = [one(tree, x) for one, tree in zip(extract, variables, strict=True)]
-        return [jnp.asarray(features, jnp.float32).mean(axis=(1, 2)) for features in maps]
+    names = [str(k) for k in range(len(variables))]
 
-    run, trees = each_device(at_precision("highest", pooled)), replicate(list(variables))
-    rows, order = [], []
-    for batch in evaluation_batches(source, batch_size, threads):
-        features = {str(k): channels for k, channels in enumerate(run(trees, batch["image"]))}
-        found = gather({"film": batch["film"], "mask": batch["mask"], **features})
-        real = found["mask"].reshape(-1)
-        order.append(found["film"].reshape(-1)[real])
-        rows.append(np.concatenate([found[k].reshape(real.size, -1)[real] for k in features], axis=-1))
-        done(int(real.sum()))
-    return np.concatenate(rows)[np.argsort(np.concatenate(order))]
+    def pooled(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
+        x = normalize(images, mean, std)
+        maps = {name: one(variables[name], x) for name, one in zip(names, extract, strict=True)}
+        return {name: jnp.asarray(features, jnp.float32).mean(axis=(1, 2)) for name, features in maps.items()}
+
+    run, trees = each_device(at_precision("highest", pooled)), replicate(dict(zip(names, variables, strict=True)))
+    found = run_split(run, trees, evaluation_batches(source, batch_size, threads), done)
+    return np.concatenate([found[name] for name in names], axis=-1)

@@ -38,7 +38,7 @@ from chexjax.training.groups import check_groups, find_groups
 from chexjax.training.logging import Pace, Profile, Scalars, say
 from chexjax.training.objectives import DIVERGENCES, LOSSES, SOFT_TARGETS, known_prevalence
 from chexjax.training.start import start_from
-from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, learning_rates
+from chexjax.training.state import TrainState, create_network, create_optimizer, create_state, decays, learning_rates
 from chexjax.training.steps import STEPS, Context, Fixed, Measured, Teacher, compiled_together, create_steps
 from chexjax.training.stopping import stop_on_signals
 from chexjax.training.targets import Targets, is_table, read_targets
@@ -216,7 +216,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     )
     variables = replicate(best.variables)
     validation = predict(films, "val", predictor, variables, config)
-    predictions = predict(films, split, predictor, variables, config)
+    predictions = validation if split == "val" else predict(films, split, predictor, variables, config)
     calibrations, bands = fit_calibration(validation)
     domains, gate = fit_domains(best, variables, films, split)
     if jax.process_index() == 0:
@@ -505,9 +505,9 @@ def rate_groups(network: ConfigDict, model: AnyNetwork, state: TrainState, shape
         lines.append(f"learning rate times {', '.join(parts)}, 1 for the head")
     if network.weight_decay:
         leaves = jax.tree_util.tree_leaves_with_path(state.params)
-        vectors = sum(leaf.ndim - (path[0].key == "branch") < 2 for path, leaf in leaves)
-        decays = f"weight decay {network.weight_decay:g} of {len(leaves) - vectors} kernels"
-        lines.append(f"{decays}, none of {vectors} vectors (norms, biases)")
+        kernels = sum(decays(path) for path, _ in leaves)
+        others = f"none of {len(leaves) - kernels} vectors (norms, biases)"
+        lines.append(f"weight decay {network.weight_decay:g} of {kernels} kernels, {others}")
     return lines
 
 

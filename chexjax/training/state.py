@@ -143,6 +143,11 @@ def one_cycle(peak: float, steps: int) -> optax.Schedule:
     return rate
 
 
+def decays(path: tuple[Any, ...]) -> bool:
+    """Whether weight decay acts on a parameter: a kernel, or the offset of an imported stem."""
+    return path[-1].key in ("kernel", "offset")
+
+
 def create_optimizer(
     network: ConfigDict, steps: int, factors: Mapping[str, float] | None = None
 ) -> optax.GradientTransformation:  # fmt: skip
@@ -154,7 +159,7 @@ def create_optimizer(
     schedule = create_schedule(network, steps)
 
     def kernels(params: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "offset"), params)
+        return jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
 
     rules: dict[str, Callable[[], optax.GradientTransformation]] = {
         "sgd": lambda: optax.chain(

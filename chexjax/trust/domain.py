@@ -98,14 +98,18 @@ class Domain:
 
     def judge(self, features: np.ndarray) -> list[Verdict]:
         """A verdict a film."""
-        names = list(POSES)
+        return self.measure(features)[1]
+
+    def measure(self, features: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
+        """Every film's `score`, and its verdict."""
+        names, scores = list(POSES), self.score(features)
         verdicts = []
-        for score, odds, pose in zip(self.score(features), *self.pose_odds(features), strict=True):
+        for score, odds, pose in zip(scores, *self.pose_odds(features), strict=True):
             reasons = [f"unlike the training films ({score / self.limit:.3g} times the limit)"]
             reasons = reasons if score > self.limit else []
             reasons += [f"seems {names[pose]}"] if odds > self.pose_limit else []
             verdicts.append(Verdict("doubtful", tuple(reasons)) if reasons else Verdict())
-        return verdicts
+        return scores, verdicts
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """What `from_arrays` takes back."""

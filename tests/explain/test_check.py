@@ -38,7 +38,7 @@ def test_the_true_map_wins_and_its_opposite_loses(cases: check.Cases) -> None:
         "true": check.judge_maps([truth] * 8, cases, score),
         "opposite": check.judge_maps([-truth] * 8, cases, score),
         "random": check.judge_maps([random.random((4, 4)) for _ in range(8)], cases, score),
-        "centre": check.judge_maps([check.centre_map()] * 8, cases, score),
+        "centre": check.judge_maps([check.centre_prior()] * 8, cases, score),
     }
     assert rows["true"]["pointing"] == 1.0
     assert rows["opposite"]["pointing"] == 0.0

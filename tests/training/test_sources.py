@@ -7,24 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from PIL import Image
 
 from chexjax.data.films import open_films
 from chexjax.errors import DataError
 from chexjax.predict import Classifier
 from chexjax.training import loop
-
-FINDINGS = ("Left spot", "Right spot", "Haze")
-
-
-def draw(path: Path, labels: np.ndarray, seed: int) -> None:
-    """A film of 40 px with a spot on the left, one on the right, or haze."""
-    film = np.random.default_rng(seed).integers(40, 80, (40, 40))
-    film[10:20, 5:15] += 120 * int(labels[0])
-    film[10:20, 25:35] += 120 * int(labels[1])
-    film[25:] += 60 * int(labels[2])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(film.astype(np.uint8)).save(path)
+from tests.spots import FINDINGS, draw
 
 
 @pytest.fixture(scope="module")
