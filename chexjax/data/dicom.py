@@ -240,13 +240,13 @@ def _stored_bits(values: np.ndarray, layout: _Layout, shift: int) -> np.ndarray:
 
 
 def _decompress(pydicom: Any, syntax: str, header: Header, layout: _Layout, where: str) -> np.ndarray:
-    """Grey codestreams by imagecodecs, if it is installed; all else by the decoders that pydicom finds.
+    """JPEGs by imagecodecs, if it is installed; all else by the decoders that pydicom finds.
 
     Raises:
       DataError: no decoder is installed, or none can read it.
     """
     name = pydicom.uid.UID(syntax).name
-    codec = _codec(syntax) if layout.samples == 1 else None
+    codec = _codec(syntax, layout.kind)
     decoder = None
     if not codec:
         try:
@@ -263,7 +263,7 @@ def _decompress(pydicom: Any, syntax: str, header: Header, layout: _Layout, wher
                 # A JPEG's decoder believes the size inside rather than the header's, however large.
                 raise ValueError("the compressed pixels are of another size")
         if codec:
-            found = _in_bits(codec(frame), frame, layout)
+            found = codec(frame) if layout.samples == 3 else _in_bits(codec(frame), frame, layout)
         else:
             found = _clean_dataset(pydicom, syntax, header, layout).pixel_array
         if found.shape != (layout.rows, layout.columns, 3)[: 2 if layout.samples == 1 else 3]:
@@ -273,15 +273,18 @@ def _decompress(pydicom: Any, syntax: str, header: Header, layout: _Layout, wher
         raise DataError(f"{where}: its pixels cannot be decoded ({type(error).__name__}; {name})") from None
 
 
-def _codec(syntax: str) -> Callable[[bytes], np.ndarray] | None:
-    """imagecodecs' decoder of a JPEG of any kind; None where it is not installed, or the syntax is no JPEG."""
+def _codec(syntax: str, kind: str) -> Callable[[bytes], np.ndarray] | None:
+    """imagecodecs' decoder of a JPEG; None where it is not installed, or where colours would have to be converted."""
     try:
         import imagecodecs
     except ImportError:
         return None
-    kind = syntax.removeprefix("1.2.840.10008.1.2.4.")
-    names = dict.fromkeys(("50", "51", "57", "70"), "jpeg_decode") | dict.fromkeys(("80", "81"), "jpegls_decode")
-    name = (names | dict.fromkeys(("90", "91"), "jpeg2k_decode")).get(kind)
+    names = dict.fromkeys(("57", "70"), "jpeg_decode") | dict.fromkeys(("80", "81"), "jpegls_decode")
+    if kind in _GREY:
+        names |= dict.fromkeys(("50", "51"), "jpeg_decode") | dict.fromkeys(("90", "91"), "jpeg2k_decode")
+    elif kind != "RGB":
+        return None
+    name = names.get(syntax.removeprefix("1.2.840.10008.1.2.4."))
     return getattr(imagecodecs, name) if name else None
 
 

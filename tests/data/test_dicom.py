@@ -116,7 +116,7 @@ def decoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     if request.param == "imagecodecs":
         pytest.importorskip("imagecodecs")
     else:
-        monkeypatch.setattr(dicom, "_codec", lambda syntax: None)
+        monkeypatch.setattr(dicom, "_codec", lambda syntax, kind: None)
     return request.param
 
 
@@ -174,7 +174,7 @@ def test_extended_jpeg_of_12_bits(tmp_path: Path, decoders: str) -> None:
 
 def test_a_syntax_without_a_decoder_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_dicom(tmp_path / "a.dcm", PIXELS, JPEGLSLossless, b"\xff\xd8 whatever", BitsStored=12)
-    monkeypatch.setattr(dicom, "_codec", lambda syntax: None)
+    monkeypatch.setattr(dicom, "_codec", lambda syntax, kind: None)
     decoder = type(pydicom.pixels.get_decoder(JPEGLSLossless))
     monkeypatch.setattr(decoder, "is_available", property(lambda self: False))
     with pytest.raises(DataError, match=r"JPEG-LS.*not installed; pip install 'chexjax\[dicom\]'"):

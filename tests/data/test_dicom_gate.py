@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from chexjax.data.dicom import read_judged
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset  # noqa: E402
+from pydicom.uid import JPEGLosslessSV1, JPEGLSLossless  # noqa: E402
 
 from chexjax.data.verdict import Verdict  # noqa: E402
 from tests.dicom_files import write_dicom  # noqa: E402
@@ -220,3 +222,20 @@ def test_grey_captures_in_colour(tmp_path: Path, planar: int) -> None:
     assert read_judged(written(rgb)).verdict.reasons == ("marks in colour",)
     rgb[:, 20:, 2] = 255 - rgb[:, 20:, 2]
     assert read_judged(written(rgb)).verdict == Verdict("refused", ("a picture in colour",))
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless])
+def test_compressed_captures_in_colour(tmp_path: Path, syntax: Any) -> None:
+    """Read by imagecodecs; the extra `dicom` brings pydicom no decoder for these."""
+    imagecodecs = pytest.importorskip("imagecodecs")
+    rgb = np.repeat(EXPECTED[..., None], 3, axis=-1)
+    rgb[10:16, 10:16] = (255, 0, 0)
+    if syntax == JPEGLSLossless:
+        frame = imagecodecs.jpegls_encode(rgb)
+    else:
+        frame = imagecodecs.jpeg_encode(rgb, lossless=True, colorspace="rgb", outcolorspace="rgb")
+    fields = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "Modality": "CR"}
+    film = write_dicom(tmp_path / "a.dcm", rgb, syntax, frame, Rows=80, Columns=96, **fields)
+    judged = read_judged(film)
+    np.testing.assert_array_equal(judged.pixels, np.asarray(Image.fromarray(rgb).convert("L")))
+    assert judged.verdict.reasons == ("marks in colour",)
