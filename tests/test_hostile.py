@@ -208,7 +208,7 @@ def test_preparing(phantom_folder: Path, tmp_path: Path) -> None:
 def test_a_name_leads_nowhere_else(name: str, phantom_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / nih.ENTRY_FILES[0]
     path.write_text(f"Image Index,Finding Labels,Patient ID\n{name},Mass,1\n")
-    with pytest.raises(DataError, match="no usable film name") as caught:
+    with pytest.raises(DataError, match="no usable name of a film") as caught:
         nih.read_entries(tmp_path)
     assert str(caught.value).isprintable()
 

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from chexjax.data.prepared import Prepared, is_nih_alone, load, prepare_source
 from chexjax.data.recipe import cache_of, find_prepared, prepared_below, recipe_of
 from chexjax.data.sources.splits import FOLDS, folds_csv
 from chexjax.devices import meet
-from chexjax.errors import DataError, warn
+from chexjax.errors import DataError, first_ten, printable, warn
 from chexjax.files import write_whole
 
 
@@ -36,6 +37,31 @@ def open_films(config: ConfigDict, digest: str = "") -> Prepared:
     if first:
         meet("films are prepared")
     return films
+
+
+def check_classes(films: Prepared, has_teacher: bool = False) -> None:
+    """Warns of findings whose known training labels are all the same: nothing can be learned about them.
+
+    With a teacher (`has_teacher`) its targets can still be learned.
+
+    Raises:
+      DataError: that is so of every finding, and there is no teacher.
+    """
+    labels = films.parts["train"].labels
+    lacking = []
+    for finding, column in zip(films.findings, labels.T, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known):
+            lacking.append(f"{printable(finding)} (no label is known)")
+        elif known.min() == known.max():
+            lacking.append(f"{printable(finding)} (all {len(known):,} are {known[0]:g})")
+    if not lacking or has_teacher:
+        return
+    what = f"of one class only in the {len(labels):,} training films: {first_ten(lacking)}"
+    if len(lacking) == len(films.findings):
+        raise DataError(f"every finding is {what}\nchoose others with --config.data.findings=A,B,C, or other films")
+    if jax.process_index() == 0:
+        warn(f"{what}\nnothing can be learned about them; --config.data.findings=A,B,C leaves them out")
 
 
 def write_division(config: ConfigDict, films: Prepared, workdir: Path) -> None:

@@ -12,9 +12,8 @@ import numpy as np
 class Spelling:
     """How one library names the modules and arrays of a network in its state dicts.
 
-    `modules` has their dotted name for each of our modules or arrays that they call otherwise, and what is below keeps
-    its name; several names are of parts that lie one after the other along an array's first axis. `former` has names
-    that their older files use, for ours: they are only read.
+    `modules` maps our modules or arrays to their dotted names where these differ; names below stay. Several names mean
+    parts that are concatenated along the first axis. `former` maps the names in older files to ours, for reading only.
     """
 
     library: str
@@ -22,13 +21,13 @@ class Spelling:
     former: Mapping[str, str] = field(default_factory=dict)
 
     def theirs(self, name: str) -> tuple[str, ...]:
-        """Their name of an array that we call `name`; their names, where it is in parts."""
+        """Their name of our array `name`; several if it is in parts."""
         roof, rest = _roof(name, self.modules)
         theirs = self.modules.get(roof, roof)
         return tuple(f"{part}{rest}" for part in ((theirs,) if isinstance(theirs, str) else theirs))
 
     def ours(self, name: str) -> tuple[str, int]:
-        """Our name of an array that they call `name`, and which part of it that is."""
+        """Our name of their array `name`, and which part of it that is."""
         roof, rest = _roof(name, self._ours)
         ours, part = self._ours.get(roof, (roof, 0))
         return f"{ours}{rest}", part
@@ -43,7 +42,7 @@ class Spelling:
 
 
 def _roof(name: str, known: Mapping[str, object]) -> tuple[str, str]:
-    """The longest beginning of a dotted name that is known, or the name itself; and what follows."""
+    """The longest known prefix of a dotted name (or the name itself), and the rest."""
     roof = name
     while roof not in known:
         roof, dot, _ = roof.rpartition(".")
@@ -59,12 +58,12 @@ class TorchNames:
     Our own dotted name of a module of the trunk is its path with `.` for each `_`; the dense layer for the findings is
     `head`, the norm in front of it, where there is one, `norm`. `spellings` are the libraries' names; the first are
     those that are written unless another library is asked for. `anchor` is the name of an array that every network of
-    the family has: whatever stands before it in a file is a wrapper's prefix.
+    the family has: whatever precedes it in a file is a wrapper's prefix.
 
-    `constants` are arrays that a module in torch has beside one of ours, and that hold no weights: by our array's last
-    name, their last name and their value. `refused` begin the names of arrays that make another network of it, which
-    this one cannot stand for. `resized` are arrays that may come in another shape: by our name, the function that
-    brings one to a shape, and raises ValueError where it cannot.
+    `constants` are arrays without weights that a torch module has beside one of ours: by our array's last name, their
+    last name and their value. Arrays whose names begin with one of `refused` belong to a different network. `resized`
+    are arrays that may come in another shape: by our name, the function that resizes one, and raises ValueError if it
+    cannot.
     """
 
     anchor: str
@@ -76,7 +75,7 @@ class TorchNames:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network: how its trunk is made, and what other modules ask about it.
+    """A network: how its trunk is made, and what other modules need to know.
 
     `trunk(width=, axis_name=, dtype=)` is a `flax.linen` module whose `__call__(x, train)` turns films, float (batch,
     height, width, 1 or 3), into its last feature map. It may keep any collections beside `params`, or none; all of them
@@ -85,9 +84,9 @@ class Architecture:
 
     `stem` is the name of the trunk's first convolution, a `layers.Conv` or a `layers.Patches`: imported weights are
     adapted there to grey films. `torch` says how torch names the arrays; None where no torch weights are read or
-    written. `norm_epsilon` is that of a layer norm between the average over the film and the dense layer; None where
-    there is none. `has_map` is False where the trunk's output is one place for the whole film, as a class token is:
-    such a network has no class activation maps, and is explained by Grad-CAM.
+    written. `norm_epsilon` is that of a layer norm between the average over the film and the dense layer; None if there
+    is none. `has_map` is False if the trunk's output is one cell for the whole film, such as a class token: the
+    network then has no class activation maps, and is explained by Grad-CAM.
     """
 
     trunk: Callable[..., nn.Module]

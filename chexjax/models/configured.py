@@ -44,26 +44,26 @@ def create_network(
 
 
 def dtype_of(config: ConfigDict) -> jnp.dtype:
-    """What the run computes in: `config.dtype`, but float32 on a CPU that has no products of bfloat16."""
+    """What the run computes in: `config.dtype`, but float32 on a CPU without bfloat16 products."""
     slow = jax.default_backend() == "cpu" and not cpu_convolution.multiplies_bfloat16()
     return jnp.dtype("float32" if config.dtype == "bfloat16" and slow else config.dtype)
 
 
 def first_variables(config: ConfigDict, name: str, model: AnyNetwork, film_shape: tuple[int, ...]) -> PyTree:
-    """New weights and statistics of `config.networks[name]`, in the structure that its training keeps to.
+    """New weights and statistics of `config.networks[name]`, in the structure that training keeps.
 
     `film_shape` is (height, width, channels) of a film as the network sees it.
     """
     variables = create_variables(model, config.seed, config.networks[name].seed, film_shape)
     if source_of(config, name):
-        # Whatever the run starts from, its structure follows from the config alone: a resume need not find the source.
+        # The structure follows from the config alone, whatever the run starts from: a resume does not need the source.
         stem = stem_of(config.networks[name].model, variables["params"])
         stem["offset"] = jnp.zeros_like(stem["kernel"])
     return variables
 
 
 def source_of(config: ConfigDict, name: str) -> str:
-    """What the network starts from: its own `init_from`, else the run's; "" for new weights."""
+    """The network's own `init_from`, else the run's; "" for new weights."""
     return config.networks[name].init_from or config.init_from
 
 

@@ -1,9 +1,8 @@
-"""A convolution and a max-pool that are XLA's own on accelerators, and `cpu_convolution`'s where a program is lowered
-for a CPU.
+"""A convolution and a max-pool: XLA's own on accelerators, `cpu_convolution`'s where a program is lowered for a CPU.
 
-A convolution is bilinear, and so are its two gradients: of the sum over all outputs of upstream * convolve(x, kernel)
-they are the derivatives by upstream, by x and by kernel. Each is a JAX primitive whose derivatives are the other two,
-so networks can be differentiated forward, backward, and as often as one likes, on every backend.
+A convolution and its two gradients are bilinear: they are the derivatives of the sum of upstream * convolve(x, kernel)
+with respect to upstream, x and kernel. Each is a JAX primitive whose derivatives are the other two, so networks can be
+differentiated forwards and backwards, repeatedly, on every backend.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +22,8 @@ from chexjax.models.cpu_convolution import xla_convolve
 def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side.
 
-    Its products, and those of its gradients, have the precision that `jax.default_matmul_precision` says where it is
-    called; on a CPU they are exact products of float32 whatever it says.
+    Its products, and those of its gradients, have the precision of `jax.default_matmul_precision` at the call; on a CPU
+    they are always float32 products.
     """
     return CONVOLVE.bind(x, kernel, stride=stride, precision=jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
 
@@ -36,19 +35,19 @@ def convolve_depthwise(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 @jax.custom_jvp
 def relu(x: Array) -> Array:
-    """max(x, 0), whose derivative is read off its result: what went in need not be kept, nor written at all."""
+    """max(x, 0), whose derivative is taken from its result, so the input need not be kept or even written."""
     return jnp.maximum(x, 0)
 
 
 @relu.defjvp
 def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     y = relu(*primals)
-    # As "y > 0" XLA would read it off what went in.
+    # XLA would turn "y > 0" back into a test of the input.
     return y, jnp.where(y == 0, 0, *tangents)
 
 
 def max_pool(x: Array) -> Array:
-    """The 3x3 maximum at stride 2 with one pixel of padding that the stems of ResNets and DenseNets end in."""
+    """The 3x3 maximum at stride 2 with one pixel of padding at the end of the stems of ResNets and DenseNets."""
     return lax.platform_dependent(x, cpu=_max_pool_on_cpu, default=_max_pool)
 
 
@@ -60,7 +59,7 @@ def _max_pool(x: Array) -> Array:
 
 @_max_pool.defjvp
 def _max_pool_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """The tangent at the first of the highest places; for its transpose one byte a window is kept."""
+    """The tangent at the first maximum; for its transpose, one byte per window is kept."""
     (x,), (tangent,) = primals, tangents
     highest, *others = _windows(x, -jnp.inf)
     chosen = jnp.zeros(highest.shape, jnp.uint8)
@@ -72,23 +71,22 @@ def _max_pool_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple
 
 
 def _windows(x: Array, fill: float) -> list[Array]:
-    """What each of the nine places of the 3x3 windows at stride 2 sees, in reading order."""
+    """The nine shifted views of the 3x3 windows at stride 2, in reading order."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=fill)
     return [x[:, i : height + i : 2, j : width + j : 2] for i in range(3) for j in range(3)]
 
 
 def _max_pool_on_cpu(x: Array) -> Array:
-    """Maxima of shifted views, rows then columns: the gradient is then a chain of selections, where that of a windowed
-    reduction is a scatter (sixteen times slower on XLA's CPU backend)."""
+    """Maxima of shifted views, rows then columns: the gradient is then a chain of selections; that of a windowed
+    reduction is a scatter, sixteen times slower on XLA's CPU backend."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     x = jnp.maximum(jnp.maximum(x[:, 0:height:2], x[:, 1 : height + 1 : 2]), x[:, 2 : height + 2 : 2])
     return jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])
 
 
-# The primitives, three a convolution. An operand may have a leading axis more, and so has then the result: so `vmap` is
-# done.
+# The primitives, three a convolution. Under `vmap`, an operand has one more leading axis, and so has the result.
 
 SINGLE: Final = 4  # axes of films, kernels and feature maps
 
@@ -98,7 +96,7 @@ def _bilinear(
 ) -> Primitive:
     """A primitive of two operands that is `cpu` on a CPU and `default` elsewhere.
 
-    Operand number `kernel` is one that all films share, so that those of several batches can be one batch.
+    Operand number `kernel` is shared by all films, so several batches can be merged into one.
     """
     primitive = Primitive(name)
 
@@ -108,7 +106,7 @@ def _bilinear(
         return function(x, y) if axes == [None, None] else jax.vmap(function, in_axes=axes)(x, y)
 
     def looped(x: Array, y: Array, precision: str | None, **static: Any) -> Array:
-        """Kernels in turn: XLA's CPU backend runs a grouped convolution ten to fifty times slower."""
+        """One kernel after another: XLA's CPU backend runs a grouped convolution ten to fifty times slower."""
         operands, several = [x, y], [operand.ndim > SINGLE for operand in (x, y)]
         if not any(several):
             return cpu(x, y, **static)
@@ -132,7 +130,7 @@ def _bilinear(
         inner = [x.ndim - (axis is not None) > SINGLE for x, axis in pairs]
         if not any(inner):
             return primitive.bind(*moved, **static), 0
-        # A vmap inside a vmap: both axes become one.
+        # A vmap inside a vmap: merge both axes.
         size = next(x.shape[0] for x, axis in zip(moved, axes, strict=True) if axis is not None)
         count = next(x.shape[-SINGLE - 1] for x, several in zip(moved, inner, strict=True) if several)
         merged = []
@@ -202,7 +200,7 @@ def _convolution(name: str, xla: Callable[..., Array], cpu: Any, kernel_shape: C
 
 
 def _like(operand: Any, gradient: Array) -> Array:
-    """`gradient`, summed over what the operand was shared by."""
+    """`gradient`, summed over the axis along which the operand was shared."""
     return gradient if gradient.ndim == operand.aval.ndim else gradient.sum(0)
 
 

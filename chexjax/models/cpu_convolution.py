@@ -1,15 +1,15 @@
-"""Convolutions and their two gradients as XLA's CPU backend is quick at them; no other backend runs these.
+"""Convolutions and their two gradients in forms that are fast on XLA's CPU backend; no other backend runs them.
 
 That backend reaches a quarter of the processor's speed in `lax.conv_general_dilated`, a fortieth in some gradients, but
-all of it in matrix products. So the same sums are written as products, a few films at a time, so that what is made of
-them stays in the processor's cache:
+all of it in matrix products. So the same sums are written as products, a few films at a time, so that intermediate
+results stay in the processor's cache:
 
-- `PRODUCT`: 1x1. The matrix product that it is.
+- `PRODUCT`: 1x1, which is a matrix product.
 - `WINOGRAD`: 3x3 at stride 1. Tiles of 4x4 outputs are 6x6 products after a small linear transform of the tile, of the
   kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
   CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
-- `IM2COL`: other kernels and small maps. What each place of the kernel sees, side by side, times the kernel's matrix.
-- `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, but for the gradient of the kernel.
+- `IM2COL`: other kernels and small maps. The views of all taps side by side, times the kernel's matrix.
+- `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, except for the gradient of the kernel.
 
 `convolution.convolve` chooses between these and XLA's own where a program is lowered.
 """
@@ -26,10 +26,10 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-CACHE: Final = 12 * 2**20  # bytes that what is made of a few films may fill
-SMALL_MAP: Final = 64  # outputs a film up to which the transforms of Winograd's form cost more than they save
-NARROW: Final = 16  # channels: below that, XLA's own convolution is as quick, and compiles sooner
-FEW_CHANNELS: Final = 4  # below that, columns would be copied a few bytes at a time
+CACHE: Final = 12 * 2**20  # bytes that intermediate results of a few films may fill
+SMALL_MAP: Final = 64  # outputs per film up to which Winograd's transforms cost more than they save
+NARROW: Final = 16  # channels below which XLA's own convolution is as fast, and compiles faster
+FEW_CHANNELS: Final = 4  # channels below which columns would be copied a few bytes at a time
 
 # Lavin & Gray 2016, section 4.3: F(4x4, 3x3), the polynomials' points being 0, 1, -1, 2, -2 and infinity.
 OF_TILE: Final = np.array(
@@ -87,7 +87,7 @@ def kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
 
 
 def form_of(shape: tuple[int, ...], size: int, stride: int) -> Form:
-    """The quickest form for films of this shape."""
+    """The fastest form for films of this shape."""
     if size == 1:
         return PRODUCT
     if shape[-1] < NARROW:
@@ -119,7 +119,7 @@ def multiplies_bfloat16() -> bool:
 
 
 def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = None, groups: int = 1) -> Array:
-    """`convolve` as XLA itself has it: what every other backend runs."""
+    """XLA's own convolution, which every other backend runs."""
     pad = (kernel.shape[0] - 1) // 2
     return _in_order(
         x,
@@ -131,8 +131,8 @@ def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = N
     )
 
 
-# Films, kernels and maps lie in one order. XLA's CPU backend brings other axes into it by itself, but not inside a
-# loop, where it falls back to a scalar one (twenty times slower, see `steps.create_steps`).
+# The canonical layout. XLA's CPU backend transposes other layouts by itself, but not inside a loop, where it falls
+# back to a scalar loop (twenty times slower, see `steps.create_steps`).
 _in_order = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -175,7 +175,7 @@ def _sum_of_products(x: Array, y: Array) -> Array:
 
 
 def _films_at_once(batch: int, bytes_a_film: int) -> int:
-    """The largest divisor of `batch` whose films fit into the cache; all of them where `batch` is a symbol (export)."""
+    """The largest divisor of `batch` whose films fit into the cache; all of them if `batch` is symbolic (export)."""
     if not isinstance(batch, int):
         return batch
     divisors = (n for n in range(batch, 0, -1) if batch % n == 0)
@@ -270,7 +270,7 @@ def _winograd(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _winograd_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
-    """`upstream` convolved with the kernel turned by half, its two kinds of channels in each other's place."""
+    """`upstream` convolved with the kernel rotated by 180 degrees, its input and output channels swapped."""
     channels = shape[-1]
     products = _on_both_sides(OF_KERNEL, jnp.flip(kernel, (0, 1))).reshape(SEEN * SEEN, channels, -1)
 
@@ -282,7 +282,7 @@ def _winograd_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, .
 
 
 def _winograd_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    """The transposes of `_winograd`'s three linear maps, in the other order."""
+    """The transposes of `_winograd`'s three linear maps, in reverse order."""
 
     def few(x: Array, upstream: Array) -> Array:
         outputs = _tiles(upstream, OF_OUTPUT.T, before=0)
@@ -296,7 +296,7 @@ def _winograd_kernel_gradient(x: Array, upstream: Array, size: int, stride: int)
 
 
 def _views(x: Array, size: int, stride: int) -> list[Array]:
-    """What each of a kernel's size x size places sees: (batch, outputs down, outputs across, channels)."""
+    """The view of each of the kernel's size x size taps: (batch, outputs down, outputs across, channels)."""
     pad = (size - 1) // 2
     down, across = (stride * ((extent - 1) // stride) + 1 for extent in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
@@ -304,7 +304,7 @@ def _views(x: Array, size: int, stride: int) -> list[Array]:
 
 
 def _columns(x: Array, size: int, stride: int) -> Array:
-    """What all places of the kernel see, side by side: (batch, outputs down, outputs across, places * channels)."""
+    """The views of all taps side by side: (batch, outputs down, outputs across, taps * channels)."""
     return jnp.concatenate(_views(x, size, stride), axis=-1)
 
 
@@ -322,7 +322,7 @@ def _im2col(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _im2col_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
-    """What each place of the kernel sends back to what it saw, summed."""
+    """The gradient of each tap, added back to the pixels that it saw."""
     size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1])
 
     def few(upstream: Array) -> Array:
@@ -349,10 +349,10 @@ def _im2col_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -
 
 
 def _window_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
-    """`upstream` convolved with the turned kernel, its stride made up by zeros."""
+    """`upstream`, dilated by zeros for the stride, convolved with the rotated kernel."""
     size = kernel.shape[0]
     pad = (size - 1) // 2
-    # What the last window leaves over at the far end: no output has seen it.
+    # Pixels beyond the last window, which no output has seen.
     ends = [n + 2 * pad - size - (m - 1) * stride for n, m in zip(shape[1:3], upstream.shape[1:3], strict=True)]
     border = [(size - 1 - pad, size - 1 - pad + end) for end in ends]
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
@@ -360,7 +360,7 @@ def _window_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...
 
 
 def _window_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
-    """`_im2col_kernel_gradient`; of few channels its columns are made as rows, since those then lie in one piece."""
+    """`_im2col_kernel_gradient`; with few channels its columns are built as rows, which are then contiguous."""
     if x.shape[-1] >= FEW_CHANNELS:
         return _im2col_kernel_gradient(x, upstream, size, stride)
     channels = upstream.shape[-1]

@@ -1,4 +1,4 @@
-"""The layers that the families are built from, with torchvision's conventions so that its weights fit exactly.
+"""The layers of all families, with torchvision's conventions, so its weights fit exactly.
 
 Everything is NHWC. Parameters and batch statistics are float32; `dtype` is that of the computation.
 """
@@ -22,8 +22,8 @@ class Conv(nn.Module):
 
     XLA's "SAME" padding is lopsided at stride 2 and would shift every feature map against torchvision's.
 
-    A stem imported from colour weights has a second parameter, `offset` (size, size, 1, features): what each place of
-    the kernel adds where it falls inside the film, whatever that shows (see `torch_weights`). New weights have none.
+    A stem imported from colour weights has a second parameter, `offset` (size, size, 1, features): what each tap of
+    the kernel adds where it lies inside the film, whatever the film shows (see `torch_weights`). New weights have none.
     """
 
     features: int
@@ -34,7 +34,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def weights(self, channels: int) -> jax.Array:
-        """The kernel for inputs of so many channels: float32 (size, size, channels, features)."""
+        """The kernel for inputs with `channels` channels: float32 (size, size, channels, features)."""
         return self.param("kernel", self.kernel_init, (self.size, self.size, channels, self.features), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,8 +70,8 @@ class Depthwise(nn.Module):
 class Patches(nn.Module):
     """Cuts a map into squares of `size` pixels and gives each square `features` numbers: a convolution without overlap.
 
-    Rows and columns that fill no square are left out, as torch does. As a stem it may have an `offset` (size, size, 1,
-    features) as a `Conv` has; no square reaches beyond the film, so it adds a constant.
+    Rows and columns that do not fill a square are dropped, as in torch. As a stem it may have an `offset` (size, size,
+    1, features) as a `Conv` has; no square reaches beyond the film, so it adds a constant.
     """
 
     features: int
@@ -97,11 +97,11 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with torch's conventions (Ioffe & Szegedy 2015, Algorithm 1).
 
     The batch is normalised by its biased variance, but the running variance takes the unbiased one, and a running
-    value moves by `momentum` towards the new one. flax's own layer keeps the biased variance, a difference of
-    n / (n - 1) that shows in small batches.
+    value moves by `momentum` towards the new one. flax's layer keeps the biased variance, which differs by n / (n - 1),
+    noticeable in small batches.
 
-    With `axis_name`, mean and variance are those of the whole batch over that pmap axis: what a network learns then
-    does not depend on how many devices shared the batch.
+    With `axis_name`, mean and variance are those of the whole batch over that pmap axis: the result of
+    training then does not depend on the number of devices.
     """
 
     momentum: float = 0.1
@@ -120,7 +120,7 @@ class BatchNorm(nn.Module):
         )
 
     def __call__(self, x: jax.Array, train: bool, moments: jax.Array | None = None) -> jax.Array:
-        """`moments`: `batch_moments` of `x`, where they are known already."""
+        """`moments`: `batch_moments` of `x`, if already known."""
         scale, bias, mean, var = self.parameters(x.shape[-1])
         if train:
             if moments is None:
@@ -132,7 +132,7 @@ class BatchNorm(nn.Module):
         return x.astype(self.dtype) * factor.astype(self.dtype) + offset.astype(self.dtype)
 
     def remember(self, moments: jax.Array, count: int) -> None:
-        """Moves the running values towards `moments`, those of `count` places on each device."""
+        """Moves the running values towards `moments`, those of `count` values on each device."""
         if self.is_initializing():
             return
         *_, mean, var = self.parameters(moments.shape[-1])
@@ -143,29 +143,29 @@ class BatchNorm(nn.Module):
 
     @property
     def axis(self) -> str | None:
-        """`axis_name`, but while variables are made, when there is no such axis."""
+        """`axis_name`, but None during initialisation, when there is no such axis."""
         return None if self.is_initializing() else self.axis_name
 
 
 def variance(moments: jax.Array) -> jax.Array:
-    """The biased variance out of mean and mean square."""
+    """The biased variance, from mean and mean square."""
     return jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
 
 
 def fold(
     mean: jax.Array, var: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Normalisation as one multiply and one add for each element: the four vectors of channels become two."""
+    """Normalisation as one multiply and one add per element: the four channel vectors become two."""
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return factor, bias - mean * factor
 
 
 def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
-    """`norm(conv(x), train)`, of a 1x1 convolution to as many channels or more.
+    """`norm(conv(x), train)` of a 1x1 convolution that does not reduce the channels.
 
-    In training, elsewhere than on a CPU, the mean and the mean square of the convolution's output are computed from
+    In training, except on a CPU, the mean and the mean square of the convolution's output are computed from
     the mean and the Gram matrix of its input, and the norm is folded into the kernel. So no pass reads the output to
-    normalise it, and none is kept for the backward pass: in a bottleneck it is four times as large as the input.
+    normalise it, and it is not kept for the backward pass; in a bottleneck it is four times as large as the input.
     """
     if not train or norm.is_initializing():
         return norm(conv(x), train)
@@ -213,7 +213,7 @@ def normed_by_input(
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Mean and mean square of each channel over the batch, on all devices of the axis: float32 (2, channels).
 
-    In float32 whatever the dtype of `x`: a bfloat16 sum over a batch loses the mean.
+    Always in float32: a bfloat16 sum over a batch is too inaccurate.
     """
     axes = tuple(range(x.ndim - 1))
     x32 = x.astype(jnp.float32)
@@ -221,7 +221,7 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
 
 
 def _shared(moments: jax.Array, axis_name: str | None) -> jax.Array:
-    # Even a mean over one device would keep XLA from fusing through it.
+    # Even a mean over one device would prevent XLA from fusing through it.
     return jax.lax.pmean(moments, axis_name) if _devices(axis_name) > 1 else moments
 
 

@@ -1,8 +1,7 @@
-"""What stands on a trunk: one dense layer for all findings, or a branch for each group of them.
+"""Classifiers on a trunk: one dense layer for all findings, or a branch for each group of them.
 
-Both kinds of network split in two, and whatever explains or exports them needs no more than these two halves:
-`features` makes a map, `classify` turns its spatial mean into logits, and `localize` tells how much of each logit comes
-from each place of the map.
+Both kinds split in two, and explaining or exporting them needs only these methods: `features` makes a map, `classify`
+turns its spatial mean into logits, and `localize` says how much each cell of the map contributes to each logit.
 """
 
 from collections.abc import Sequence
@@ -16,19 +15,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from chexjax.errors import ConfigError
 from chexjax.models.trunk import Trunk
 
-ENSEMBLE: Final = "ensemble"  # what the mean of several networks' probabilities is called, in files and in flags
+ENSEMBLE: Final = "ensemble"  # the name, in files and flags, of the mean of several networks' probabilities
 
 PyTree = Any
-Groups = tuple[tuple[int, ...], ...]  # the outputs of each branch, by their place in the prediction
+Groups = tuple[tuple[int, ...], ...]  # the outputs of each branch, as indices into the prediction
 
 
 class Network(nn.Module):
     """A classifier: `trunk` makes a feature map, its average over the film goes through one dense layer.
 
-    The parameters are `{"trunk": ..., "head": {"kernel", "bias"}}`. With `norm_epsilon` a layer norm stands between the
-    average and the dense layer, and has parameters `"norm"`. As nothing else does, a logit is the mean of a class
-    activation map (Zhou et al. 2016), which `explain` relies on. Where `has_map` is False the feature map is one place
-    that stands for the whole film, and there is no such map.
+    The parameters are `{"trunk": ..., "head": {"kernel", "bias"}}`. With `norm_epsilon`, a layer norm
+    (parameters `"norm"`) precedes the dense layer. Nothing else lies between, so a logit is the mean of a class
+    activation map (Zhou et al. 2016), which `explain` relies on. If `has_map` is False, the feature map is one cell for
+    the whole film, and there is no such map.
     """
 
     trunk: nn.Module
@@ -48,7 +47,7 @@ class Network(nn.Module):
         return self.classify(self.features(x, train))
 
     def features(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The last feature map, (batch, height / 32, width / 32, channels), or of one place; see `has_map`."""
+        """The last feature map, (batch, height / 32, width / 32, channels), or of one cell; see `has_map`."""
         return self.trunk(x, train)
 
     def classify(self, features: jax.Array) -> jax.Array:
@@ -57,9 +56,9 @@ class Network(nn.Module):
         return self.head(mean if self.norm_epsilon is None else self.norm(mean, mean))
 
     def localize(self, features: jax.Array) -> jax.Array:
-        """A feature map -> float32 (batch, height, width, num_outputs), whose mean over the places is the logit.
+        """A feature map -> float32 (batch, height, width, num_outputs), whose mean over the cells is the logit.
 
-        A norm's scale is that of the film's average, which makes what follows affine in each place.
+        A norm uses the scale of the film's average, so the rest is affine in each cell.
         """
         places = features.astype(jnp.float32)
         if self.norm_epsilon is not None:
@@ -68,17 +67,17 @@ class Network(nn.Module):
 
 
 class PooledNorm(nn.Module):
-    """Layer normalisation of a film's average features (Ba et al. 2016), and of the places that the average is of.
+    """Layer normalisation of a film's average features (Ba et al. 2016), and of the cells behind the average.
 
-    A place is centred by its own mean over channels and scaled by the standard deviation of the average. So the mean of
-    the normalised places is the normalised average.
+    A cell is centred by its own mean over channels and scaled by the standard deviation of the average, so the mean of
+    the normalised cells is the normalised average.
     """
 
     epsilon: float
 
     @nn.compact
     def __call__(self, x: jax.Array, average: jax.Array) -> jax.Array:
-        """float32 (..., channels) twice, of shapes that broadcast."""
+        """Two float32 arrays (..., channels) whose shapes broadcast."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32)
         deviation = jax.lax.rsqrt(average.var(axis=-1, keepdims=True) + self.epsilon)
@@ -86,12 +85,12 @@ class PooledNorm(nn.Module):
 
 
 class BranchedNetwork(nn.Module):
-    """A classifier with a branch for each group of findings, and a part of the trunk, or nothing, that all share.
+    """A classifier with a branch for each group of findings, and optionally a shared part of the trunk.
 
     With no `shared` part the branches are the report's specialists (chapter 5): networks side by side. Either way the
     branches are one network whose parameters are stacked, run by `vmap`: `{"shared": ..., "branch": {"trunk", "head"}}`
-    with a leading axis of branches below "branch". Heads are as wide as the largest group asks; what a smaller group
-    leaves over is never looked at, so nothing is learned there.
+    with a leading axis of branches below "branch". Heads are as wide as the largest group; the surplus
+    outputs of smaller groups are never read, so they do not train.
     """
 
     branch: Network
@@ -115,7 +114,7 @@ class BranchedNetwork(nn.Module):
         return jnp.concatenate(list(maps), axis=-1)
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Feature maps as `features` gives them -> float32 logits: each branch of its own channels, in usual order."""
+        """Feature maps as `features` gives them -> float32 logits in usual order; branches read their own channels."""
         return self._of_each(lambda branch, x: branch.classify(x), features)
 
     def localize(self, features: jax.Array) -> jax.Array:
@@ -123,7 +122,7 @@ class BranchedNetwork(nn.Module):
         return self._of_each(lambda branch, x: branch.localize(x), features)
 
     def _of_each(self, function: Any, features: jax.Array) -> jax.Array:
-        """`function` of each branch and its own channels, the outputs in their usual order."""
+        """`function` of each branch and its channels; outputs in the usual order."""
         maps = jnp.stack(jnp.split(features, len(self.groups), axis=-1))
         found = self._over_branches(function, 0)(self.branch, maps)
         columns = {output: found[k, ..., place] for k, place, output in places(self.groups)}
@@ -139,15 +138,15 @@ class BranchedNetwork(nn.Module):
         )
 
     def whole(self, branch: int) -> Network:
-        """The network that a branch would be on its own, with the trunk in one piece."""
+        """A branch as a network of its own, with the whole trunk."""
         trunk = self.branch.trunk if self.shared is None else self.branch.trunk.clone(begin=0)
         return self.branch.clone(trunk=trunk, num_outputs=len(self.groups[branch]))
 
     def assemble(self, wholes: Sequence[PyTree], film_shape: tuple[int, ...]) -> PyTree:
-        """This network's variables out of those of a whole network for each branch; the shared part is the first's.
+        """This network's variables, from those of one whole network per branch; the shared part is the first's.
 
-        A whole network has the outputs of its group, in the group's order, or those of all groups, of which it keeps
-        its own. `film_shape` is (height, width, channels).
+        A whole network has either the outputs of its group, in that order, or all outputs, of which its group's are
+        taken. `film_shape` is (height, width, channels).
         """
         films = jax.ShapeDtypeStruct((1, *film_shape), jnp.float32)
         shapes = jax.eval_shape(self.init, jax.random.key(0), films)
@@ -170,20 +169,20 @@ class BranchedNetwork(nn.Module):
 
 
 def stages_of(trunk: nn.Module) -> int:
-    """Into how many stages a trunk can be cut; 1 for one that cannot (see `Architecture`)."""
+    """The number of stages that a trunk can be cut into; 1 if it cannot (see `Architecture`)."""
     return len(trunk.stages) if isinstance(trunk, Trunk) else 1
 
 
 def places(groups: Groups) -> list[tuple[int, int, int]]:
-    """(branch, place in its head, output) for every output."""
+    """(branch, index in its head, output) for every output."""
     return [(k, place, output) for k, group in enumerate(groups) for place, output in enumerate(group)]
 
 
 def by_names(groups: Sequence[Sequence[str]], findings: Sequence[str]) -> Groups:
-    """Findings to their places in `findings`.
+    """The groups as indices into `findings`.
 
     Raises:
-      ConfigError: a group names a finding that there is not, or not every finding is in exactly one group.
+      ConfigError: a group names an unknown finding, or a finding is not in exactly one group.
     """
     named = [finding for group in groups for finding in group]
     if unknown := [finding for finding in named if finding not in findings]:
@@ -194,5 +193,5 @@ def by_names(groups: Sequence[Sequence[str]], findings: Sequence[str]) -> Groups
 
 
 def names(groups: Groups, findings: Sequence[str]) -> list[list[str]]:
-    """Places to findings: what is printed, and saved."""
+    """The groups as names, for printing and saving."""
     return [[findings[output] for output in group] for group in groups]

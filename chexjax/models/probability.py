@@ -10,11 +10,11 @@ _INFINITY: Final = 0x7F800000  # the bits of float32's infinity: how many float3
 
 
 def probability_of(logits: ArrayLike) -> np.ndarray:
-    """The sigmoid of float32 logits in float64, strictly increasing: of any two logits the greater is the likelier.
+    """The sigmoid of float32 logits in float64, strictly increasing: a larger logit always has a larger probability.
 
     A plain sigmoid gives 1 for every logit above 37, and the same number for neighbouring float32 logits from about 22
-    on, and near 0. AUROC goes by the order, so ties there would cost it. Where the sigmoid rises by less than float64
-    can tell, this takes one float64 step for each float32 number instead. It differs from the sigmoid by less than
+    on, and near 0. AUROC depends on the order, so such ties would lower it. Where the sigmoid rises by less than
+    float64 resolves, this takes one float64 step per float32 number instead. It differs from the sigmoid by less than
     1.2e-7, and only below 4e-7 in size or above 15.9.
 
     Args:

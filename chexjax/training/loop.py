@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from chexjax.configs import common
 from chexjax.data.feed import open_feed, peak_memory, training_slots
-from chexjax.data.films import open_films, write_division
+from chexjax.data.films import check_classes, open_films, write_division
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
 from chexjax.devices import AXIS, replicate, unreplicate
-from chexjax.errors import CheckpointError, ConfigError, Interrupted, Stopped, TrainingError, first_ten
+from chexjax.errors import CheckpointError, ConfigError, DataError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.metrics import mean_over_findings
@@ -78,6 +78,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
     saved = None if latest is None else checkpoints.metadata(latest)
     films = open_films(config.data, digest_of(saved, config, workdir))
     say(films.summary())
+    check_classes(films, has_teacher=config.regime == "distill")
     write_division(config.data, films, workdir)
 
     train_films = films.parts["train"].names
@@ -203,7 +204,12 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     checkpoints = Checkpoints(workdir)
     best = restore_best(workdir, checkpoints)
     saved = checkpoints.metadata(checkpoints.latest or best.step)
-    films = open_films(config.data, digest_of(saved, config, workdir))
+    try:
+        films = open_films(config.data, digest_of(saved, config, workdir))
+    except DataError as error:
+        if config.data.dir == read_config(workdir).data.dir:
+            raise
+        raise DataError(f"{error}\n{other_films(workdir)}") from error
     history = check_metadata(saved, films, workdir)
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
@@ -436,6 +442,14 @@ def digest_of(metadata: Metadata | None, config: ConfigDict, workdir: Path) -> s
     return metadata["data"] if metadata is not None and ours else ""
 
 
+def other_films(workdir: Path) -> str:
+    """How a run is evaluated on films that are not its own, as the end of a message."""
+    return (
+        "other films are evaluated by\n"
+        f"python -m chexjax.evaluation.evaluate --checkpoint={workdir} --source=NAME --dir=FOLDER --out=DIR"
+    )
+
+
 def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[dict[str, float]]:
     """The history in a checkpoint's metadata, after making sure that the films are still those it was trained on.
 
@@ -446,8 +460,7 @@ def check_metadata(metadata: Metadata, films: Prepared, workdir: Path) -> list[d
         raise CheckpointError(
             f"{workdir} was trained on prepared films {metadata['data']}, but the data are now {films.digest}: "
             "the folder, a list or an option of the preparation has changed\n"
-            "bring the old films back, or train anew in another --workdir; other films are evaluated by\n"
-            f"python -m chexjax.evaluation.evaluate --checkpoint={workdir} --source=NAME --dir=FOLDER --out=DIR"
+            f"bring the old films back, or train anew in another --workdir; {other_films(workdir)}"
         )
     if findings_in(metadata) != films.findings:
         raise CheckpointError(

@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.nn import log_sigmoid, log_softmax, sigmoid
 
 
@@ -79,7 +80,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       float (batch, findings), in nats.
     """
-    return -labels * log_sigmoid(logits) - (1.0 - labels) * log_sigmoid(-logits)
+    return optax.sigmoid_binary_cross_entropy(logits, labels)
 
 
 @_of_known

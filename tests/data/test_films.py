@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from chexjax.configs import common
 from chexjax.data import prepared as prepared_module
-from chexjax.data.films import open_films
+from chexjax.data.films import check_classes, open_films
+from chexjax.data.prepared import Part, Prepared
 from chexjax.errors import DataError
 
 
@@ -76,3 +77,25 @@ def test_films_that_are_there_come_first(data: ConfigDict) -> None:
     before = open_films(data)
     (Path(data.dir) / "BBox_List_2017.csv").unlink()
     assert open_films(data, before.digest).digest != before.digest
+
+
+def with_labels(*columns: list[float]) -> Prepared:
+    """A set whose training films have these labels, a finding a column."""
+    labels = np.array(columns, np.float32).T
+    names = tuple(f"{k}.png" for k in range(len(labels)))
+    return Prepared(Path(), "", 32, ("A", "B", "C")[: len(columns)], {"train": Part(names, names, labels)})
+
+
+def test_a_finding_of_one_class_is_told_and_nothing_but_such_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    nan = np.nan
+    check_classes(with_labels([0, 1, nan], [0.2, 0.3, 0.2]))
+    assert not capsys.readouterr().err
+    check_classes(with_labels([0, 0, nan], [0, 1, 0], [nan, nan, nan]))
+    told = capsys.readouterr().err
+    assert "3 training films: 2: A (all 2 are 0), C (no label is known)" in told
+    assert "--config.data.findings" in told
+    assert told.count("\n") == 2
+    lost = with_labels([1, 1, 1], [nan, 0, 0])
+    with pytest.raises(DataError, match=r"^every finding is of one class only.*A \(all 3 are 1\), B \(all 2 are 0\)"):
+        check_classes(lost)
+    check_classes(lost, has_teacher=True)

@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from chexjax.errors import ConfigError, DataError
+from chexjax.configs import common
+from chexjax.errors import ChexjaxError, ConfigError, DataError
 from chexjax.evaluation.evaluate import choose_films, data_of, evaluate, validation_thresholds, write_into
 from chexjax.evaluation.summary import prevalence_thresholds
 from chexjax.predict import Classifier
 from chexjax.training import loop
+from chexjax.workdir.config import read_config
 from chexjax.workdir.restore import restore_best
 
 FINDINGS = ("Left spot", "Right spot", "Haze")
@@ -185,6 +187,14 @@ def test_what_cannot_be_evaluated_is_told(run: Path, elsewhere: Path, tmp_path: 
     data = data_of("table", str(tmp_path), table=str(tmp_path / "other.csv"))
     with pytest.raises(DataError, match="none of the findings that the run predicts"):
         choose_films(restore_best(run), data, "all")
+
+
+def test_a_run_that_is_given_other_films_names_this_command(run: Path, home: Path, elsewhere: Path) -> None:
+    config = common.retype(read_config(run))
+    for folder in (elsewhere / "films", run.parent):  # other films, none
+        config.data.dir = str(folder)
+        with pytest.raises(ChexjaxError, match=rf"chexjax\.evaluation\.evaluate --checkpoint={run} --source=NAME"):
+            loop.evaluate(config, run)
 
 
 def test_thresholds_of_another_checkpoint_do_not_count(run: Path, tmp_path: Path) -> None:

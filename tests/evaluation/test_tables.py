@@ -13,6 +13,7 @@ from chexjax.evaluation.tables import (
     auroc_text,
     confusion_table,
     published_localization_table,
+    published_means_table,
     write_csv,
 )
 
@@ -84,3 +85,15 @@ def test_intervals_are_left_out_where_they_do_not_fit() -> None:
 def test_published_shares_name_their_measure() -> None:
     rows = dict(published_localization_table().rows)
     assert rows["Wang et al. 2017"] == "IoBB 0.1: 0.629, IoBB 0.25: 0.486, IoBB 0.5: 0.330"
+
+
+def test_the_official_and_the_random_split_share_no_column() -> None:
+    """Of figures that everybody knows: Wang et al. and EVA-X report on the NIH's list, CheXNet on a random split."""
+    table = published_means_table()
+    assert ["OFF" in head for head in table.heads] == [False, True, False]
+    assert ["RND" in head for head in table.heads] == [False, False, True]
+    assert all(sum(map(bool, cells)) == 1 for _, *cells in table.rows)
+    rows = {who: cells for who, *cells in table.rows}
+    assert rows["Wang et al. 2017, ResNet-50"] == ["0.745", ""]
+    assert rows["EVA-X-B, pre-trained on 520k films"] == ["0.835", ""]
+    assert rows["CheXNet 2017, DenseNet-121"] == ["", "0.841"]

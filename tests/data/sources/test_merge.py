@@ -1,5 +1,6 @@
 """Several sources as one set of films, and its division by patient."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from chexjax.configs import common
 from chexjax.data.labels import Uncertain
 from chexjax.data.pipeline import epoch_slots
 from chexjax.data.sources.entries import TRAIN_VAL, Box, Entries
@@ -154,3 +156,40 @@ def test_an_unknown_source_and_a_missing_folder() -> None:
         gather(data(sources="padcest=/a"))
     with pytest.raises(ConfigError, match=r"add --config\.data\.dir=FOLDER"):
         gather(data(source="rsna"))
+
+
+def test_several_sources_find_renamed_films_and_part_of_a_set(
+    phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(phantom_folder, tmp_path / "nih"))
+    films = sorted((folder / "images").iterdir())
+    films[0].rename(films[0].with_suffix(".PNG"))
+    with (folder / "test_list.txt").open("a") as file:
+        file.write("99999999_000.png\n")
+    for name in ("x.jpg", "y.png"):
+        (tmp_path / "own" / "deep").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / "deep" / name).write_bytes(films[1].read_bytes())
+    table = tmp_path / "own.csv"
+    table.write_text("path,patient,Mass\ndeep/X.png,a,1\ndeep/y.png,b,0\ndeep/z.png,c,0\n")
+    config = common.base().data
+    config.update({"sources": f"nih={folder},table={tmp_path / 'own'}", "table": str(table), "skip_unreadable": False})
+    with pytest.raises(DataError, match=r"99999999_000\.png"):
+        gather(config)
+    config.skip_unreadable = True
+    collection, _ = gather(config)
+    assert any("1 films of the lists are left out" in note for note in collection.notes)
+    capsys.readouterr()
+    found = dict(zip(collection.names, collection.find(range(len(collection))), strict=True))
+    assert found[films[0].name] == films[0].with_suffix(".PNG")
+    assert found["deep/X.png"] == tmp_path / "own" / "deep" / "x.jpg"
+    assert [name for name, path in found.items() if path is None] == ["deep/z.png"]
+    told = capsys.readouterr().err
+    assert "as x.jpg for deep/X.png" in told
+    assert told.count("1 films have another suffix or case") == 2
+
+
+def test_an_address_among_several_sources_is_refused() -> None:
+    config = common.base().data
+    config.sources = "nih=/data/nih,rsna=gs://bucket/rsna=2"
+    with pytest.raises(ConfigError, match=r"rsna in data\.sources is gs://bucket/rsna; it takes local folders"):
+        gather(config)
