@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
-from chexjax.models.layers import Dtype, Patches, depthwise, scaled
+from chexjax.models.layers import Depthwise, Dtype, Patches, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -34,7 +34,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
         dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
-        y = depthwise(channels, 7, kernel_init=KERNEL_INIT, dtype=self.dtype, name="block_0")(x)
+        y = Depthwise(7, 1, True, KERNEL_INIT, self.dtype, name="block_0")(x)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="block_2")(y)
         y = nn.gelu(dense(4 * channels, name="block_3")(y), approximate=False)
         y = dense(channels, name="block_5")(y)

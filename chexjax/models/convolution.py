@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from chexjax.models import cpu_convolution
+from chexjax.models import cpu_convolution, cpu_depthwise
 from chexjax.models.cpu_convolution import xla_convolve
 
 
@@ -26,6 +26,11 @@ def convolve(x: Array, kernel: Array, stride: int = 1) -> Array:
     they are always float32 products.
     """
     return CONVOLVE.bind(x, kernel, stride=stride, precision=jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
+
+
+def convolve_depthwise(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """As `convolve`, each channel by itself: `kernel` is (size, size, 1, channels)."""
+    return DEPTHWISE.bind(x, kernel, stride=stride, precision=jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
 
 
 @jax.custom_jvp
@@ -81,7 +86,7 @@ def _max_pool_on_cpu(x: Array) -> Array:
     return jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])
 
 
-# The three primitives. Under `vmap`, an operand has one more leading axis, and so has the result.
+# The primitives, three a convolution. Under `vmap`, an operand has one more leading axis, and so has the result.
 
 SINGLE: Final = 4  # axes of films, kernels and feature maps
 
@@ -144,30 +149,54 @@ def _bilinear(
     return primitive
 
 
-def _input_gradient(
-    kernel: Array, upstream: Array, stride: int, sides: tuple[int, int], precision: str | None
-) -> Array:  # fmt: skip
-    x = jax.ShapeDtypeStruct((upstream.shape[0], *sides, kernel.shape[-2]), upstream.dtype)
-    return jax.linear_transpose(lambda x: xla_convolve(x, kernel, stride, precision), x)(upstream)[0]
+def _convolution(name: str, xla: Callable[..., Array], cpu: Any, kernel_shape: Callable[..., tuple]) -> Primitive:
+    """The primitive of a convolution: `cpu` on a CPU, a module of it and its two gradients; `xla` elsewhere.
 
+    `kernel_shape(size, channels, features)` is that of its kernels.
+    """
 
-def _input_gradient_on_cpu(kernel: Array, upstream: Array, stride: int, sides: tuple[int, int]) -> Array:
-    shape = (upstream.shape[0], *sides, kernel.shape[-2])
-    return cpu_convolution.input_gradient(kernel, upstream, shape, stride)
+    def input_gradient(
+        kernel: Array, upstream: Array, stride: int, sides: tuple[int, int], precision: str | None
+    ) -> Array:  # fmt: skip
+        x = jax.ShapeDtypeStruct(input_shape(kernel, upstream, sides), upstream.dtype)
+        return jax.linear_transpose(lambda x: xla(x, kernel, stride, precision), x)(upstream)[0]
 
+    def input_gradient_on_cpu(kernel: Array, upstream: Array, stride: int, sides: tuple[int, int]) -> Array:
+        return cpu.input_gradient(kernel, upstream, input_shape(kernel, upstream, sides), stride)
 
-def _kernel_gradient(x: Array, upstream: Array, stride: int, size: int, precision: str | None) -> Array:
-    kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], upstream.shape[-1]), upstream.dtype)
-    return jax.linear_transpose(lambda kernel: xla_convolve(x, kernel, stride, precision), kernel)(upstream)[0]
+    def input_shape(kernel: Array, upstream: Array, sides: tuple[int, int]) -> tuple[int, ...]:
+        channels = upstream.shape[-1] if kernel_shape is _of_each_channel else kernel.shape[-2]
+        return (upstream.shape[0], *sides, channels)
 
+    def kernel_gradient(x: Array, upstream: Array, stride: int, size: int, precision: str | None) -> Array:
+        kernel = jax.ShapeDtypeStruct(kernel_shape(size, x.shape[-1], upstream.shape[-1]), upstream.dtype)
+        return jax.linear_transpose(lambda kernel: xla(x, kernel, stride, precision), kernel)(upstream)[0]
 
-CONVOLVE: Final = _bilinear("convolve", xla_convolve, cpu_convolution.convolve, kernel=1)
-INPUT_GRADIENT: Final = _bilinear(
-    "convolve_input_gradient", _input_gradient, _input_gradient_on_cpu, kernel=0
-)  # (kernel, upstream); sides: height and width of the input
-KERNEL_GRADIENT: Final = _bilinear(
-    "convolve_kernel_gradient", _kernel_gradient, cpu_convolution.kernel_gradient
-)  # (x, upstream); size: of the kernel
+    forward = _bilinear(name, xla, cpu.convolve, kernel=1)
+    # (kernel, upstream); sides: height and width of the input
+    by_input = _bilinear(f"{name}_input_gradient", input_gradient, input_gradient_on_cpu, kernel=0)
+    # (x, upstream); size: of the kernel
+    by_kernel = _bilinear(f"{name}_kernel_gradient", kernel_gradient, cpu.kernel_gradient)
+
+    def of_input(upstream: Array, x: Any, kernel: Array, **static: Any) -> Array:
+        return _like(x, by_input.bind(kernel, upstream, sides=x.aval.shape[-3:-1], **static))
+
+    def of_kernel(upstream: Array, x: Array, kernel: Any, **static: Any) -> Array:
+        return _like(kernel, by_kernel.bind(x, upstream, size=kernel.aval.shape[-3], **static))
+
+    # In each of these one operand of the sum is the primitive's cotangent, one is the undefined one.
+    ad.defbilinear(forward, of_input, of_kernel)
+    ad.defbilinear(
+        by_input,
+        lambda x, kernel, upstream, sides, **static: of_kernel(upstream, x, kernel, **static),
+        lambda x, kernel, upstream, sides, **static: _like(upstream, forward.bind(x, kernel, **static)),
+    )
+    ad.defbilinear(
+        by_kernel,
+        lambda kernel, x, upstream, size, **static: of_input(upstream, x, kernel, **static),
+        lambda kernel, x, upstream, size, **static: _like(upstream, forward.bind(x, kernel, **static)),
+    )
+    return forward
 
 
 def _like(operand: Any, gradient: Array) -> Array:
@@ -175,23 +204,17 @@ def _like(operand: Any, gradient: Array) -> Array:
     return gradient if gradient.ndim == operand.aval.ndim else gradient.sum(0)
 
 
-def _by_input(upstream: Array, x: Any, kernel: Array, **static: Any) -> Array:
-    return _like(x, INPUT_GRADIENT.bind(kernel, upstream, sides=x.aval.shape[-3:-1], **static))
+def _of_all_channels(size: int, channels: int, features: int) -> tuple[int, ...]:
+    return (size, size, channels, features)
 
 
-def _by_kernel(upstream: Array, x: Array, kernel: Any, **static: Any) -> Array:
-    return _like(kernel, KERNEL_GRADIENT.bind(x, upstream, size=kernel.aval.shape[-3], **static))
+def _of_each_channel(size: int, channels: int, features: int) -> tuple[int, ...]:
+    return (size, size, 1, features)
 
 
-# In each of these one operand of the sum is the primitive's cotangent, one is the undefined one.
-ad.defbilinear(CONVOLVE, _by_input, _by_kernel)
-ad.defbilinear(
-    INPUT_GRADIENT,
-    lambda x, kernel, upstream, sides, **static: _by_kernel(upstream, x, kernel, **static),
-    lambda x, kernel, upstream, sides, **static: _like(upstream, CONVOLVE.bind(x, kernel, **static)),
-)
-ad.defbilinear(
-    KERNEL_GRADIENT,
-    lambda kernel, x, upstream, size, **static: _by_input(upstream, x, kernel, **static),
-    lambda kernel, x, upstream, size, **static: _like(upstream, CONVOLVE.bind(x, kernel, **static)),
-)
+def _xla_depthwise(x: Array, kernel: Array, stride: int, precision: str | None = None) -> Array:
+    return xla_convolve(x, kernel, stride, precision, groups=x.shape[-1])
+
+
+CONVOLVE: Final = _convolution("convolve", xla_convolve, cpu_convolution, _of_all_channels)
+DEPTHWISE: Final = _convolution("depthwise", _xla_depthwise, cpu_depthwise, _of_each_channel)

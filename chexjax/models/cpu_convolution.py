@@ -118,10 +118,17 @@ def multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = None) -> Array:
+def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = None, groups: int = 1) -> Array:
     """XLA's own convolution, which every other backend runs."""
     pad = (kernel.shape[0] - 1) // 2
-    return _in_order(x, kernel, window_strides=(stride, stride), padding=((pad, pad), (pad, pad)), precision=precision)
+    return _in_order(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        precision=precision,
+        feature_group_count=groups,
+    )
 
 
 # The canonical layout. XLA's CPU backend transposes other layouts by itself, but not inside a loop, where it falls

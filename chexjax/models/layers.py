@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from chexjax.models.convolution import convolve
+from chexjax.models.convolution import convolve, convolve_depthwise
 
 Dtype = Any
 
@@ -45,13 +45,26 @@ class Conv(nn.Module):
         return y
 
 
-def depthwise(channels: int, size: int, stride: int = 1, **options: Any) -> nn.Conv:
+class Depthwise(nn.Module):
     """A convolution of each channel by itself, padded by `(size - 1) // 2` on every side as torch does.
 
-    `options` are those of `flax.linen.Conv`. The kernel is (size, size, 1, channels).
+    The kernel is (size, size, 1, channels).
     """
-    padding = (size - 1) // 2
-    return nn.Conv(channels, (size, size), stride, padding, feature_group_count=channels, **options)
+
+    size: int
+    stride: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = nn.initializers.he_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, 1, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = convolve_depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(self.dtype)
 
 
 class Patches(nn.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
-from chexjax.models.layers import BatchNorm, Conv, Dtype, depthwise, scaled
+from chexjax.models.layers import BatchNorm, Conv, Depthwise, Dtype, scaled
 from chexjax.models.trunk import Trunk
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
@@ -44,8 +44,7 @@ class InvertedResidual(nn.Module):
         if self.expansion > 1:
             y = nn.relu6(norm(name="conv_0_1")(conv(wide, 1, name="conv_0_0")(y), train))
             layer = 1
-        options = {"use_bias": False, "kernel_init": KERNEL_INIT, "dtype": self.dtype}
-        y = depthwise(wide, 3, self.stride, **options, name=f"conv_{layer}_0")(y)
+        y = Depthwise(3, self.stride, False, KERNEL_INIT, self.dtype, name=f"conv_{layer}_0")(y)
         y = nn.relu6(norm(name=f"conv_{layer}_1")(y, train))
         y = conv(self.channels, 1, name=f"conv_{layer + 1}")(y)
         y = norm(name=f"conv_{layer + 2}")(y, train)
