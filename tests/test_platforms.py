@@ -70,6 +70,7 @@ def test_every_command_asks_for_devices_first(workdir: Path, phantom_folder: Pat
         "clean": [film, out],
         "export": [f"--checkpoint={workdir}", out],
         "import-weights": ["--model=resnet18", str(tmp_path / "w.pth"), out],
+        "check-maps": [f"--checkpoint={workdir}"],
         "probe": [f"--weights={workdir}", f"--films={phantom_folder}"],
         "study": ["--config=configs/study.py", f"--workdir={tmp_path / 'study'}"],
     }

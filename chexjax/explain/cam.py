@@ -45,7 +45,7 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
     Raises:
       ConfigError: the network has no such maps (`Architecture.has_map`).
     """
-    if not model.has_map:
+    if not _has_map(model):
         raise ConfigError("a network whose logits come from a class token has no class activation maps: use grad_cam")
     features = _apply(model, variables, x, method="features")
     return _apply(model, variables, features, method="localize").astype(jnp.float32)
@@ -53,7 +53,7 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
 
 def usual_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
     """`class_activation_map`, or `grad_cam` of a network that has none; arguments and results are theirs."""
-    return (class_activation_map if model.has_map else grad_cam)(model, variables, x)
+    return (class_activation_map if _has_map(model) else grad_cam)(model, variables, x)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
@@ -187,7 +187,7 @@ def choose_maps(
     Raises:
       ConfigError: there is no such kind.
     """
-    if kind == "cam" and not all(model.has_map for model, _ in networks):
+    if kind == "cam" and not all(_has_map(model) for model, _ in networks):
         return "grad_cam, for a network here has no class activation maps", grad_cam
     if kind in METHODS:
         return kind, METHODS[kind]
@@ -203,6 +203,11 @@ def choose_maps(
         if min(sides) >= FINE_PLACES:
             return f"layer_cam at stride {stride}", method
     return "layer_cam at stride 4", partial(layer_cam, stride=4)
+
+
+def _has_map(model: Any) -> bool:
+    """As `Network.has_map`; any other model with `features` and `localize` has one."""
+    return getattr(model, "has_map", True)
 
 
 # Gradients, without changing the networks
@@ -265,7 +270,7 @@ def _stage(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None
 
     jax.eval_shape(lambda variables, x: _apply_tapped(model, variables, x, tap), variables, x)
     strides = {path: 2 ** round(math.log2(x.shape[1] / output.shape[1])) for path, output in outputs.items()}
-    if not model.has_map:  # what the trunk hands over is no map then
+    if not _has_map(model):  # what the trunk hands over is no map then
         strides = {path: own for path, own in strides.items() if path[-1] != "trunk"}
     stride = max(strides.values()) if stride is None else stride
     below = {path: len(path) - 1 - (path.index("trunk") if "trunk" in path else 0) for path in strides}

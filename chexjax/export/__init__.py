@@ -1,8 +1,38 @@
-"""A workdir's networks as one file that runs without chexjax: StableHLO, ONNX, or a torchvision state dict."""
+"""A workdir's networks as one file that runs without chexjax: StableHLO, ONNX, or a torchvision state dict.
 
-from chexjax.export.networks import chosen
-from chexjax.export.onnx_file import to_onnx
-from chexjax.export.stablehlo import create_program, pillow_coefficients, shrink, to_stablehlo
-from chexjax.export.torchvision import to_torch
+The names of this package are loaded when they are first used: `--help` needs no JAX.
+"""
 
-__all__ = ["chosen", "create_program", "pillow_coefficients", "shrink", "to_onnx", "to_stablehlo", "to_torch"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from chexjax.export.networks import chosen as chosen
+    from chexjax.export.onnx_file import to_onnx as to_onnx
+    from chexjax.export.stablehlo import create_program as create_program
+    from chexjax.export.stablehlo import pillow_coefficients as pillow_coefficients
+    from chexjax.export.stablehlo import shrink as shrink
+    from chexjax.export.stablehlo import to_stablehlo as to_stablehlo
+    from chexjax.export.torchvision import to_torch as to_torch
+
+_HOMES: Final = {
+    "chosen": "networks",
+    "create_program": "stablehlo",
+    "pillow_coefficients": "stablehlo",
+    "shrink": "stablehlo",
+    "to_onnx": "onnx_file",
+    "to_stablehlo": "stablehlo",
+    "to_torch": "torchvision",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _HOMES.keys())
