@@ -5,9 +5,9 @@
 
 if __name__ == "__main__":
     from chexjax.commands.prepare import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-    main()
-    raise SystemExit
+    run(main)
 
 import csv
 import hashlib

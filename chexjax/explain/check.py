@@ -2,9 +2,9 @@
 
 if __name__ == "__main__":
     from chexjax.commands.check_maps import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-    main()
-    raise SystemExit
+    run(main)
 
 import json
 import math

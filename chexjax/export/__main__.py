@@ -1,6 +1,7 @@
 """`python -m chexjax.export`."""
 
 from chexjax.commands.export import main
+from chexjax.runtime import run
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,9 +21,9 @@ See `layers.Conv`.
 
 if __name__ == "__main__":
     from chexjax.commands.import_weights import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-    main()
-    raise SystemExit
+    run(main)
 
 import fnmatch
 import json

@@ -2,5 +2,6 @@
 
 if __name__ == "__main__":
     from chexjax.commands.predict import main
+    from chexjax.runtime import run
 
-    main()
+    run(main)

@@ -1,6 +1,7 @@
 """`python -m chexjax.scanline`."""
 
 from chexjax.commands.clean import main
+from chexjax.runtime import run
 
 if __name__ == "__main__":
-    main()
+    run(main)

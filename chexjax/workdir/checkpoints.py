@@ -9,9 +9,9 @@ restore them.
 
 if __name__ == "__main__":
     from chexjax.commands.verify import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-    main()
-    raise SystemExit
+    run(main)
 
 import hashlib
 import json
