@@ -38,7 +38,6 @@ from chexjax.runtime import progress_bar
 from chexjax.workdir.config import CONFIG
 from chexjax.workdir.restore import Restored, restore_best
 
-SPLITS: Final = ("all", "train", "val", "test")
 PART: Final = "test"  # what the evaluated films are called in the prepared set, whatever the source calls them
 
 

@@ -6,10 +6,9 @@ import sys
 import pytest
 from absl import flags
 
-from chexjax.commands import evaluate, export, predict, score, simulate
+from chexjax.commands import export, predict, score, simulate
 from chexjax.data.recipe import ENLARGE
 from chexjax.data.sources.phantom import ARTIFACTS
-from chexjax.evaluation.evaluate import SPLITS
 from chexjax.evaluation.summary import GROUPINGS, SENSITIVITY
 from chexjax.explain.cam import FINE, METHODS
 from chexjax.export.stablehlo import PLATFORMS
@@ -19,7 +18,6 @@ from chexjax.scanline import MAX_WIDTH, THRESHOLD
 
 
 def test_lists_that_are_shown_or_checked() -> None:
-    assert evaluate.SPLITS == SPLITS
     assert export.PLATFORMS == PLATFORMS
     assert predict.MAPS.replace(", or ", ", ").split(", ") == [*METHODS, FINE]
     assert score.GROUPINGS == GROUPINGS
