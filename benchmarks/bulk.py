@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +34,8 @@ from chexjax.models import create_model
 from chexjax.models.configured import stem_of
 from chexjax.models.torch_weights import convert_state_dict, to_state_dict
 from chexjax.predict import Classifier, Options
-from chexjax.predict.batch import cores, score_films
+from chexjax.predict.batch import score_films
+from chexjax.predict.drawing import cores
 from chexjax.predict.films import find_films
 from chexjax.predict.journal import remove_journals
 from chexjax.predict.tables import write_tables
@@ -190,4 +192,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
 
 if __name__ == "__main__":
+    # Processes that draw are started anew; with a main module to import they would load torch.
+    here = sys.modules["__main__"]
+    here.__spec__, here.__file__ = None, None
     main()
