@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from scipy.special import logsumexp
 from threadpoolctl import ThreadpoolController
 
 from chexjax.data.verdict import Verdict
@@ -96,7 +95,7 @@ class Domain:
     def pose_odds(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The log odds that a film is not upright, float64 (films,), and which other pose it is likeliest in."""
         evidence = (features.astype(np.float64) - self.mean) @ self.basis @ self.weights + self.offsets
-        return logsumexp(evidence[:, 1:], axis=1) - evidence[:, 0], 1 + evidence[:, 1:].argmax(axis=1)
+        return np.logaddexp.reduce(evidence[:, 1:], axis=1) - evidence[:, 0], 1 + evidence[:, 1:].argmax(axis=1)
 
     def judge(self, features: np.ndarray) -> list[Verdict]:
         """A verdict a film."""
