@@ -84,7 +84,7 @@ FLAG = {
     "train": "--config", "evaluate": "--config", "predict": "--overlays", "score": "--against", "check-maps": "--cases",
     "view": "--prevalence", "prepare": "--enlarge", "simulate": "--artifact_kinds", "clean": "--axes",
     "export": "--platforms", "import-weights": "--fresh", "probe": "--stages", "study": "--config",
-    "verify": "--verify",
+    "self-test": "Exit status", "verify": "--verify",
 }  # fmt: skip
 MODULES = {COMMANDS[name].module: flag for name, flag in FLAG.items()} | {
     "chexjax.evaluation.evaluate": "--uncertain",
@@ -124,6 +124,7 @@ ENOUGH = {
     "train": ("--config=configs/dml.py", "--workdir=x"),
     "evaluate": ("--config=configs/dml.py", "--workdir=x"),
     "study": ("--config=configs/study.py", "--workdir=x"),
+    "self-test": (),
 }
 
 

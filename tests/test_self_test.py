@@ -12,12 +12,21 @@ import jax
 import numpy as np
 import pytest
 
-from chexjax import self_test
+from chexjax.commands.self_test import run
 from chexjax.data import recipe
 from chexjax.errors import CheckpointError
 from chexjax.scanline import remove_artifacts, remove_artifacts_reference
-from chexjax.self_test import Check, compare, compute, joined, largest_difference, read_expected, read_films, restore
-from chexjax.self_test.__main__ import run
+from chexjax.self_test import comparison
+from chexjax.self_test.comparison import (
+    Check,
+    compare,
+    compute,
+    joined,
+    largest_difference,
+    read_expected,
+    read_films,
+    restore,
+)
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
 
@@ -51,7 +60,7 @@ def perturbed(restored: Restored, change: Any) -> Restored:
 
 def test_a_sound_install_passes(restored: Restored) -> None:
     checks = list(compare(compute(restored, FILMS), read_expected(FILMS)))
-    assert [check.name for check in checks] == list(self_test.TOLERANCES)
+    assert [check.name for check in checks] == list(comparison.TOLERANCES)
     assert all(check.passed for check in checks), checks
     assert max(check.difference for check in checks[2:]) > 0  # float32 is not float64: something was computed
 
@@ -112,7 +121,7 @@ def test_differences(found: list[float], difference: float) -> None:
 def test_the_command_says_what_fails(
     restored: Restored, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(self_test, "restore", lambda: perturbed(restored, lambda kernel: kernel * 1.01))
+    monkeypatch.setattr(comparison, "restore", lambda: perturbed(restored, lambda kernel: kernel * 1.01))
     assert run() == 1
     told = capsys.readouterr()
     assert "  FAIL logits: " in told.out
@@ -121,7 +130,7 @@ def test_the_command_says_what_fails(
 
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:
-    (tmp_path / self_test.EXPECTED).write_bytes(b"PK no more")
+    (tmp_path / comparison.EXPECTED).write_bytes(b"PK no more")
     with pytest.raises(CheckpointError, match="install chexjax anew"):
         read_expected(FILMS, tmp_path)
 
@@ -137,6 +146,6 @@ def test_the_command_in_any_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "this install computes what it should"
     assert "jaxlib " in done.stdout.splitlines()[0]
-    assert sum(line.startswith("  ok ") for line in done.stdout.splitlines()) == len(self_test.TOLERANCES)
+    assert sum(line.startswith("  ok ") for line in done.stdout.splitlines()) == len(comparison.TOLERANCES)
     assert not list(tmp_path.iterdir())
     assert (typed("more").returncode, typed("--wrong").returncode) == (64, 64)
