@@ -37,6 +37,7 @@ ALLOWED = {
     "predict": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "dicom_out"},
     "export": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "predict"},
     "viewer": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "predict"},
+    "self_test": FLOOR | {"models", "workdir", "predict"},
     "main": FLOOR | {"training"},
     "study": FLOOR | {"training", "evaluation", "workdir"},
     "cli": set(),  # it runs modules by name

@@ -42,12 +42,14 @@ class Scores:
     """What the networks say of one film, in numbers.
 
     `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
-    them, in this order. `verdict` says whether they are to be believed. `distance` is how unlike the training films
-    this one is, 1 being the limit above which it is doubtful; NaN where the run kept no measure of it.
+    them, in this order. `uncalibrated` holds the probabilities before calibration. `verdict` says whether they are to
+    be believed. `distance` is how unlike the training films this one is, 1 being the limit above which it is doubtful;
+    NaN where the run kept no measure of it.
     """
 
     name: str
     probabilities: np.ndarray
+    uncalibrated: np.ndarray
     thresholds: np.ndarray
     findings: tuple[str, ...]
     verdict: Verdict = field(default_factory=Verdict)
@@ -290,12 +292,14 @@ class Classifier:
 
     def _scores(self, batch: Sequence[Ready], seen: Seen) -> Iterator[Scores]:
         logits, features = np.asarray(seen[0]), {name: np.asarray(array) for name, array in seen[1].items()}
-        probabilities = self._calibrated(probability_of(logits).mean(axis=0))
+        uncalibrated = probability_of(logits).mean(axis=0)
+        probabilities = self._calibrated(uncalibrated)
         distances, verdicts = self._judge({name: array[: len(batch)] for name, array in features.items()}, len(batch))
         for k, film in enumerate(batch):
             yield Scores(
                 name=film.name,
                 probabilities=probabilities[k],
+                uncalibrated=uncalibrated[k],
                 thresholds=self.thresholds,
                 findings=self.findings,
                 verdict=film.verdict + verdicts[k],
