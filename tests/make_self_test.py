@@ -26,7 +26,7 @@ from PIL import Image
 from chexjax.data.sources.phantom import ARTIFACTS, plan_films, render_film
 from chexjax.evaluation.report import METRICS
 from chexjax.files import write_manifest
-from chexjax.self_test import EXPECTED, FILMS, STORED, TOLERANCES, WORKDIR, compute, joined, read_films, restore
+from chexjax.self_test.checks import EXPECTED, FILMS, STORED, TOLERANCES, WORKDIR, compute, joined, read_films, restore
 from chexjax.workdir.checkpoints import ARRAYS, METADATA, Checkpoints
 
 TRAIN = (

@@ -12,12 +12,21 @@ import jax
 import numpy as np
 import pytest
 
-from chexjax import self_test
+from chexjax.commands.self_test import run
 from chexjax.data import recipe
 from chexjax.errors import CheckpointError
 from chexjax.scanline import remove_artifacts, remove_artifacts_reference
-from chexjax.self_test import Check, compare, compute, joined, largest_difference, read_expected, read_films, restore
-from chexjax.self_test.__main__ import run
+from chexjax.self_test import checks as self_test
+from chexjax.self_test.checks import (
+    Check,
+    compare,
+    compute,
+    joined,
+    largest_difference,
+    read_expected,
+    read_films,
+    restore,
+)
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
 
