@@ -31,6 +31,7 @@ from chexjax.trust.features import see
 from chexjax.trust.gate import judge_pixels
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored, restore_best
+from chexjax.workdir.thresholds import validation_thresholds
 
 BATCH: Final = 8
 NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
@@ -358,15 +359,9 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 def read_thresholds(restored: Restored) -> np.ndarray:
     """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
-    name = judged_as(restored)
-    try:
-        results = json.loads((restored.workdir / "metrics.json").read_text())
-        found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
-        values = [found.get(finding, {}).get("youden") for finding in restored.findings]
-        thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        thresholds = np.full(len(restored.findings), math.nan)
-    return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
+    found = validation_thresholds(restored.workdir, restored.step).get(judged_as(restored), {})
+    values = [found.get(finding, {}).get("youden") for finding in restored.findings]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 def _known(thresholds: np.ndarray) -> np.ndarray:
