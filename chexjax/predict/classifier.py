@@ -185,6 +185,11 @@ class Classifier:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether its probabilities are calibrated."""
+        return self._calibration is not None
+
+    @property
     def knows_thresholds(self) -> bool:
         """Whether any finding has a threshold, without which none is called."""
         return bool(np.isfinite(self.thresholds).any())
