@@ -180,7 +180,9 @@ def listen(host: str, port: int) -> socket.socket:
     """
     name = host.strip("[]")
     try:
-        family, kind, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, _, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -251,7 +253,7 @@ def _run(
     from chexjax.serve.guard import place_of
     from chexjax.serve.instances import Instances
 
-    server = _server(create_app(service, Instances(service, targets), token), service.limits, context)
+    server = create_server(create_app(service, Instances(service, targets), token), service.limits, context)
     number = listener.getsockname()[1]
     shown = f"[{values.host.strip('[]')}]" if ":" in values.host else values.host
     troubles: list[str] = []
@@ -261,7 +263,10 @@ def _run(
             service.warm_up()
             if service.is_ready:
                 if port:
-                    print(f"C-STORE at port {port.listen(values.host.strip('[]'), values['dicom-port'].value)}", flush=True)
+                    print(
+                        f"C-STORE at port {port.listen(values.host.strip('[]'), values['dicom-port'].value)}",
+                        flush=True,
+                    )
                 print(f"ready: http{'s' if context else ''}://{shown}:{number}/", flush=True)
         except ChexjaxError as error:
             troubles.append(str(error))
@@ -286,7 +291,8 @@ def _run(
     return 0
 
 
-def _server(app: Any, limits: "Limits", context: ssl.SSLContext | None) -> Any:
+def create_server(app: Any, limits: "Limits", context: ssl.SSLContext | None) -> Any:
+    """A uvicorn server of the application; `context` encrypts."""
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 

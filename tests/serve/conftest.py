@@ -25,7 +25,7 @@ pytest.importorskip("pynetdicom", reason="the extra `serve`")
 pytest.importorskip("highdicom", reason="the extra `serve`")
 
 from chexjax.serve.app import create_app
-from chexjax.serve.command import _server, listen
+from chexjax.serve.command import create_server, listen
 from chexjax.serve.instances import Instances
 from chexjax.serve.metrics import Metrics
 from chexjax.serve.service import Limits, Service
@@ -67,14 +67,19 @@ Start = Callable[..., Any]
 
 @contextmanager
 def serving(
-    classifier: Classifier, limits: Limits, token: str = "", targets: Sequence[Any] = (), ready: bool = True, **more: Any
+    classifier: Classifier,
+    limits: Limits,
+    token: str = "",
+    targets: Sequence[Any] = (),
+    ready: bool = True,
+    **more: Any,
 ) -> Iterator[tuple[httpx.Client, Service]]:
     """The service at a port of this machine, in a thread, and a client that talks to it."""
     service = Service(classifier, limits, Metrics(limits.batch), **more)
     if ready:
         service.warm_up()
     listener = listen("localhost", 0)
-    server = _server(create_app(service, Instances(service, targets), token), limits, None)
+    server = create_server(create_app(service, Instances(service, targets), token), limits, None)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     family = "[::1]" if listener.family is socket.AF_INET6 else "127.0.0.1"

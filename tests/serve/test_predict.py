@@ -69,7 +69,9 @@ def test_maps_come_as_boxes_and_pictures(client: httpx.Client, classifier: Class
     check(answer, classifier, film)
     assert expected.called
     for each in answer["findings"]:
-        boxes = [list(box[:4]) for box in expected.boxes(each["finding"])] if each["finding"] in expected.called else None
+        boxes = (
+            [list(box[:4]) for box in expected.boxes(each["finding"])] if each["finding"] in expected.called else None
+        )
         assert (each["boxes"] and [list(box.values()) for box in each["boxes"]]) == boxes
     assert [each["finding"] for each in answer["overlays"]] == expected.called[:3]
     for each in answer["overlays"]:
@@ -245,7 +247,9 @@ def test_nothing_is_compiled_once_it_is_ready(workdir: Path) -> None:
     listening = False
     assert not compiled
     assert 'chexjax_films_total{door="http",status="ok"}' in text or "doubtful" in text
-    sizes = {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith("chexjax_batch_films_")}
+    sizes = {
+        line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith("chexjax_batch_films_")
+    }
     assert sizes["chexjax_batch_films_sum"] == 20
     assert sizes["chexjax_batch_films_count"] < 20  # some went together
 
