@@ -197,12 +197,13 @@ def limits_of(values: flags.FlagValues) -> "Limits":
     """The limits that the flags name."""
     from chexjax.serve.service import Limits
 
+    given = values.flag_values_dict()
     return Limits(
-        batch=values["max-batch"].value,
-        wait=values["max-wait-ms"].value / 1000,
-        queue=values.queue,
-        body=int(values["max-body-mb"].value * 1e6),
-        timeout=values.timeout,
+        batch=given["max-batch"],
+        wait=given["max-wait-ms"] / 1000,
+        queue=given["queue"],
+        body=int(given["max-body-mb"] * 1e6),
+        timeout=given["timeout"],
     )
 
 
@@ -218,7 +219,7 @@ def _load(values: flags.FlagValues) -> "tuple[Service, list[Target], StorePort |
     from chexjax.trust.calibration import read_prevalence
 
     limits = limits_of(values)
-    title = check_title(values["ae-title"].value, "--ae-title")
+    title = check_title(str(values["ae-title"].value), "--ae-title")
     calling = [check_title(name, "--calling") for name in values.calling]
     targets: list[Target] = []
     if stow := values["stow-to"].value:
@@ -264,7 +265,7 @@ def _run(
             if service.is_ready:
                 if port:
                     print(
-                        f"C-STORE at port {port.listen(values.host.strip('[]'), values['dicom-port'].value)}",
+                        f"C-STORE at port {port.listen(values.host.strip('[]'), values.flag_values_dict()['dicom-port'])}",
                         flush=True,
                     )
                 print(f"ready: http{'s' if context else ''}://{shown}:{number}/", flush=True)
@@ -352,7 +353,7 @@ def _signals(server: Any, service: "Service", ended: list[int]) -> Iterator[None
 class _WithoutTraceback(logging.Formatter):
     """An exception's kind and place; its text may quote a film's header."""
 
-    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's own name
+    def formatException(self, ei: Any) -> str:  # logging's own name
         from chexjax.serve.guard import place_of
 
         return place_of(ei[1])

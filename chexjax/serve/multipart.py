@@ -33,7 +33,7 @@ def read_parts(body: bytes, content_type: str) -> list[Part]:
     if not boundary:
         raise DataError("a multipart body whose Content-Type names no boundary")
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST + 2)
-    parts = []
+    parts: list[Part] = []
     for piece in pieces[1:]:
         if piece.startswith(b"--"):
             return parts

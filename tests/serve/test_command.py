@@ -79,7 +79,7 @@ def test_sigterm_finishes_what_is_under_way_and_ends_with_0(run: Path, tmp_path:
         began = time.monotonic()
         started.send_signal(signal.SIGTERM)
         ask.join()
-        told, wrong = started.communicate(timeout=60)
+        _, wrong = started.communicate(timeout=60)
         assert [answer.status_code for answer in answers] == [200]
         assert answers[0].json()["status"] in ("ok", "doubtful")
         assert started.returncode == 0, wrong
@@ -213,7 +213,8 @@ def test_what_is_this_machine(host: str, own: bool) -> None:
 def test_its_modules_need_no_extra() -> None:
     """So that the pages of the API are made without it, and the command can say what is missing."""
     program = (
-        "import sys\nfor name in ('fastapi', 'uvicorn', 'prometheus_client', 'pynetdicom', 'highdicom'): sys.modules[name] = None\n"
+        "import sys\n"
+        "for name in ('fastapi', 'uvicorn', 'prometheus_client', 'pynetdicom', 'highdicom'): sys.modules[name] = None\n"
         "import pkgutil, importlib, chexjax.serve as room\n"
         "for each in pkgutil.iter_modules(room.__path__):\n"
         "    importlib.import_module(f'chexjax.serve.{each.name}')"

@@ -1,4 +1,4 @@
-"""`POST /predict` says what the Classifier says in this process; what is no film is refused, and nothing else happens."""
+"""`POST /predict` says what the Classifier says in this process; what is no film is refused."""
 
 import base64
 import io
@@ -227,7 +227,7 @@ def test_nothing_is_compiled_once_it_is_ready(workdir: Path) -> None:
 
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(listen)
-    with serving(Classifier.from_checkpoint(workdir), Limits(batch=4, wait=0.2)) as (client, service):
+    with serving(Classifier.from_checkpoint(workdir), Limits(batch=4, wait=0.2)) as (client, _):
         assert len(compiled) >= 6  # three sizes, with maps and without
         compiled.clear()
         for together in (1, 2, 3, 4):
