@@ -264,10 +264,8 @@ def _run(
             service.warm_up()
             if service.is_ready:
                 if port:
-                    print(
-                        f"C-STORE at port {port.listen(values.host.strip('[]'), values.flag_values_dict()['dicom-port'])}",
-                        flush=True,
-                    )
+                    taken = port.listen(values.host.strip("[]"), values.flag_values_dict()["dicom-port"])
+                    print(f"C-STORE: {values['ae-title'].value} at port {taken}", flush=True)
                 print(f"ready: http{'s' if context else ''}://{shown}:{number}/", flush=True)
         except ChexjaxError as error:
             troubles.append(str(error))

@@ -81,7 +81,7 @@ class StorePort:
         entity = AE(self._title)
         entity.require_called_aet = True
         entity.require_calling_aet = self._calling
-        entity.maximum_associations = limits.queue
+        entity.maximum_associations = limits.queue + 16  # some send nothing at the moment
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = limits.timeout
         entity.add_supported_context(_VERIFICATION)
         for film in FILMS:
@@ -101,14 +101,15 @@ class StorePort:
 
     def close(self, seconds: float) -> None:
         """Takes no new associations, lets the others finish what is under way, and ends."""
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.shutdown()
+        server.shutdown()
         until = time.monotonic() + seconds
         while (self._under_way or self._received) and time.monotonic() < until:
             time.sleep(0.02)
         time.sleep(_ANSWER)
-        for association in self._server.active_associations:
+        for association in server.active_associations:
             association.abort()
 
     def _store(self, event: Any) -> int:

@@ -178,7 +178,7 @@ class Service:
         return Found(scores, (extent[0], extent[1]), "refused" if self.strict and status == "doubtful" else status)
 
     def answer(self, found: Found, maps: bool) -> Answer:
-        """The same as it is sent; with `maps` also boxes and pictures, of what is called or else of the first finding."""
+        """The same as it is sent; `maps` adds boxes and pictures of what is called, or else of the first finding."""
         scores, (height, width) = found.scores, found.extent
         refused = found.status == "refused"
         pictures = maps and not refused and isinstance(scores, Prediction)
