@@ -1,13 +1,17 @@
-"""From typing a command to its first training step: the first start, and the second.
+"""From typing a command to its first training step, to a film's findings, to its help.
 
-    python -m benchmarks.startup [--config=configs/dml.py] [--json=FILE]
+    python -m benchmarks.startup [--config=configs/dml.py] [--checkpoint=WORKDIR --film=FILE] [--json=FILE]
 
 Three starts of the same run in new processes and new workdirs: with an empty cache (films are drawn and prepared, and
 programs compiled); with the films there, but nothing compiled; with both. The clock stops when the command says that
 its first steps ended; then it is stopped.
+
+With --checkpoint and --film, instead: the prediction of that film, with an empty cache and with the programs there, and
+the help of every command; the median of five each, but for the empty cache.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contest import Results, finish, introduce, parser_of, table
+from chexjax.cli import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -44,11 +49,40 @@ def start(config: str, cache: Path, workdir: Path, **settings: str) -> float:
     raise SystemExit("error: the run ended before its first step")
 
 
+def timed(module: str, *arguments: str, cache: Path) -> float:
+    """Seconds of a command, start and end included."""
+    unset = "JAX_COMPILATION_CACHE_DIR"
+    environment = {key: value for key, value in os.environ.items() if key != unset} | {"CHEXJAX_CACHE": str(cache)}
+    began = time.perf_counter()
+    command = [sys.executable, "-m", module, *arguments]
+    subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, check=True)
+    return time.perf_counter() - began
+
+
+def first_answers(checkpoint: str, film: str, work: Path) -> dict[str, float]:
+    """Seconds until a film is predicted, and until each command has shown its help."""
+    arguments = [f"--checkpoint={Path(checkpoint).resolve()}", str(Path(film).resolve())]
+    seconds = [timed("chexjax.predict", *arguments, f"--out={work / str(k)}", cache=work / "cache") for k in range(6)]
+    found = {"predict, empty cache": seconds[0], "predict, programs there": statistics.median(seconds[1:])}
+    for name, command in COMMANDS.items():
+        helps = [timed(command.module, "--help", cache=work / "cache") for _ in range(5)]
+        found[f"{name} --help"] = statistics.median(helps)
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> Results:
-    """Prints the three times and their ratios."""
+    """Prints the times; of the starts of a run also their ratios."""
     parser = parser_of(__doc__)
     parser.add_argument("--config", default="configs/dml.py")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--film")
     options = parser.parse_args(argv)
+    if options.checkpoint and options.film:
+        introduce("first answers of the commands")
+        with tempfile.TemporaryDirectory() as folder:
+            found = first_answers(options.checkpoint, options.film, Path(folder))
+        print(table(["command", "s"], [[name, f"{seconds:.2f}"] for name, seconds in found.items()]))
+        return finish({"checkpoint": options.checkpoint, "seconds": found}, options.json)
     introduce(f"start of {options.config}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)

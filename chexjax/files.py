@@ -13,6 +13,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -143,7 +144,8 @@ def manifest_troubles(folder: Path, up_to: float = math.inf) -> list[str]:
         return [f"{MANIFEST} is missing"]
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         return [f"{MANIFEST} cannot be read ({type(error).__name__})"]
-    found = (_trouble_with(folder / name, size, digest, size <= up_to) for name, (size, digest) in listed.items())
+    with ThreadPoolExecutor() as pool:  # hashing holds no lock of Python's
+        found = pool.map(lambda name: _trouble_with(folder / name, *listed[name], listed[name][0] <= up_to), listed)
     return [f"{name} {what}" for name, what in zip(listed, found, strict=True) if what]
 
 

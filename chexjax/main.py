@@ -12,7 +12,6 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
-from chexjax.devices import ended_together, find_devices, join_processes
 from chexjax.errors import ConfigError, fail, told_plainly
 from chexjax.files import local_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
@@ -29,12 +28,14 @@ def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}; config fields are set as --config.FIELD=VALUE", status=2)
+    # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
+    from chexjax.devices import ended_together, find_devices, join_processes
+
     with ended_together(), told_plainly():
         workdir = local_path(WORKDIR.value or "", "--workdir")
         if DISTRIBUTED.value:
             join_processes()
         find_devices()
-        # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
         from chexjax.training import loop
 
         if MODE.value == "train":
@@ -42,11 +43,14 @@ def main(argv: list[str]) -> None:
         loop.evaluate(CONFIG.value, workdir, SPLIT.value)
 
 
-def parse(argv: list[str]) -> list[str]:
-    """absl's parser, but what a user can get wrong is reported in one line. What the command compiles is kept."""
+def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
+    """absl's parser, but what a user can get wrong is reported in one line. What the command compiles is kept.
+
+    `--help` prints `about` and the flags.
+    """
     if {"--help", "-help", "-h"} & set(argv[1:]):  # absl would end with status 1
         module = sys.argv[0] if __name__ == "__main__" else __name__
-        print(f"{sys.modules['__main__'].__doc__}\n{flags.FLAGS.module_help(module)}")
+        print(f"{about}\n{flags.FLAGS.module_help(module)}")
         raise SystemExit(0)
     arguments = find_configs(argv)
     try:

@@ -1,11 +1,10 @@
-"""A study: many kinds of run, several seeds each, and one table of mean and standard deviation beside the report's.
+"""A study: many kinds of run, several seeds each, in one table; `chexjax.commands.study` is its command."""
 
-python -m chexjax.study --config=configs/study.py --workdir=DIR
+if __name__ == "__main__":
+    from chexjax.commands.study import main  # without the libraries below: --help needs none
 
-Each run is a workdir of its own, `DIR/CELL/seed-S`, as `chexjax.main` would make it. Run again, the study goes on where
-it was stopped. The table is printed, and written to `study.md` and `study.json`, after every run: it says of how many
-seeds each row is.
-"""
+    main()
+    raise SystemExit
 
 import json
 import statistics
@@ -13,37 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, logging
 from ml_collections import ConfigDict
 
-from chexjax.devices import find_devices
-from chexjax.errors import ChexjaxError, ConfigError, told_plainly
+from chexjax.errors import ChexjaxError, ConfigError
 from chexjax.evaluation.published import published
 from chexjax.evaluation.tables import Table, as_markdown
-from chexjax.files import local_path, write_whole
+from chexjax.files import write_whole
 from chexjax.formats import format_figure
-from chexjax.main import CONFIG, WORKDIR, parse
 
 Results = dict[str, Any]  # what `metrics.json` holds
-
-
-def main(argv: list[str]) -> None:
-    """Runs what is still to be run, and prints the table."""
-    from chexjax.training.logging import say
-
-    with told_plainly():
-        find_devices()
-        if len(argv) > 1:
-            raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
-        study, out = CONFIG.value, local_path(WORKDIR.value or "", "--workdir")
-        found: dict[str, list[Results]] = {name: [] for name in chosen(study)}
-        for seed in range(1, study.seeds + 1):
-            for name in found:
-                say(f"== {name}, seed {seed}")
-                found[name].append(run(study, name, seed, out))
-                write(out, study, found)
-        if jax.process_index() == 0:
-            print(format_table(study, found))
 
 
 def chosen(study: ConfigDict) -> list[str]:
@@ -192,9 +169,3 @@ def _beside(row: dict[str, Any], finding: str) -> str:
 def _mean_and_std(figures: dict[str, Any], digits: int = 4) -> str:
     std = "" if figures["sd"] is None else f" ({figures['sd']:.{digits}f})"
     return format_figure(figures["mean"], digits) + std
-
-
-if __name__ == "__main__":
-    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
-    with told_plainly():  # Ctrl-C before the work begins
-        app.run(main, flags_parser=parse)

@@ -1,15 +1,13 @@
-"""The window: a film, its findings, and where they are.
+"""The window: a film, its findings, and where they are; `chexjax.commands.view` lists its keys."""
 
-    python -m chexjax.viewer --checkpoint=WORKDIR [FILE]
+if __name__ == "__main__":
+    from chexjax.commands.view import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-Ctrl+O opens a film; Left and Right go through its folder; Up and Down choose a finding; + and - (or the wheel) zoom,
-0 fits, dragging moves the film; dragging with the right button (or Shift and the arrows) sets window and level;
-C shows the film before and after cleaning, B the boxes; Ctrl+S saves what is seen; Ctrl+Q ends.
-"""
+    run(main)
 
 import math
 import queue
-import sys
 import threading
 import tkinter as tk
 from collections.abc import Callable, Mapping
@@ -21,14 +19,12 @@ from tkinter import font as tkfont
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from absl import flags
 from PIL import Image, ImageDraw, ImageFont, ImageTk
 
 from chexjax.data.images import JudgedFilm
 from chexjax.data.recipe import Recipe
 from chexjax.data.verdict import Verdict
-from chexjax.devices import find_devices
-from chexjax.errors import ChexjaxError, ConfigError, command, printable, printable_lines
+from chexjax.errors import ChexjaxError, printable, printable_lines
 from chexjax.explain import overlay
 from chexjax.explain.maps import MapBox, heat
 from chexjax.files import whole
@@ -43,8 +39,6 @@ from chexjax.predict import (
     looks_like_film,
 )
 from chexjax.predict.films import as_judged
-from chexjax.runtime import parse
-from chexjax.trust.calibration import read_prevalence
 
 BACKGROUND, TEXT, FAINT, BAR, ABOVE, CHOSEN = "#16181b", "#e6e6e6", "#a9adb3", "#5b8def", "#ffb454", "#2c3a52"
 NO_CHECKPOINT: Final = f"No checkpoint is given, so films are only shown. One command makes one:\n{TRAIN_FIRST}\nThen: \
@@ -610,29 +604,3 @@ class Viewer(tk.Tk):
     def _toggle(self, variable: tk.BooleanVar) -> None:
         variable.set(not variable.get())
         self._redraw_cleaned()
-
-
-@command
-def main() -> None:
-    """The command line."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
-    flags.DEFINE_string("maps", "cam", "As for chexjax.predict.", flag_values=values)
-    flags.DEFINE_boolean("raw", False, "As for chexjax.predict.", flag_values=values)
-    flags.DEFINE_string("prevalence", None, "As for chexjax.predict.", flag_values=values)
-    rest = parse(sys.argv, values, __doc__)
-    if len(rest) > 1:
-        raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")
-    find_devices()
-    film = Path(rest[0]).expanduser().absolute() if rest else None
-    prevalence = read_prevalence(Path(values.prevalence).expanduser()) if values.prevalence else None
-    try:
-        window = Viewer(values.checkpoint, film, values.maps, values.raw, prevalence)
-    except tk.TclError as error:
-        raise ConfigError(f"there is no display for a window: {error}") from None
-    window.mainloop()
-    window.worker.join()
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,9 @@ import pdoc
 
 import chexjax
 
-LEFT_OUT: Final = ("chexjax.data.phantom", "chexjax.data.chestxray14", "chexjax.training.checkpoints")
+LEFT_OUT: Final = (
+    "chexjax.data.phantom", "chexjax.data.chestxray14", "chexjax.training.checkpoints", "chexjax.predict.join",
+)  # fmt: skip
 
 
 def main() -> None:

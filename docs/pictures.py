@@ -19,10 +19,10 @@ from matplotlib import pyplot as plt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import uniform_filter
 
+from chexjax.data.cleaning import comparison
 from chexjax.data.sources.phantom import ARTIFACTS, plan_films, render_film
 from chexjax.predict import Classifier, draw
 from chexjax.scanline import remove_artifacts
-from chexjax.scanline.__main__ import comparison
 
 IMAGES = Path(__file__).parent / "images"
 PLACED = ({"Cardiomegaly"}, {"Consolidation"}, {"Effusion"})  # findings that are large and have a place

@@ -1,6 +1,8 @@
 """The command `chexjax`: it lists the module commands, and runs each as `python -m` would."""
 
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -57,20 +59,96 @@ def test_every_command_is_a_module(name: str) -> None:
     assert len(COMMANDS[name].about) < 80
 
 
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [
-        ("train", "--config"),
-        ("evaluate", "--config"),
-        ("study", "--config"),
-        ("verify", "--verify"),
-        ("clean", "--axes"),
-    ],
-)
-def test_a_commands_own_help(name: str, told: str) -> None:
-    done = run(name, "--help")
+def started(name: str, *arguments: str) -> list[str]:
+    """A command line that runs the command, and prints at its end what it has loaded."""
+    program = (
+        "import atexit, sys; from chexjax.cli import main\n"
+        "atexit.register(lambda: print('LOADED', *sorted(sys.modules)))\n"
+        "main()"
+    )
+    return [sys.executable, "-c", program, name, *arguments]
+
+
+def started_module(module: str, *arguments: str) -> list[str]:
+    """The same for `python -m module`."""
+    program = (
+        f"import atexit, runpy, sys; sys.argv = ['-m', *sys.argv[1:]]\n"
+        f"atexit.register(lambda: print('LOADED', *sorted(sys.modules)))\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", program, *arguments]
+
+
+# A command's own help names this flag.
+FLAG = {
+    "train": "--config", "evaluate": "--config", "predict": "--overlays", "score": "--against", "check-maps": "--cases",
+    "view": "--prevalence", "prepare": "--enlarge", "simulate": "--artifact_kinds", "clean": "--axes",
+    "export": "--platforms", "import-weights": "--fresh", "probe": "--stages", "study": "--config",
+    "verify": "--verify",
+}  # fmt: skip
+MODULES = {COMMANDS[name].module: flag for name, flag in FLAG.items()} | {
+    "chexjax.evaluation.evaluate": "--uncertain",
+    "chexjax.predict.join": "Exit status",
+    "chexjax.data.chestxray14": "--enlarge",
+    "chexjax.data.phantom": "--artifact_kinds",
+    "chexjax.training.checkpoints": "--verify",
+}
+
+
+def check_help(command: list[str], flag: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert told in done.stdout
+    assert not done.stderr
+    text, _, loaded = done.stdout.partition("LOADED")
+    assert len(text.partition("\n")[0]) > 20  # a sentence that says what the command does
+    assert f"{flag}" in text
+    assert not {"jax", "flax", "numpy", "PIL", "scipy", "matplotlib", "orbax", "torch"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_loads_no_library_that_computes(name: str) -> None:
+    check_help(started(name, "--help"), FLAG[name])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nor_does_a_modules(module: str) -> None:
+    check_help(started_module(module, "--help"), MODULES[module])
+
+
+def test_evaluating_a_checkpoint_has_a_help_of_its_own() -> None:
+    check_help(started("evaluate", "--checkpoint=x", "--help"), "--uncertain")
+
+
+# What brings each command to the place where it loads JAX.
+ENOUGH = {
+    "train": ("--config=configs/dml.py", "--workdir=x"),
+    "evaluate": ("--config=configs/dml.py", "--workdir=x"),
+    "study": ("--config=configs/study.py", "--workdir=x"),
+}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_while_libraries_are_loaded_is_one_line(name: str, tmp_path: Path) -> None:
+    """A library that takes a minute to load stands for JAX: the command is interrupted in the midst of it."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("import time; print('loading', flush=True); time.sleep(60)")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", COMMANDS[name].module, *COMMANDS[name].arguments, *ENOUGH.get(name, ["x"])],
+        env=environment | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "loading\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert told == "error: interrupted\n"
+    assert process.returncode == 130
 
 
 def test_a_command_does_what_its_module_does(tmp_path: Path) -> None:

@@ -13,14 +13,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax import predict
+from chexjax.commands import clean, score
+from chexjax.commands import predict as predict_command
+from chexjax.data import cleaning
 from chexjax.data.prepared import SKIPPED, TABLE, load, prepare
 from chexjax.data.recipe import Recipe
 from chexjax.data.sources import nih
 from chexjax.errors import ConfigError, DataError
-from chexjax.evaluation import score
 from chexjax.evaluation.predictions import read_predictions
 from chexjax.findings import FINDINGS
-from chexjax.scanline import __main__ as scanline
 from tests.untrained import save_untrained
 
 NAMES = [
@@ -90,7 +91,7 @@ def test_predict(
 ) -> None:  # fmt: skip
     workdir, out = save_untrained(small_baseline, tmp_path / "run"), tmp_path / "out"
     (folder / "\x1b[31mbroken.png").write_text("no film")
-    assert run(monkeypatch, predict.main, f"--checkpoint={workdir}", f"--out={out}", folder) == 1
+    assert run(monkeypatch, predict_command.main, f"--checkpoint={workdir}", f"--out={out}", folder) == 1
     told = capsys.readouterr()
     assert plain(told.out + told.err)
     assert "Traceback" not in told.err
@@ -115,7 +116,7 @@ def test_out_is_never_among_the_films(folder: Path, tmp_path: Path, monkeypatch:
         predict.check_out(tmp_path, [tmp_path / "overlays" / "a-Mass.png"])
     predict.check_out(tmp_path / "out", [folder, tmp_path / "elsewhere.png"])
     before = {path: path.lstat().st_mtime_ns for path in folder.iterdir()}
-    assert run(monkeypatch, predict.main, "--checkpoint=none", f"--out={folder}", folder) == 64
+    assert run(monkeypatch, predict_command.main, "--checkpoint=none", f"--out={folder}", folder) == 64
     assert {path: path.lstat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -140,23 +141,23 @@ def test_names_that_look_alike_stay_apart(tmp_path: Path) -> None:
 def test_scanline(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, scanline.main, folder, f"--out={tmp_path / 'out'}", "--compare") == 0
+    assert run(monkeypatch, clean.main, folder, f"--out={tmp_path / 'out'}", "--compare") == 0
     (folder / "\x1b[31mbroken.png").write_text("no film")
-    assert run(monkeypatch, scanline.main, folder, f"--out={tmp_path / 'again'}") == 1
+    assert run(monkeypatch, clean.main, folder, f"--out={tmp_path / 'again'}") == 1
     told = capsys.readouterr()
     assert plain(told.out + told.err)
     assert len(check_table(tmp_path / "out" / "changed.csv")) == len(NAMES)
     assert len([path for path in (tmp_path / "out").iterdir() if path.suffix == ".png"]) == len(NAMES)
     (tmp_path / "loop").symlink_to("loop")
-    assert run(monkeypatch, scanline.main, folder, f"--out={tmp_path / 'loop'}") == 1
+    assert run(monkeypatch, clean.main, folder, f"--out={tmp_path / 'loop'}") == 1
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_memory_is_bounded_whatever_the_sizes_of_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    monkeypatch.setattr(scanline, "WAITING", 4)
-    monkeypatch.setattr(scanline, "read_grey", lambda path: np.zeros((1, int(path.stem)), np.uint8))
-    jobs = [scanline.Job(tmp_path / f"{k}.png", Path(f"{k}.png"), Path("a"), Path("b")) for k in range(1, 40)]
+    monkeypatch.setattr(cleaning, "WAITING", 4)
+    monkeypatch.setattr(cleaning, "read_grey", lambda path: np.zeros((1, int(path.stem)), np.uint8))
+    jobs = [cleaning.Job(tmp_path / f"{k}.png", Path(f"{k}.png"), Path("a"), Path("b")) for k in range(1, 40)]
     held = 0
 
     class Bar:
@@ -166,7 +167,7 @@ def test_memory_is_bounded_whatever_the_sizes_of_films(tmp_path: Path, monkeypat
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
-        for batch in scanline._batches(jobs, pool, {}, Bar()):
+        for batch in cleaning._batches(jobs, pool, {}, Bar()):
             sizes += [film.shape[1] for _, film in batch]
             held = max(held, len(batch))
     assert sorted(sizes) == list(range(1, 40))

@@ -67,3 +67,33 @@ def test_what_was_not_used_for_longest_goes_first_also_where_jax_had_set_no_date
 
 def sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+
+
+def ended(body: str, loaded: str = "import jax", out: object = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """What a process leaves that runs a command with this body."""
+    program = f"{loaded}\nimport atexit, sys\nfrom chexjax.runtime import run\ndef main():\n    {body}\nrun(main)"
+    return subprocess.run(
+        [sys.executable, "-c", program], stdout=out, stderr=subprocess.PIPE, text=True, timeout=300
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("loaded", ["import jax", ""])
+@pytest.mark.parametrize(("end", "status"), [("", 0), ("raise SystemExit", 0), ("sys.exit(3)", 3), ("sys.exit(0)", 0)])
+def test_a_command_ends_with_its_status_and_all_it_printed(loaded: str, end: str, status: int) -> None:
+    done = ended(f"print('x' * 5000); print('y', file=sys.stderr); {end}", loaded)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "x" * 5000 + "\n", "y\n")
+
+
+def test_a_command_that_fails_shows_why() -> None:
+    assert "ZeroDivisionError" in ended("1 / 0").stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_command_whose_output_is_lost_has_not_succeeded() -> None:
+    with open("/dev/full", "w") as full:
+        assert ended("print('x')", out=full).returncode != 0
+
+
+def test_a_process_with_jax_ends_without_taking_everything_apart() -> None:
+    assert "apart" in ended("atexit.register(print, 'taken apart')", "").stdout
+    assert ended("atexit.register(print, 'taken apart')").stdout == ""

@@ -7,7 +7,7 @@ millions. Source: DICOM PS3.3, sections C.11.1 (modality), C.11.2 (VOI) and C.7.
 from typing import Final
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from chexjax.data.dicom_gate import is_linear
 from chexjax.data.dicom_header import Header
@@ -151,7 +151,7 @@ def find_padding(stored: np.ndarray, header: Header) -> tuple[np.ndarray | None,
     padded = (stored >= low) & (stored <= high)
     if not padded.any() or padded.all():
         return None, Verdict()
-    parts, _ = ndimage.label(padded)
+    parts, _ = scipy.ndimage.label(padded)
     edge = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     outside = np.isin(parts, edge[edge > 0])
     within = int(padded.sum()) - int(outside.sum())

@@ -1,6 +1,7 @@
 """The command `python -m chexjax.data.phantom`; what it runs is `chexjax.data.sources.phantom`."""
 
-from chexjax.data.sources.phantom.__main__ import main
+from chexjax.commands.simulate import main
+from chexjax.runtime import run
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,9 +1,13 @@
 """Prepares films once: reads and checks a source's tables, cleans and shrinks its films, writes them as ArrayRecord.
 
 `prepare` handles a folder in the NIH's layout with its own lists, `prepare_source` all that `config.data` allows.
-
-    python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """
+
+if __name__ == "__main__":
+    from chexjax.commands.prepare import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
+
+    run(main)
 
 import csv
 import hashlib
@@ -12,26 +16,24 @@ import json
 import math
 import os
 import shutil
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import redirect_stdout
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax.data import dicom
 from chexjax.data.dicom import read_judged
 from chexjax.data.images import MAX_SIDE, JudgedFilm, Placement
-from chexjax.data.recipe import CHUNK, ENLARGE, Recipe, clean_films, prepared_below, shrink
-from chexjax.data.sources import NIH_LAYOUT, SOURCES, nih, open_folder
+from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
+from chexjax.data.sources import NIH_LAYOUT, nih, open_folder
 from chexjax.data.sources.entries import Box
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
@@ -46,12 +48,10 @@ from chexjax.data.sources.nih import (
     read_entries,
     read_splits,
 )
-from chexjax.devices import find_devices
-from chexjax.errors import ConfigError, DataError, command, first_ten, printable, warn
+from chexjax.errors import DataError, first_ten, printable, warn
 from chexjax.files import cell, local_path, manifest_troubles, own_folder, text_of, write_manifest
 from chexjax.findings import read_findings
-from chexjax.runtime import cache_folder, parse, progress_bar
-from chexjax.scanline import MAX_WIDTH, THRESHOLD
+from chexjax.runtime import progress_bar
 
 VERSION: Final = "1.1.0"
 TABLE: Final = "films.csv"  # beside the records, in the same order
@@ -630,61 +630,3 @@ def _verify(folder: Path, written: dict[str, list[str]]) -> None:
         source = prepared.source(split)
         if len(source) != len(names) or any(source[k]["id"].decode() != name for k, name in enumerate(names)):
             raise OSError(f"the {split} records read back differ from what was written")
-
-
-@command
-def main() -> None:
-    """The command line: prepares a set, and prints its folder and its content."""
-    values = flags.FlagValues()
-    flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in the folder.", flag_values=values)
-    flags.DEFINE_string("dir", None, "The unpacked folder, or one of simulated films.", flag_values=values)
-    flags.DEFINE_string("table", "", "The label table, where it is not in --dir.", flag_values=values)
-    flags.DEFINE_string("sources", "", "Several: NAME=FOLDER,NAME=FOLDER=WEIGHT.", flag_values=values)
-    flags.DEFINE_string("findings", "", "Which findings, in which order: A,B,C.", flag_values=values)
-    flags.DEFINE_string("uncertain", "", "What -1 means: ignore, zero, one, a number.", flag_values=values)
-    flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
-    flags.DEFINE_string("out", None, "Where runs find them: their data.cache.", flag_values=values)
-    flags.DEFINE_integer("size", 256, "Side of the prepared films, in pixels.", lower_bound=16, flag_values=values)
-    flags.DEFINE_enum("enlarge", "bicubic", list(ENLARGE), "How smaller films are enlarged.", flag_values=values)
-    flags.DEFINE_bool("clean", False, "Remove bright artefacts by scan line, before shrinking.", flag_values=values)
-    flags.DEFINE_integer("threshold", THRESHOLD, "Cleaning: least jump, 1 to 255 grey levels.", flag_values=values)
-    flags.DEFINE_integer("max_width", MAX_WIDTH, "Cleaning: the widest object, in pixels.", flag_values=values)
-    flags.DEFINE_integer("edge_span", 1, "Cleaning: pixels over which a jump may ramp.", flag_values=values)
-    flags.DEFINE_string("axes", "rows", "Cleaning: rows, columns, or rows,columns.", flag_values=values)
-    flags.DEFINE_bool("spare_wide", False, "Cleaning: leave too wide objects wholly alone.", flag_values=values)
-    flags.DEFINE_string("split", "official", "official, arnoweng, folds or random.", flag_values=values)
-    flags.DEFINE_string("lists", "", "The folder of the split's lists; --dir by default.", flag_values=values)
-    flags.DEFINE_float("val_fraction", 0.1, "Share of train_val patients held out.", 0.0, 1.0, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Which patients are held out.", flag_values=values)
-    flags.DEFINE_bool("skip_unreadable", False, "Go on without unreadable films; list them.", flag_values=values)
-    flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
-    if rest := parse(sys.argv, values, __doc__):
-        raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not (values.dir or values.sources):
-        raise ConfigError(
-            "usage: python -m chexjax.data.prepared --source=NAME --dir=FOLDER [--out=DIR]; --help says more"
-        )
-    names = {field.name: "seed" if field.name == "split_seed" else field.name for field in fields(Recipe)}
-    given: dict[str, Any] = {name: values[flag].value for name, flag in names.items()}
-    recipe = Recipe(**given)
-    try:
-        recipe.check()
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from None
-    also = {
-        name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
-    }
-    if also["source"] == "phantom":
-        also["source"] = "nih"  # a folder with simulated films
-    find_devices()
-    out = local_path(values.out, "--out") if values.out else cache_folder()
-    prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
-    print(prepared.summary())
-    print(f"prepared films: {prepared.path}")
-    fields_of = {"cache": values.out, "dir": values.dir, "sources": values.sources}
-    options = " ".join(f"--config.data.{name}={value}" for name, value in fields_of.items() if value)
-    print(f"a run finds them by {options}, with the same options")
-
-
-if __name__ == "__main__":
-    main()

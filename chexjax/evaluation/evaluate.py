@@ -1,27 +1,20 @@
-"""A run's best checkpoint on another data set: the whole report, on the findings that both have.
+"""A run's best checkpoint on another data set; the command's help, in `chexjax.commands.evaluate`, says how."""
 
-    python -m chexjax.evaluation.evaluate --checkpoint=WORKDIR --source=NAME --dir=FOLDER --out=DIR
-        [--table=FILE.csv] [--split=test] [--uncertain=ignore] [--skip-unreadable]
+if __name__ == "__main__":
+    from chexjax.commands.evaluate import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-The sources are those of `chexjax.data.sources`; `table` is any folder with a CSV file, `--sources=NAME=FOLDER,...`
-takes several. Films are prepared as the checkpoint's were: their size, and `clean`. Labels that are not known are left
-out, finding by finding. Films of patients that the run has learned from are left out, too, and counted.
-
-Thresholds are given twice: those of the run's own validation, applied unchanged, and those at which a network calls as
-many films as have the finding here, for a place that knows its prevalence and has no labels to choose thresholds by.
-"""
+    run(main)
 
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from chexjax.data.labels import Uncertain, match_findings
@@ -29,25 +22,22 @@ from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared, prepare_collection
 from chexjax.data.recipe import cache_of, prepared_below, recipe_of
 from chexjax.data.seen import find_seen, read_seen
-from chexjax.data.sources import SOURCES
 from chexjax.data.sources.entries import LEFT_OUT
 from chexjax.data.sources.gather import read_sources, takes_frontal
 from chexjax.data.sources.merge import Collection, combine
 from chexjax.data.sources.splits import divide
-from chexjax.devices import find_devices, replicate
-from chexjax.errors import CheckpointError, ConfigError, DataError, command, first_ten, printable
+from chexjax.devices import replicate
+from chexjax.errors import CheckpointError, ConfigError, DataError, first_ten, printable
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.page import external_page
 from chexjax.evaluation.report import METRICS, write_run
 from chexjax.evaluation.summary import Summary, Thresholds, summarize_external
-from chexjax.evaluation.tables import as_text, auroc_text, confusion_table
-from chexjax.files import local_path, own_folder
-from chexjax.runtime import parse, progress_bar
+from chexjax.files import own_folder
+from chexjax.runtime import progress_bar
 from chexjax.workdir.config import CONFIG
 from chexjax.workdir.restore import Restored, restore_best
 
-SPLITS: Final = ("all", "train", "val", "test")
 PART: Final = "test"  # what the evaluated films are called in the prepared set, whatever the source calls them
 
 
@@ -245,48 +235,3 @@ def write_into(out: Path, write: Callable[[Path], None]) -> None:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise DataError(f"the report cannot be written to {printable(out)}: {error.strerror}") from None
-
-
-@command
-def main() -> None:
-    """The command line."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("checkpoint", None, "The workdir of a run, or imported weights.", flag_values=values)
-    flags.DEFINE_enum("source", "chestxray14", list(SOURCES), "What lies in --dir.", flag_values=values)
-    flags.DEFINE_string("dir", "", "The folder of the films.", flag_values=values)
-    flags.DEFINE_string("table", "", "The label table, where it is not in --dir.", flag_values=values)
-    flags.DEFINE_string("sources", "", "Several: NAME=FOLDER,NAME=FOLDER.", flag_values=values)
-    flags.DEFINE_string("out", None, "The folder of the report.", flag_values=values)
-    flags.DEFINE_enum("split", "all", list(SPLITS), "All films, or a part by the source's lists.", flag_values=values)
-    flags.DEFINE_string("lists", "", "The folder of these lists; --dir by default.", flag_values=values)
-    flags.DEFINE_string(
-        "uncertain", "", "What -1 means: ignore, zero, one, a number; else as the run has it.", flag_values=values
-    )
-    flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
-    flags.DEFINE_string("cache", "", "Where prepared films are kept.", flag_values=values)
-    flags.DEFINE_integer("threads", 2, "That read films.", 1, 1024, flag_values=values)
-    flags.DEFINE_bool("skip_unreadable", False, "Go on without unreadable films; list them.", flag_values=values)
-    flags.DEFINE_alias("skip-unreadable", "skip_unreadable", flag_values=values)
-    if rest := parse(sys.argv, values, __doc__):
-        raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    usage = "usage: python -m chexjax.evaluation.evaluate --checkpoint=WORKDIR --source=NAME --dir=FOLDER --out=DIR"
-    if missing := [name for name in ("checkpoint", "out") if not values[name].value]:
-        raise ConfigError(f"no --{missing[0]} is given\n{usage}")
-    if not (values.dir or values.sources):
-        raise ConfigError(f"no --dir is given, the folder of the films\n{usage}")
-    find_devices()
-    names = ("table", "sources", "lists", "uncertain", "films", "cache", "threads", "skip_unreadable")
-    # A folder of simulated films has the NIH's layout; the source `phantom` would draw new ones.
-    source = "nih" if values.source == "phantom" else values.source
-    data = data_of(source, values.dir, **{name: values[name].value for name in names})
-    out = local_path(values.out, "--out")
-    found = evaluate(local_path(values.checkpoint, "--checkpoint"), data, out, values.split)
-    findings = list(found["known"])
-    print(f"\n{auroc_text(found, findings)}\n")
-    for name, entry in found["networks"].items():
-        print(f"{as_text(confusion_table(name, entry, findings))}\n")
-    print(f"metrics.json, predictions and report.html are in {out}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,13 @@
-"""Do a run's maps show what its networks have learned? One table, beside maps that know nothing of the film.
+"""Maps beside controls that know nothing of the film; `chexjax.commands.check_maps` says what is asked, and why."""
 
-    python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam] [--cases=100]
+if __name__ == "__main__":
+    from chexjax.commands.check_maps import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-A case is a finding on a test film, with its boxes where there are any. Three questions are put to each kind of map:
-
-- Pointing: the share of cases with boxes in which the map's peak lies in one.
-- New weights: the rank correlation (magnitude) of the map with that of the same network, its head or all its weights
-  drawn anew (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018). A map that hardly changes does not show
-  what was learned.
-- Removal: the finding's probability, over that on the whole film, when the most important part of the film is removed,
-  and when the least important part is; the mean over 10, 30, 50, 70 and 90 % of the film. What is removed is filled in
-  from its surroundings, so that its outline tells nothing (Rong et al., "A consistent and efficient evaluation strategy
-  for attribution methods", ICML 2022: ROAD).
-
-The table is printed, and kept as WORKDIR/maps.json: the report of the run's next evaluation shows it.
-"""
+    run(main)
 
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,22 +17,19 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from scipy.stats import rankdata
 
 from chexjax.data.augment import normalize
-from chexjax.data.films import open_films
 from chexjax.data.pipeline import Records
 from chexjax.data.prepared import Prepared
-from chexjax.devices import at_precision, find_devices
-from chexjax.errors import ConfigError, DataError, command
+from chexjax.devices import at_precision
+from chexjax.errors import DataError
 from chexjax.explain import cam
 from chexjax.explain.maps import centre_prior, heat, is_inside, peak_point
-from chexjax.files import write_whole
 from chexjax.formats import format_figure
 from chexjax.models.configured import create_variables
-from chexjax.runtime import parse, progress_bar
-from chexjax.workdir.restore import Restored, restore_best
+from chexjax.runtime import progress_bar
+from chexjax.workdir.restore import Restored
 
 MAPS: Final = "maps.json"
 SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -274,31 +260,3 @@ def read_check(workdir: Path, step: int) -> dict[str, Any] | None:
         return found if fine else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-@command
-def main() -> None:
-    """The command line."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
-    flags.DEFINE_list("maps", ["cam"], f"Of {', '.join((*cam.METHODS, cam.FINE))}.", flag_values=values)
-    flags.DEFINE_integer("cases", 100, "Findings on films, at most.", lower_bound=1, flag_values=values)
-    if parse(sys.argv, values, __doc__) or not values.checkpoint:
-        raise ConfigError("usage: python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam]; --help")
-    find_devices()
-    restored = restore_best(Path(values.checkpoint).expanduser())
-    if "data" not in restored.metadata:
-        raise ConfigError(f"{restored.workdir} holds imported weights; maps are checked on a run's own test films")
-    cases = find_cases(open_films(restored.config.data, restored.metadata["data"]), values.cases)
-    found = check_maps(restored, cases, values.maps)
-    heads, rows = maps_table(found)
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for line in (heads, *rows):
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-    print(f"{len(cases.findings)} cases; maps are to do better than the two controls, and to change with the weights")
-    kept = {"step": restored.step, "cases": len(cases.findings), "maps": found}
-    write_whole(restored.workdir / MAPS, json.dumps(kept, indent=1, allow_nan=False))
-
-
-if __name__ == "__main__":
-    main()

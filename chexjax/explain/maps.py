@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import scipy
 from PIL import Image
-from scipy import ndimage
 
 if TYPE_CHECKING:  # processes that draw use the rest of this module, and are spared the second that JAX takes to load
     import jax
@@ -119,9 +119,9 @@ def boxes_from_map(map2d: Any, threshold: float) -> list[MapBox]:
       threshold: in the map's own units.
     """
     values = np.asarray(map2d)
-    regions, _ = ndimage.label(values >= threshold, structure=np.ones((3, 3)))
+    regions, _ = scipy.ndimage.label(values >= threshold, structure=np.ones((3, 3)))
     found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(regions), start=1):
+    for number, (rows, columns) in enumerate(scipy.ndimage.find_objects(regions), start=1):
         inside = np.where(regions[rows, columns] == number, values[rows, columns], -np.inf)
         row, column = np.unravel_index(inside.argmax(), inside.shape)
         place = (rows.start + int(row), columns.start + int(column))

@@ -8,14 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from chexjax.explain.maps import MapBox, Region, heat
+from chexjax.explain.palette import PALETTE
 
-# Blue to red by way of green, without jet's false edges (Mikhailov, "Turbo", 2019); uint8 (256, 3).
-PALETTE: Final = (matplotlib.colormaps["turbo"](np.linspace(0.05, 0.93, 256))[:, :3] * 255).round().astype(np.uint8)
 OPACITY: Final = 0.5
 SIDE: Final = 640  # pixels of a picture
 BOX_COLOUR: Final = (255, 255, 255)

@@ -4,7 +4,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
 
 _INFINITY: Final = 0x7F800000  # the bits of float32's infinity: how many float32 numbers lie from 0 up to it
 
@@ -26,7 +25,8 @@ def probability_of(logits: ArrayLike) -> np.ndarray:
     logits = np.asarray(logits, np.float32)
     below = np.abs(logits).view(np.int32).astype(np.float64)  # how many float32 numbers lie from 0 up to |logit|
     beyond = _INFINITY - below
-    natural = expit(logits.astype(np.float64))
+    with np.errstate(over="ignore"):  # of a logit below -709
+        natural = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
     upper = np.clip(natural, 0.5 + below * 2.0**-53, 1.0 - beyond * 2.0**-53)
     lower = np.clip(natural, beyond * 2.0**-1074, 0.5 - below * 2.0**-54)
     return np.where(logits < 0, lower, upper)

@@ -1,10 +1,5 @@
 """Weights that people have: torchvision's and CheXNet's into ours, a colour stem into a grey one; and back.
 
-    python -m chexjax.models.torch_weights --model=densenet121 FILE.pth --out=DIR
-    python -m chexjax.models.torch_weights --model=resnet18 --fresh='layer4.*' TO_LAYER3.safetensors --out=DIR
-    python -m chexjax.predict --checkpoint=DIR FOLDER --out=OUT
-    python -m chexjax.main --config=configs/baseline.py:densenet121 --config.init_from=DIR --workdir=RUN
-
 A folder of imported weights holds `weights.npz` (an array a path, as `params/trunk/conv1/kernel`) and `weights.json`
 (whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
 to predict, explain, export, teach.
@@ -24,10 +19,15 @@ replace both; so an imported stem has a second parameter beside `kernel`, `offse
 See `layers.Conv`.
 """
 
+if __name__ == "__main__":
+    from chexjax.commands.import_weights import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
+
+    run(main)
+
 import fnmatch
 import json
 import re
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +37,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from chexjax.devices import find_devices
-from chexjax.errors import CheckpointError, ConfigError, command, first_ten, reason_of
+from chexjax.errors import CheckpointError, ConfigError, first_ten, reason_of
 from chexjax.files import whole
 from chexjax.findings import FINDINGS, read_findings, spelled
 from chexjax.models import NETWORKS, architecture_of
@@ -61,7 +59,6 @@ from chexjax.models.torch_names import (
     written,
 )
 from chexjax.models.weight_files import Tensors, find_tensors, read_state_dict
-from chexjax.runtime import parse
 
 # What torchvision's ImageNet weights were trained with, of values in 0 ... 1.
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -512,45 +509,6 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
         raise CheckpointError(f"{folder} holds no imported weights: {reason_of(error)}") from None
 
 
-@command
-def main() -> None:
-    """The command line: imports a file into a folder that `--checkpoint` and `--config.init_from` take."""
-    values = flags.FlagValues()
-    flags.DEFINE_enum("model", None, [n for n, a in NETWORKS.items() if a.torch], "The network.", flag_values=values)
-    flags.DEFINE_string("out", None, "The folder to write.", flag_values=values)
-    flags.DEFINE_integer("size", 224, "The side of the films that it predicts from.", 32, flag_values=values)
-    flags.DEFINE_boolean("head", True, "Keep a head with an output a finding; --nohead: none.", flag_values=values)
-    flags.DEFINE_string(
-        "findings", None, "A file that names the head's outputs in their order, one a line (an empty line: an output "
-        "without a name), or the names with commas; by default ChestX-ray14's 14.", flag_values=values,
-    )  # fmt: skip
-    flags.DEFINE_list(
-        "fresh", [], "Patterns of arrays to leave out, for a run to draw anew, as 'layer4.*'.", flag_values=values
-    )
-    flags.DEFINE_string("key", "", "Which of several networks in the file, as model_ema.", flag_values=values)
-    flags.DEFINE_list(
-        "source_mean", [*map(str, IMAGENET_MEAN)], "The file's normalisation, a channel each.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "source_std", [*map(str, IMAGENET_STD)], "The file's normalisation, a channel each.", flag_values=values
-    )
-    rest = parse(sys.argv, values, __doc__)
-    if len(rest) != 1 or not values.out or not values.model:
-        raise ConfigError(
-            "usage: python -m chexjax.models.torch_weights --model=MODEL FILE --out=DIR; --help says more"
-        )
-    try:
-        mean, std = (tuple(map(float, numbers)) for numbers in (values.source_mean, values.source_std))
-    except ValueError as error:
-        raise ConfigError(f"--source_mean and --source_std take numbers: {error}") from None
-    named = {} if values.findings is None else {"findings": names_in(values.findings)}
-    find_devices()
-    import_file(
-        values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, source_mean=mean, source_std=std,
-        fresh=values.fresh, key=values.key, **named,
-    )  # fmt: skip
-
-
 def names_in(text: str) -> tuple[str, ...]:
     """What `--findings` says: the names in a file, one a line or with commas between them, or the names themselves.
 
@@ -608,7 +566,3 @@ def import_file(
     head = f"its head, whose outputs are taken to be {', '.join(kept_findings)}" if kept else "no head"
     print(f"{out}: a {model} of {path.name} for grey films, with {head}")
     return about
-
-
-if __name__ == "__main__":
-    main()

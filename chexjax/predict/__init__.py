@@ -9,7 +9,8 @@ The names of this package are loaded when they are first used: `--help` needs no
 - `films`: which files are films, and any film as uint8 grey levels.
 - `batch`: many films, read ahead, drawn in processes of their own; `journal`: what is done of them.
 - `tables`: the CSV files and the page, made from the journals.
-- `command`: the command line; `join`: the one that joins the shards of a job array.
+
+`chexjax.commands.predict` is the command, and `chexjax.commands.join` the one that joins the shards of a job array.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -27,20 +28,19 @@ if TYPE_CHECKING:
     from chexjax.predict.classifier import clean_film as clean_film
     from chexjax.predict.classifier import read_thresholds as read_thresholds
     from chexjax.predict.classifier import restore_best as restore_best
-    from chexjax.predict.command import TRAIN_FIRST as TRAIN_FIRST
-    from chexjax.predict.command import main as main
     from chexjax.predict.films import Film as Film
     from chexjax.predict.films import as_film as as_film
     from chexjax.predict.films import check_out as check_out
     from chexjax.predict.films import find_files as find_files
     from chexjax.predict.films import looks_like_film as looks_like_film
 
+TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
+
 _MODULES: Final = {
     "batch": ("Options", "draw", "predict_files"),
     "classifier": (
         "NO_THRESHOLDS", "Classifier", "Prediction", "Scores", "clean_film", "read_thresholds", "restore_best",
     ),
-    "command": ("TRAIN_FIRST", "main"),
     "films": ("Film", "as_film", "check_out", "find_files", "looks_like_film"),
 }  # fmt: skip
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,6 +1,7 @@
 """`python -m chexjax.predict`. Processes that draw import it, too, and must not load JAX by it."""
 
 if __name__ == "__main__":
-    from chexjax.predict.command import main
+    from chexjax.commands.predict import main
+    from chexjax.runtime import run
 
-    main()
+    run(main)

@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logit
 
 from chexjax.data.augment import normalize
 from chexjax.data.images import JudgedFilm
@@ -58,7 +57,8 @@ class Scores:
     @property
     def ranked(self) -> list[str]:
         """The findings by how far their odds lie above those of their threshold (of one half where it is unknown)."""
-        margins = logit(np.clip(self.probabilities, 1e-9, 1 - 1e-9)) - logit(_known(self.thresholds))
+        odds = np.clip(self.probabilities, 1e-9, 1 - 1e-9), _known(self.thresholds)
+        margins = np.subtract(*(np.log(p) - np.log1p(-p) for p in odds))
         return [self.findings[k] for k in np.argsort(-margins, kind="stable")]
 
     @property

@@ -1,6 +1,7 @@
 """The command `python -m chexjax.training.checkpoints`; what it runs is `chexjax.workdir.checkpoints`."""
 
-from chexjax.workdir.checkpoints import main
+from chexjax.commands.verify import main
+from chexjax.runtime import run
 
 if __name__ == "__main__":
-    main()
+    run(main)

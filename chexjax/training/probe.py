@@ -1,14 +1,11 @@
-"""How much a network's features say of films that it never learned from: frozen features, logistic regression.
+"""Logistic regression on the frozen features of a network; `chexjax.commands.probe` says how it is done."""
 
-    python -m chexjax.training.probe --weights=FOLDER --films=PREPARED [--stages=N] [--network=NAME] [--out=DIR]
+if __name__ == "__main__":
+    from chexjax.commands.probe import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
 
-FOLDER holds imported weights, with or without a head, or is a run's workdir. PREPARED is a set that `chexjax prepare`
-made, at the size that the network should see. Each finding gets a logistic regression on the standardised features of
-the training films; the strength of the penalty is chosen on the validation films, one for all findings; the test films
-are scored once. `--stages=N` probes a network after its N-th stage, which needs no weights behind that.
-"""
+    run(main)
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,24 +13,18 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from chexjax.data.prepared import Part, load
-from chexjax.devices import find_devices
-from chexjax.errors import CheckpointError, ConfigError, command, first_ten
+from chexjax.data.prepared import Part
+from chexjax.errors import CheckpointError, ConfigError, first_ten
 from chexjax.evaluation import metrics
-from chexjax.evaluation.predictions import write_predictions
 from chexjax.evaluation.summary import INTERVALS, Summary, count_labels, note_on_undefined, summarize_model
 from chexjax.evaluation.tables import Table, as_text, positives_of
-from chexjax.files import local_path
 from chexjax.formats import format_figure
 from chexjax.models import Network, create_model
 from chexjax.models.network import stages_of
 from chexjax.models.torch_weights import ABOUT, load_weights
-from chexjax.runtime import parse, progress_bar
-from chexjax.training.features import pooled_features
 from chexjax.workdir.restore import restore_best
 
 PENALTIES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, inverse strengths
@@ -149,42 +140,6 @@ def _regress(
     return tuple(rule.predict_proba(other)[:, 1] for other in others)
 
 
-@command
-def main() -> None:
-    """The command line."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("weights", None, "Imported weights, or a run's workdir.", flag_values=values)
-    flags.DEFINE_string("films", None, "A prepared set, the folder that `chexjax prepare` names.", flag_values=values)
-    flags.DEFINE_integer("stages", 0, "Probe after so many stages; 0: the whole trunk.", 0, flag_values=values)
-    flags.DEFINE_string("network", "", "Which network of a workdir that holds several.", flag_values=values)
-    flags.DEFINE_integer("batch_size", 32, "Films at once.", 1, flag_values=values)
-    flags.DEFINE_string("out", None, "A folder for predictions.csv of the test films.", flag_values=values)
-    if rest := parse(sys.argv, values, __doc__):
-        raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
-    if not (values.weights and values.films):
-        raise ConfigError("usage: python -m chexjax.training.probe --weights=FOLDER --films=PREPARED; --help says more")
-    find_devices()
-    frozen = open_trunk(Path(values.weights).expanduser(), values.stages, values.network)
-    films = load(Path(values.films).expanduser())
-    out = local_path(values.out, "--out") if values.out else None
-    parts = [films.parts[name] for name in PARTS]
-    features = []
-    with progress_bar(sum(len(part.names) for part in parts), "features", shown=True) as bar:
-        for name in PARTS:
-            source = films.source(name)
-            extract = [lambda variables, x: frozen.trunk.apply(variables, x)]
-            batch = values.batch_size
-            features.append(
-                pooled_features(extract, [frozen.variables], source, frozen.mean, frozen.std, batch, 2, bar.update)
-            )
-    probed = fit(features, [part.labels for part in parts[:2]])
-    print(table(frozen, features[0].shape[1], probed, parts[2], films.findings))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_predictions(out / "predictions.csv", parts[2].names, probed.probabilities, films.findings)
-        print(f"the test films' probabilities are in {out / 'predictions.csv'}")
-
-
 def table(frozen: Frozen, channels: int, probed: Probed, test: Part, findings: Sequence[str]) -> str:
     """What was chosen on the validation films, and the AUROC of each finding on the test films with its interval."""
     chosen = [f"C {c:g}: {figure:.4f}" + " (chosen)" * (c == probed.penalty) for c, figure in probed.validation.items()]
@@ -198,7 +153,3 @@ def table(frozen: Frozen, channels: int, probed: Probed, test: Part, findings: S
     found = as_text(Table(title, ["", "positive", "AUROC (95 %)"], rows, lead=1))
     notes = note_on_undefined(test.labels, findings)
     return "\n".join([f"mean validation AUROC: {', '.join(chosen)}", "", found, *notes, INTERVALS])
-
-
-if __name__ == "__main__":
-    main()

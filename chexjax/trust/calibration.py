@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy import optimize
-from scipy.special import expit, logit
+import scipy
 
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.files import read_text
@@ -110,7 +109,7 @@ class Calibration:
             k = list(findings).index(finding)
             if not 0 < self.prevalence[k] < 1:
                 raise ConfigError(f"{finding}: its prevalence among the validation films is {self.prevalence[k]:g}")
-            shift = float(logit(share) - logit(self.prevalence[k]))
+            shift = float(scipy.special.logit(share) - scipy.special.logit(self.prevalence[k]))
             curves[k] = replace(curves[k], shift=shift)
         return replace(self, curves=tuple(curves))
 
@@ -152,13 +151,13 @@ def fit_none(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
     """The slope in front of the logit, above 0, with the least log loss."""
-    z = logit(_inside(probabilities))
+    z = scipy.special.logit(_inside(probabilities))
 
     def loss(log_slope: float) -> float:
         scaled = np.exp(log_slope) * z
         return float((np.logaddexp(0.0, scaled) - labels * scaled).mean())
 
-    found = optimize.minimize_scalar(loss, bounds=_SLOPES, method="bounded", options={"xatol": 1e-8})
+    found = scipy.optimize.minimize_scalar(loss, bounds=_SLOPES, method="bounded", options={"xatol": 1e-8})
     return Curve("temperature", slope=float(np.exp(found.x)))
 
 
@@ -167,17 +166,19 @@ def fit_platt(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
 
     Where the slope would not be above 0, for it would turn the order round, there is no curve.
     """
-    z = logit(_inside(probabilities))
+    z = scipy.special.logit(_inside(probabilities))
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
     targets = np.where(labels > 0, high, low)
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
         scaled = theta[0] * z + theta[1]
-        error = (expit(scaled) - targets) / len(z)
+        error = (scipy.special.expit(scaled) - targets) / len(z)
         return float((np.logaddexp(0.0, scaled) - targets * scaled).mean()), np.array([error @ z, error.sum()])
 
-    slope, offset = optimize.minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
+    slope, offset = scipy.optimize.minimize(
+        loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}
+    ).x
     return Curve("platt", float(slope), float(offset)) if slope > 0 else Curve()
 
 
@@ -185,7 +186,7 @@ def fit_isotonic(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
     """The rising steps with the least squared error, by their ends."""
     x, place = np.unique(probabilities, return_inverse=True)
     counts = np.bincount(place)
-    y = optimize.isotonic_regression(np.bincount(place, labels) / counts, weights=counts).x
+    y = scipy.optimize.isotonic_regression(np.bincount(place, labels) / counts, weights=counts).x
     ends = np.ones(len(x), bool)
     ends[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
     knots = zip(x[ends].tolist(), np.clip(y[ends], 0.0, 1.0).tolist(), strict=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 import numpy as np
-from scipy.special import logsumexp
 
 from chexjax.data.verdict import Verdict
 from chexjax.trust.features import POSES
@@ -94,7 +93,7 @@ class Domain:
     def pose_odds(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The log odds that a film is not upright, float64 (films,), and which other pose it is likeliest in."""
         evidence = (features.astype(np.float64) - self.mean) @ self.basis @ self.weights + self.offsets
-        return logsumexp(evidence[:, 1:], axis=1) - evidence[:, 0], 1 + evidence[:, 1:].argmax(axis=1)
+        return np.logaddexp.reduce(evidence[:, 1:], axis=1) - evidence[:, 0], 1 + evidence[:, 1:].argmax(axis=1)
 
     def judge(self, features: np.ndarray) -> list[Verdict]:
         """A verdict a film."""

@@ -5,21 +5,23 @@ whatever collections it has) and `training` (what only training needs: optimiser
 them lie `metadata.json` (the seeds, the data's digest and place, the history of validation figures), a copy of
 `config.json`, and the manifest of all these files. Arrays are stored unreplicated, so any number of devices can
 restore them.
-
-    python -m chexjax.workdir.checkpoints --verify WORKDIR
 """
+
+if __name__ == "__main__":
+    from chexjax.commands.verify import main  # without the libraries below: --help needs none
+    from chexjax.runtime import run
+
+    run(main)
 
 import hashlib
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
-from absl import flags
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
@@ -27,9 +29,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from chexjax.data.recipe import find_prepared
-from chexjax.errors import CheckpointError, ConfigError, TrainingError, command, first_ten, warn
+from chexjax.errors import CheckpointError, TrainingError, first_ten, warn
 from chexjax.files import PARTIAL, manifest_troubles, write_manifest
-from chexjax.runtime import parse
 from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
 # In a step folder: Orbax's arrays and, beside them, our own file. The manifest covers both.
@@ -290,18 +291,3 @@ def verify(workdir: Path) -> list[str]:
         print(f"{folder}: {'BROKEN' if troubles else 'intact'}", *troubles, sep="\n  ")
         broken += [str(folder)] if troubles else []
     return broken
-
-
-@command
-def main() -> None:
-    """The command line: exit status 0 if everything is intact, else 1."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("verify", None, "The workdir whose checkpoints (and films) are checked.", flag_values=values)
-    if parse(sys.argv, values, __doc__) or not values.verify:
-        raise ConfigError("usage: python -m chexjax.workdir.checkpoints --verify WORKDIR")
-    if broken := verify(Path(values.verify).expanduser()):
-        raise CheckpointError(f"not as they were written, {first_ten(broken)}")
-
-
-if __name__ == "__main__":
-    main()

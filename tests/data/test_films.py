@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from chexjax.commands import prepare
 from chexjax.configs import common
 from chexjax.data import prepared as prepared_module
 from chexjax.data.films import check_classes, open_films
@@ -34,7 +35,7 @@ def test_what_the_command_prepared_is_what_a_run_opens(
     data.cache = data.cache if named else ""
     flags = ["prepare", f"--dir={data.dir}", *out, "--size=32", "--val_fraction=0.3"]
     monkeypatch.setattr(sys, "argv", flags)
-    prepared_module.main()
+    prepare.main()
     told = capsys.readouterr().out
     assert f"--config.data.dir={data.dir}" in told
     assert ("--config.data.cache=" in told) is named

@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chexjax import predict
+from chexjax.commands import predict as command
 from chexjax.data.verdict import Verdict
 from chexjax.dicom_out.codes import FINDING_CODES, OWN, code_of
 from chexjax.dicom_out.results import Algorithm, write_results
@@ -232,7 +232,7 @@ def test_the_command_writes_them_for_dicom_films_alone(
     flags = [f"--checkpoint={workdir}", f"--out={out}", f"--dicom-out={results}", str(films)]
     monkeypatch.setattr(sys, "argv", ["predict", *flags])
     with pytest.raises(SystemExit) as end:
-        predict.main()
+        command.main()
     assert end.value.code == 0
     # Without thresholds nothing is called, so there are no boxes.
     assert sorted(path.name for path in results.iterdir()) == ["1.2.3.4.5-overlay.dcm", "1.2.3.4.5-report.dcm"]
@@ -241,7 +241,7 @@ def test_the_command_writes_them_for_dicom_films_alone(
     assert SECRET not in told
     monkeypatch.setattr(sys, "argv", ["predict", *flags, "--overlays=0"])
     with pytest.raises(SystemExit) as end:
-        predict.main()
+        command.main()
     assert end.value.code == 64
     assert "--dicom-out needs maps" in capfd.readouterr().err
 
@@ -252,5 +252,5 @@ def test_without_highdicom_the_extra_is_named(small_baseline: ConfigDict, tmp_pa
     flags = [f"--checkpoint={workdir}", f"--out={tmp_path / 'out'}", f"--dicom-out={tmp_path}", str(a_film(tmp_path))]
     monkeypatch.setattr(sys, "argv", ["predict", *flags])
     with pytest.raises(SystemExit):
-        predict.main()
+        command.main()
     assert "pip install 'chexjax[dicom-out]'" in capsys.readouterr().err

@@ -21,6 +21,7 @@ def test_every_module_has_a_page(tmp_path: Path) -> None:
     package = REPOSITORY / "chexjax"
     files = {path.relative_to(REPOSITORY).with_suffix("") for path in package.rglob("*.py")}
     modules = {(path.parent if path.name == "__init__" else path).as_posix() for path in files}
-    thin = {"chexjax/data/phantom", "chexjax/data/chestxray14", "chexjax/training/checkpoints"}
+    thin = {"chexjax/data/phantom", "chexjax/data/chestxray14"}
+    thin |= {"chexjax/training/checkpoints", "chexjax/predict/join"}
     assert pages - {"index"} == {name for name in modules if not name.endswith("__main__")} - thin
     assert "uint8 (..., H, W)" in (tmp_path / "chexjax" / "scanline.html").read_text(encoding="utf-8")

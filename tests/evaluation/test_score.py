@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from chexjax.commands import score
 from chexjax.data.sources.nih import read_entry_file
-from chexjax.evaluation import metrics, score
+from chexjax.evaluation import metrics
 from chexjax.evaluation.predictions import write_predictions
 from chexjax.evaluation.summary import group_of
 from chexjax.findings import FINDINGS

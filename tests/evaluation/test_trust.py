@@ -10,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.metrics import log_loss
 
+from chexjax.commands import check_maps
 from chexjax.errors import CheckpointError
 from chexjax.evaluation.metrics import expected_calibration_error
 from chexjax.explain import check
@@ -104,7 +105,7 @@ def test_nothing_that_is_written_is_nan(run: Path) -> None:
 
 def test_maps_are_checked_and_the_report_shows_it(run: Path, restored: Restored, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["check", f"--checkpoint={run}", "--cases=6", "--maps=cam,grad_cam"])
-    check.main()
+    check_maps.main()
     shown = capsys.readouterr().out.splitlines()
     found = check.read_check(run, restored.step)
     assert found is not None

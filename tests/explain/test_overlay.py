@@ -4,6 +4,7 @@ import html.parser
 import re
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
@@ -101,3 +102,8 @@ def test_the_overlay_is_an_image_without_metadata(tmp_path: Path) -> None:
     sheet = overlay.annotate(np.full((10, 10), 9, np.uint8), MAP, [], "t")
     sheet.save(tmp_path / "a.png")
     assert not Image.open(tmp_path / "a.png").info
+
+
+def test_the_palette_is_turbo_without_its_darkest_ends() -> None:
+    turbo = matplotlib.colormaps["turbo"](np.linspace(0.05, 0.93, 256))[:, :3]
+    np.testing.assert_array_equal(overlay.PALETTE, (turbo * 255).round())

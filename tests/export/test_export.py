@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax import export
+from chexjax.commands import export as command
 from chexjax.data import recipe
 from chexjax.data.augment import normalize
 from chexjax.errors import ConfigError
-from chexjax.export import __main__ as command
 from chexjax.findings import FINDINGS
 from chexjax.models.torch_weights import convert_state_dict
 from chexjax.workdir.restore import restore_best

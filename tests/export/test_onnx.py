@@ -11,10 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from chexjax.commands import export as command
 from chexjax.configs import baseline
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.errors import ConfigError
-from chexjax.export import __main__ as command
 from chexjax.export import onnx_film, onnx_graph, to_onnx
 from chexjax.export.onnx_file import IR, OPSET
 from chexjax.findings import FINDINGS

@@ -12,18 +12,20 @@ import pytest
 from PIL import Image
 
 from chexjax import predict
+from chexjax.commands import join
+from chexjax.commands import predict as command
 from chexjax.errors import ConfigError, Interrupted
 from chexjax.evaluation.predictions import read_predictions
 from chexjax.explain import cam
 from chexjax.findings import FINDINGS
-from chexjax.predict import Classifier, Options, batch, join, tables
+from chexjax.predict import Classifier, Options, batch, tables
 from chexjax.predict.journal import Journal
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["predict", *map(str, arguments)])
     try:
-        predict.main()
+        command.main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from chexjax.commands import clean as command
+from chexjax.data import cleaning
 from chexjax.data.images import read_grey
-from chexjax.scanline import __main__ as command
 from chexjax.scanline import accelerators, cpu, remove_artifacts, remove_artifacts_reference
 from chexjax.scanline.accelerators import clean_words
 
@@ -414,10 +415,10 @@ def test_one_film_and_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_films_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(command.BATCH + 3):
+    for number in range(cleaning.BATCH + 3):
         save(tmp_path / "in" / f"{number:02}.png", wire_film(number))
     assert run(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 0
-    for number in range(command.BATCH + 3):
+    for number in range(cleaning.BATCH + 3):
         assert (np.asarray(Image.open(tmp_path / "out" / f"{number:02}.png")) == 60 + number).all()
 
 

@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from chexjax.commands import export, score
 from chexjax.data.prepared import Prepared, _load, load, write_set
 from chexjax.data.recipe import Recipe
 from chexjax.data.sources.nih import Box, Entry
 from chexjax.errors import CheckpointError, ConfigError, DataError
-from chexjax.evaluation import score
-from chexjax.export.__main__ import main as export_main
 from chexjax.files import text_of
 from chexjax.findings import FINDINGS
 from chexjax.predict import Classifier, predict_files
@@ -192,7 +191,7 @@ def test_it_predicts_draws_exports_and_is_scored(
 
     flags = [f"--checkpoint={workdir}", f"--out={tmp_path / 'all.bin'}", "--film=40x40", "--platforms=cpu"]
     monkeypatch.setattr(sys, "argv", ["export", *flags])
-    export_main()
+    export.main()
     assert json.loads((tmp_path / "all.bin.json").read_text())["findings"] == list(THREE)
     program = jax_export.deserialize(bytearray((tmp_path / "all.bin").read_bytes()))
     exported = program.call(np.asarray(Image.open(folder / "0.png"))[None])

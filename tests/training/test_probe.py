@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
+from chexjax.commands import probe as command
 from chexjax.data.prepared import Prepared, prepare
 from chexjax.data.recipe import Recipe
 from chexjax.errors import CheckpointError, ConfigError
@@ -73,7 +74,7 @@ def test_the_command_probes_a_workdir(films: Prepared, small_baseline, tmp_path:
     monkeypatch.setattr(
         sys, "argv", ["probe", f"--weights={workdir}", f"--films={films.path}", "--batch_size=8", f"--out={out}"]
     )
-    probe.main()
+    command.main()
     printed = capsys.readouterr().out
     table = read_predictions(out / "predictions.csv", films.findings)
     assert table.names == films.parts["test"].names

@@ -2,66 +2,68 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from ml_collections import ConfigDict
-
-from chexjax.data.sources.entries import Entries, Request
 from chexjax.errors import ConfigError, printable
+
+if TYPE_CHECKING:  # --help lists the sources, and needs no NumPy
+    from ml_collections import ConfigDict
+
+    from chexjax.data.sources.entries import Entries, Request
 
 # Each loads its module when it is called: whoever reads one kind of films need not load the others' readers.
 
 
-def _nih(request: Request) -> Entries:
+def _nih(request: "Request") -> "Entries":
     from chexjax.data.sources import nih
 
     return nih.read(request)
 
 
-def _table(request: Request) -> Entries:
+def _table(request: "Request") -> "Entries":
     from chexjax.data.sources import table
 
     return table.read(request)
 
 
-def _chexpert(request: Request) -> Entries:
+def _chexpert(request: "Request") -> "Entries":
     from chexjax.data.sources import chexpert
 
     return chexpert.read(request)
 
 
-def _mimic(request: Request) -> Entries:
+def _mimic(request: "Request") -> "Entries":
     from chexjax.data.sources import mimic
 
     return mimic.read(request)
 
 
-def _padchest(request: Request) -> Entries:
+def _padchest(request: "Request") -> "Entries":
     from chexjax.data.sources import padchest
 
     return padchest.read(request)
 
 
-def _vindr(request: Request) -> Entries:
+def _vindr(request: "Request") -> "Entries":
     from chexjax.data.sources import vindr
 
     return vindr.read(request)
 
 
-def _rsna(request: Request) -> Entries:
+def _rsna(request: "Request") -> "Entries":
     from chexjax.data.sources import rsna
 
     return rsna.read(request)
 
 
-def _openi(request: Request) -> Entries:
+def _openi(request: "Request") -> "Entries":
     from chexjax.data.sources import openi
 
     return openi.read(request)
 
 
 # A new source is a module here with `read(request) -> Entries`, and one line.
-SOURCES: Final[dict[str, Callable[[Request], Entries]]] = {
+SOURCES: Final[dict[str, Callable[["Request"], "Entries"]]] = {
     "phantom": _nih,  # simulated films, written in the NIH's layout
     "chestxray14": _nih,
     "nih": _nih,  # the same, by its shorter name
@@ -76,7 +78,7 @@ SOURCES: Final[dict[str, Callable[[Request], Entries]]] = {
 NIH_LAYOUT: Final = ("phantom", "chestxray14", "nih")
 
 
-def read_source(source: str, request: Request) -> Entries:
+def read_source(source: str, request: "Request") -> "Entries":
     """What a source says of its films.
 
     Raises:
@@ -87,7 +89,7 @@ def read_source(source: str, request: Request) -> Entries:
     return SOURCES[source](request)
 
 
-def open_folder(config: ConfigDict) -> Path:
+def open_folder(config: "ConfigDict") -> Path:
     """The folder of the films that `config.data.source` names; simulated films are drawn first if need be.
 
     Raises:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from chexjax.commands import simulate as command
 from chexjax.data.sources.phantom import (
     ARTIFACTS,
     Film,
@@ -23,7 +24,6 @@ from chexjax.data.sources.phantom import (
     render_film,
     write_films,
 )
-from chexjax.data.sources.phantom import __main__ as command
 from chexjax.data.sources.phantom import folder as folder_module
 from chexjax.data.sources.phantom.anatomy import CM_PER_UNIT, FILM, Scene, healthy_scene
 from chexjax.errors import ConfigError, DataError

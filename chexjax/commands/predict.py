@@ -23,13 +23,14 @@ from chexjax.errors import (
     printable,
     printable_lines,
 )
+from chexjax.predict import TRAIN_FIRST
 from chexjax.runtime import parse
 
 if TYPE_CHECKING:
     from chexjax.predict.tables import Summary
 
-TRAIN_FIRST: Final = "python -m chexjax.main --config=configs/baseline.py --workdir=runs/first"
 USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was tried
+MAPS: Final = "cam, grad_cam, grad_cam_plus_plus, layer_cam, saliency, integrated_gradients, or fine"
 _SHOWN: Final = 10  # films whose troubles are printed; all are in errors.csv
 
 ABOUT: Final = """Films in, findings and their places out.
@@ -54,7 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("network", "ensemble", "One of several networks, as net1; all, averaged.", flag_values=values)
     flags.DEFINE_string(
         "maps", "cam",
-        "cam, grad_cam, grad_cam_plus_plus, layer_cam, saliency, integrated_gradients, or fine.", flag_values=values,
+        f"{MAPS}.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer("batch_size", 8, "Films at once.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(

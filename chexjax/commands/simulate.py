@@ -1,20 +1,27 @@
-"""Writes a folder of simulated films: `python -m chexjax.data.phantom --out=DIR --count=2000 --size=256 --seed=0`."""
+"""Writes a folder of simulated chest films in the layout of ChestX-ray14.
+
+    python -m chexjax.data.phantom --out=DIR --count=2000 --size=256 --seed=0
+
+Equal seeds give equal films, whatever the number of films or processes. Two folders of one seed that differ in an
+option (no artefacts, say) hold the same films but for that option.
+"""
 
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
-from chexjax.data.sources import phantom
-from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film
-from chexjax.data.sources.phantom.folder import write_films
-from chexjax.data.sources.phantom.table import plan_films
 from chexjax.errors import ConfigError, command, fail
 from chexjax.findings import FINDINGS
 from chexjax.runtime import parse
+
+if TYPE_CHECKING:
+    from chexjax.data.sources.phantom import Film
+
+ARTIFACTS: Final = ("pacemaker", "wires", "tube", "marker")
 
 
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
@@ -27,16 +34,16 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
         "rare_share", 0.07, "Share of films with the rarest finding; 0: ChestX-ray14's prevalences.", flag_values=values
     )
     flags.DEFINE_float("artifact_share", 0.2, "Share of films with bright artefacts.", flag_values=values)
-    flags.DEFINE_list("artifact_kinds", list(ARTIFACTS), "Artefacts that may occur.", flag_values=values)
+    flags.DEFINE_list("artifact_kinds", [*ARTIFACTS], "Artefacts that may occur.", flag_values=values)
     flags.DEFINE_string("cue_finding", None, "A finding that artefacts shall give away.", flag_values=values)
     flags.DEFINE_float("cue_share", 0.9, "Share of its films with artefacts.", flag_values=values)
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that draw.", flag_values=values)
-    if rest := parse(argv, values, phantom.__doc__):
+    if rest := parse(argv, values, __doc__):
         raise ConfigError(f"unexpected argument {rest[0]}: options are written --name=value")
     return values
 
 
-def _summary(films: Sequence[Film]) -> str:
+def _summary(films: Sequence["Film"]) -> str:
     counts = Counter(finding for film in films for finding in film.severities)
     healthy = sum(not film.severities for film in films)
     patients = len({film.patient for film in films})
@@ -49,16 +56,16 @@ def _summary(films: Sequence[Film]) -> str:
 
 @command
 def main() -> None:
+    """The command line."""
     values = _parse(sys.argv)
     if not values.out:
         fail("--out=DIR is needed: the folder to write")
+
+    from chexjax.data.sources.phantom import plan_films, write_films
+
     plan: dict[str, Any] = {
         name: values[name].value
         for name in ("count", "seed", "rare_share", "artifact_share", "artifact_kinds", "cue_finding", "cue_share")
     }
     write_films(values.out, size=values.size, workers=values.workers, **plan)
     print(_summary(plan_films(**plan)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,58 @@
+"""Do a run's maps show what its networks have learned? One table, beside maps that know nothing of the film.
+
+    python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam] [--cases=100]
+
+A case is a finding on a test film, with its boxes where there are any. Three questions are put to each kind of map:
+
+- Pointing: the share of cases with boxes in which the map's peak lies in one.
+- New weights: the rank correlation (magnitude) of the map with that of the same network, its head or all its weights
+  drawn anew (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018). A map that hardly changes does not show
+  what was learned.
+- Removal: the finding's probability, over that on the whole film, when the most important part of the film is removed,
+  and when the least important part is; the mean over 10, 30, 50, 70 and 90 % of the film. What is removed is filled in
+  from its surroundings, so that its outline tells nothing (Rong et al., "A consistent and efficient evaluation strategy
+  for attribution methods", ICML 2022: ROAD).
+
+The table is printed, and kept as WORKDIR/maps.json: the report of the run's next evaluation shows it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from chexjax.commands.predict import MAPS
+from chexjax.errors import ConfigError, command
+from chexjax.files import write_whole
+from chexjax.runtime import parse
+
+
+@command
+def main() -> None:
+    """The command line."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("checkpoint", None, "The workdir of a training run.", flag_values=values)
+    flags.DEFINE_list("maps", ["cam"], f"Of {MAPS}.", flag_values=values)
+    flags.DEFINE_integer("cases", 100, "Findings on films, at most.", lower_bound=1, flag_values=values)
+    if parse(sys.argv, values, __doc__) or not values.checkpoint:
+        raise ConfigError("usage: python -m chexjax.explain.check --checkpoint=WORKDIR [--maps=cam,grad_cam]; --help")
+
+    from chexjax.data.films import open_films
+    from chexjax.devices import find_devices
+    from chexjax.explain import check
+    from chexjax.workdir.restore import restore_best
+
+    find_devices()
+    restored = restore_best(Path(values.checkpoint).expanduser())
+    if "data" not in restored.metadata:
+        raise ConfigError(f"{restored.workdir} holds imported weights; maps are checked on a run's own test films")
+    cases = check.find_cases(open_films(restored.config.data, restored.metadata["data"]), values.cases)
+    found = check.check_maps(restored, cases, values.maps)
+    heads, rows = check.maps_table(found)
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for line in (heads, *rows):
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    print(f"{len(cases.findings)} cases; maps are to do better than the two controls, and to change with the weights")
+    kept = {"step": restored.step, "cases": len(cases.findings), "maps": found}
+    write_whole(restored.workdir / check.MAPS, json.dumps(kept, indent=1, allow_nan=False))

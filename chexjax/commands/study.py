@@ -1,0 +1,46 @@
+"""A study: many kinds of run, several seeds each, and one table of mean and standard deviation beside the report's.
+
+python -m chexjax.study --config=configs/study.py --workdir=DIR
+
+Each run is a workdir of its own, `DIR/CELL/seed-S`, as `chexjax.main` would make it. Run again, the study goes on where
+it was stopped. The table is printed, and written to `study.md` and `study.json`, after every run: it says of how many
+seeds each row is.
+"""
+
+from functools import partial
+
+from absl import app, logging
+
+from chexjax.errors import ConfigError, told_plainly
+from chexjax.files import local_path
+from chexjax.main import CONFIG, WORKDIR, parse
+
+
+def main() -> None:
+    """The command line."""
+    logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
+    with told_plainly():
+        app.run(run_all, flags_parser=partial(parse, about=__doc__))
+
+
+def run_all(argv: list[str]) -> None:
+    """Runs what is still to be run, and prints the table."""
+    import jax
+
+    from chexjax import study
+    from chexjax.devices import find_devices
+    from chexjax.training.logging import say
+
+    with told_plainly():
+        find_devices()
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
+        config, out = CONFIG.value, local_path(WORKDIR.value or "", "--workdir")
+        found: dict[str, list[study.Results]] = {name: [] for name in study.chosen(config)}
+        for seed in range(1, config.seeds + 1):
+            for name in found:
+                say(f"== {name}, seed {seed}")
+                found[name].append(study.run(config, name, seed, out))
+                study.write(out, config, found)
+        if jax.process_index() == 0:
+            print(study.format_table(config, found))

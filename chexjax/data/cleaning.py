@@ -1,0 +1,214 @@
+"""Removes bright objects from a film or a folder of films: reads, cleans by scan line, writes, and compares."""
+
+import csv
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from chexjax import scanline
+from chexjax.data.images import SUFFIXES, read_grey
+from chexjax.errors import ConfigError, DataError, printable
+from chexjax.files import cell
+from chexjax.runtime import progress_bar
+from chexjax.scanline.rule import AXES, check_arguments
+
+BATCH: Final = 16  # films cleaned at once
+WAITING: Final = 4 * BATCH  # films in memory at most
+
+
+class Job(NamedTuple):
+    """A film to clean, and where its results go."""
+
+    source: Path
+    name: Path  # relative to the input folder and to the output folder
+    cleaned: Path
+    sheet: Path
+
+
+class Options(NamedTuple):
+    """The rule's options, from the flags."""
+
+    threshold: int
+    max_width: int
+    edge_span: int
+    axes: tuple[int, ...]
+    spare_wide: bool
+
+
+def options_of(threshold: int, max_width: int, edge_span: int, axes: Sequence[str], spare_wide: bool) -> Options:
+    """The options that the command's flags give; `axes` are keys of `scanline.rule.AXES`.
+
+    Raises:
+      ConfigError: one of them is out of range.
+    """
+    if unknown := [axis for axis in axes if axis not in AXES]:
+        raise ConfigError(f"--axes knows rows and columns, not {', '.join(unknown)}")
+    options = Options(threshold, max_width, edge_span, tuple(AXES[axis] for axis in axes), spare_wide)
+    try:
+        check_arguments(np.zeros((1, 1), np.uint8), *options[:4])
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+    return options
+
+
+def clean_files(source: Path, out: Path, options: Options, compare: bool = False) -> dict[Path, str]:
+    """Cleans a film or a folder of films into `out`; returns the films that could not be read.
+
+    Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
+    `sheets/NAME` for each film: before, after, difference.
+
+    Raises:
+      DataError: the input is missing or empty, or an output would overwrite an input.
+    """
+    jobs = _plan(source, out)
+    broken: dict[Path, str] = {}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _clean_jobs(jobs, out, options, compare, broken)
+    except OSError as error:
+        raise DataError(f"cannot write to --out={out}: {error}") from error
+    if broken and not source.is_dir():
+        raise DataError(broken[source])
+    return broken
+
+
+def _clean_jobs(jobs: list[Job], out: Path, options: Options, compare: bool, broken: dict[Path, str]) -> None:
+    """Reads and writes in threads while the device computes; memory holds a few batches, whatever the folder's size."""
+    rows: dict[Path, tuple[int, int]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
+        for batch in _batches(jobs, pool, broken, bar):
+            films = np.stack([film for _, film in batch])
+            films = np.concatenate([films, np.zeros_like(films[:1]).repeat(min(BATCH, len(jobs)) - len(films), axis=0)])
+            cleaned, mask = jax.device_get(scanline.remove_artifacts(films, **options._asdict(), return_mask=True))
+            writing = [
+                pool.submit(_write, job, film, cleaned[index], mask[index], compare)
+                for index, (job, film) in enumerate(batch)
+            ]
+            for index, (job, film) in enumerate(batch):
+                writing[index].result()
+                rows[job.name] = (int(mask[index].sum()), film.size)
+            bar.update(len(batch))
+    _write_table(out / "changed.csv", [(job.name, *rows[job.name]) for job in jobs if job.name in rows])
+
+
+def _plan(source: Path, out: Path) -> list[Job]:
+    if source.is_dir():
+        names = sorted(
+            path.relative_to(source) for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        folder = source
+    elif source.is_file():
+        names, folder = [Path(source.name)], source.parent
+    else:
+        raise DataError(f"{source}: no such file or folder")
+    if not names:
+        raise DataError(f"{source}: no film in it or below it (looked for {', '.join(SUFFIXES)})")
+    if out.exists() and not out.is_dir():
+        raise DataError(f"--out={out} is a file, not a folder")
+    real_out, real_folder = (Path(os.path.realpath(path)) for path in (out, folder))
+    if real_out == real_folder or (source.is_dir() and real_folder in real_out.parents):
+        raise DataError(f"--out={out} lies in the input folder {folder}: films would be overwritten, or cleaned twice")
+    jobs = []
+    for name in names:
+        written = name if name.suffix.lower() == ".png" else name.with_name(name.name + ".png")
+        jobs.append(Job(folder / name, name, out / written, out / "sheets" / written))
+    _check_outputs(jobs)
+    return jobs
+
+
+def _check_outputs(jobs: Sequence[Job]) -> None:
+    """Refuses two films with one output, and an output that is an input."""
+    sources = {os.path.realpath(job.source) for job in jobs}
+    taken: dict[str, Path] = {}
+    for job in jobs:
+        for path in (job.cleaned, job.sheet):
+            real = os.path.realpath(path)
+            if real in sources:
+                raise DataError(f"{path}: this film would be overwritten; choose another --out")
+            if taken.setdefault(real, job.source) != job.source:
+                raise DataError(f"{taken[real]} and {job.source} would both become {path}; rename one")
+
+
+def _batches(
+    jobs: Iterable[Job], pool: ThreadPoolExecutor, broken: dict[Path, str], bar: Any
+) -> Iterator[list[tuple[Job, np.ndarray]]]:
+    """Batches of `BATCH` films of equal size, so each size is compiled once, whatever the order of the files.
+
+    At most `WAITING` films wait for others of their size; beyond that, the largest group goes out incomplete.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[Job, np.ndarray]]] = defaultdict(list)
+    jobs = iter(jobs)
+    while some := list(itertools.islice(jobs, BATCH)):
+        for job, film in zip(some, pool.map(_read_or_reason, some), strict=True):
+            if isinstance(film, str):
+                broken[job.source] = film
+                bar.update(1)
+                continue
+            same = waiting[film.shape]
+            same.append((job, film))
+            if len(same) == BATCH:
+                yield waiting.pop(film.shape)
+            elif sum(map(len, waiting.values())) > WAITING:
+                yield waiting.pop(max(waiting, key=lambda shape: len(waiting[shape])))
+    yield from waiting.values()
+
+
+def _read_or_reason(job: Job) -> np.ndarray | str:
+    try:
+        return read_grey(job.source)
+    except DataError as error:
+        return str(error)
+
+
+def _write(job: Job, before: np.ndarray, after: np.ndarray, mask: np.ndarray, compare: bool) -> None:
+    for path, wanted in ((job.cleaned, True), (job.sheet, compare)):
+        if wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sheet = path == job.sheet
+            image = comparison(before, after, mask, printable(job.name)) if sheet else Image.fromarray(after)
+            image.save(path, format="PNG")
+
+
+def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: str = "") -> Image.Image:
+    """A sheet of three panels: before, after, and the film dimmed with its changed pixels in colour.
+
+    Red pixels became darker, blue ones brighter; stronger colours mean larger changes. All (H, W): uint8, uint8, bool.
+    """
+    change = np.where(mask, after.astype(np.int16) - before, 0)[..., None]
+    strength = 128 + np.abs(change) // 2
+    colour = np.where(change < 0, np.array([1, 0.25, 0.1]), np.array([0.2, 0.5, 1])) * strength
+    difference = np.where(mask[..., None], colour, before[..., None] * 0.45).astype(np.uint8)
+    height, width = before.shape
+    size = max(10, min(28, width // 28))
+    font, bar = ImageFont.load_default(size), size + 10
+    sheet = Image.new("RGB", (3 * width, height + bar), "black")
+    draw = ImageDraw.Draw(sheet)
+    labels = (f"before  {title}", "after", f"{mask.mean():.3%} changed: red darker, blue brighter")
+    for index, (panel, label) in enumerate(zip((before, after, difference), labels, strict=True)):
+        sheet.paste(Image.fromarray(panel), (index * width, bar))
+        while len(label) > 1 and draw.textlength(label, font=font) > width - 8:
+            label = label[:-1]
+        draw.text((index * width + 4, 3), label, fill="white", font=font)
+    return sheet
+
+
+def _write_table(path: Path, rows: Iterable[tuple[Path, int, int]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["Image Index", "changed_share", "changed_pixels", "path"])
+        table.writerows(
+            [_cell(name.name), f"{changed / pixels:.6f}", changed, _cell(name.as_posix())]
+            for name, changed, pixels in rows
+        )
+
+
+def _cell(name: str) -> str:
+    return cell(printable(name))
