@@ -83,8 +83,8 @@ def started_module(module: str, *arguments: str) -> list[str]:
 FLAG = {
     "train": "--config", "evaluate": "--config", "predict": "--overlays", "score": "--against", "check-maps": "--cases",
     "view": "--prevalence", "prepare": "--enlarge", "simulate": "--artifact_kinds", "clean": "--axes",
-    "export": "--platforms", "import-weights": "--fresh", "probe": "--stages", "study": "--config",
-    "self-test": "Exit status", "verify": "--verify",
+    "export": "--platforms", "serve": "--max-wait-ms", "import-weights": "--fresh", "probe": "--stages",
+    "study": "--config", "self-test": "Exit status", "verify": "--verify",
 }  # fmt: skip
 MODULES = {COMMANDS[name].module: flag for name, flag in FLAG.items()} | {
     "chexjax.evaluation.evaluate": "--uncertain",
