@@ -1,8 +1,12 @@
 """Errors that a user can cause: one family of exceptions; each message says what was found, where, and what to do."""
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Final, NoReturn
 
 _LONG: Final = 400  # characters shown of a name
@@ -77,7 +81,8 @@ def told_plainly() -> Iterator[None]:
     A run that was asked to stop, and saved, ends with status 75 (start it again); after Ctrl-C with 130.
     """
     try:
-        yield
+        with _prompt_interrupts():
+            yield
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
         raise SystemExit(stopped.status) from None
@@ -85,6 +90,61 @@ def told_plainly() -> Iterator[None]:
         fail(str(error))
     except KeyboardInterrupt:
         fail("interrupted", status=INTERRUPTED_STATUS)
+
+
+@contextmanager
+def _prompt_interrupts() -> Iterator[None]:
+    """Ctrl-C always ends the block, with `KeyboardInterrupt` or, while a library is loaded, the process at once.
+
+    Libraries in the middle of loading catch the exception, or print a traceback; and there is nothing to save yet.
+    """
+    if not _is_python_interrupted():
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_python_interrupted() -> bool:
+    """Whether Ctrl-C raises `KeyboardInterrupt` here: in the main thread, unless someone else has taken the signal."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    names = set()
+    while frame is not None:
+        names.add((frame.f_code.co_filename, frame.f_code.co_name))
+        frame = frame.f_back
+    if any(file.startswith("<frozen importlib.") for file, _ in names):
+        print("error: interrupted", file=sys.stderr, flush=True)
+        os._exit(INTERRUPTED_STATUS)
+    if any(name == "_xla_gc_callback" for _, name in names):
+        # JAX's, in the garbage collector, where every exception is lost: once more in a moment.
+        again = threading.Timer(0.01, signal.raise_signal, [signal.SIGINT])
+        again.daemon = True
+        again.start()
+        return
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back until the block has ended: for calls that turn it into an error of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def warn(message: str) -> None:

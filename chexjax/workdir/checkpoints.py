@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from chexjax.data.recipe import find_prepared
-from chexjax.errors import CheckpointError, TrainingError, first_ten, warn
+from chexjax.errors import CheckpointError, TrainingError, first_ten, interrupts_held, warn
 from chexjax.files import PARTIAL, manifest_troubles, write_manifest
 from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
@@ -161,7 +161,8 @@ class Checkpoints:
     def _load(self, step: int, parts: tuple[str, ...]) -> dict[str, PyTree]:
         try:
             path = (self._folder / str(step) / ARRAYS).resolve()
-            loaded = ocp.load_checkpointables(str(path), dict.fromkeys(parts))
+            with interrupts_held():
+                loaded = ocp.load_checkpointables(str(path), dict.fromkeys(parts))
             expected = self.metadata(step)["sha256"]
         except Exception as error:  # Orbax wraps every error; the reason is its cause
             reason = repr(error.__cause__ or error).splitlines()[0]

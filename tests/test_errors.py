@@ -1,0 +1,69 @@
+"""Ctrl-C is one line and status 130, wherever it finds a command."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chexjax.errors import interrupts_held
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+
+BODIES = {
+    "at work": "signal.raise_signal(signal.SIGINT); time.sleep(60)",
+    "in a library that turns every exception into its own": "import swallowing",
+    "in JAX's callback of the garbage collector": """
+        def _xla_gc_callback(*_):
+            signal.raise_signal(signal.SIGINT)
+        gc.callbacks.append(_xla_gc_callback)
+        gc.collect()
+        gc.callbacks.clear()
+        for _ in range(600):
+            time.sleep(0.1)""",
+    "in a call that turns every exception into its own": """
+        with interrupts_held():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except BaseException:
+                raise ValueError from None
+        time.sleep(60)""",
+}
+PROGRAM = """
+import gc, signal, time
+from chexjax.errors import interrupts_held, told_plainly
+with told_plainly():
+    if True:
+        {body}
+"""
+
+
+@pytest.mark.parametrize("where", BODIES)
+def test_an_interrupt_is_one_line(where: str, tmp_path: Path) -> None:
+    (tmp_path / "swallowing.py").write_text(
+        "import signal\ntry:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    raise ImportError"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=BODIES[where])],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_interrupts_are_held_back_and_the_handler_stays() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with interrupts_held():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached == ["the end"]
+    assert signal.getsignal(signal.SIGINT) is before
