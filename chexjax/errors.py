@@ -119,7 +119,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     while frame is not None:
         names.add((frame.f_code.co_filename, frame.f_code.co_name))
         frame = frame.f_back
-    if any(file.startswith("<frozen importlib.") for file, _ in names):
+    is_loading = any(file.startswith("<frozen importlib.") for file, _ in names)
+    processes = sys.modules.get("multiprocessing")
+    if is_loading and not (processes and processes.active_children()):  # they would be left behind
         print("error: interrupted", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED_STATUS)
     if any(name == "_xla_gc_callback" for _, name in names):
