@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 # Chromium takes the pipes as descriptors 3 and 4.
-_START = 'exec "$0" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe "$@" 3<&{} 4>&{}'
+_START = (
+    'exec "$0" --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --remote-debugging-pipe "$@" 3<&{} 4>&{}'
+)
 
 
 class Tab:
@@ -43,7 +45,9 @@ class Tab:
 
     def _next(self, until: float) -> dict[str, Any]:
         while b"\0" not in self._read:
-            assert select.select([self._events], [], [], max(until - time.monotonic(), 0))[0], "Chromium does not answer"
+            assert select.select([self._events], [], [], max(until - time.monotonic(), 0))[0], (
+                "Chromium does not answer"
+            )
             part = os.read(self._events, 2**20)
             assert part, "Chromium has ended"
             self._read += part

@@ -1,4 +1,4 @@
-"""The page in a real browser: a film is dropped or chosen, its findings are read; by keyboard, and on a narrow screen."""
+"""The page in a real browser: a film is dropped or chosen; by keyboard, and on a narrow screen."""
 
 import os
 import shutil
