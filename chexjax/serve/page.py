@@ -1,6 +1,5 @@
 """The web page to drop a film on, and the description of the routes: each is one file and fetches nothing."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -27,12 +26,25 @@ def api_page(description: Mapping[str, Any]) -> tuple[str, str]:
     schemas = {
         name: {
             "about": schema.get("description", ""),
-            "fields": {field: json.dumps(about) for field, about in schema.get("properties", {}).items()},
+            "fields": {field: _kind_of(about) for field, about in schema.get("properties", {}).items()},
         }
         for name, schema in description.get("components", {}).get("schemas", {}).items()
         if not name.startswith(("HTTPValidation", "Validation"))
     }
     return _page("serve_api.html", routes=routes, schemas=schemas, about=description["info"])
+
+
+def _kind_of(schema: Mapping[str, Any]) -> str:
+    """`list of Box, or null` for a field's schema."""
+    if "$ref" in schema:
+        return str(schema["$ref"]).rpartition("/")[2]
+    if "anyOf" in schema:
+        return ", or ".join(map(_kind_of, schema["anyOf"]))
+    if "enum" in schema:
+        return " or ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {_kind_of(schema['items'])}"
+    return str(schema.get("type", "anything"))
 
 
 def _page(template: str, **values: Any) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 const at = id => document.getElementById(id);
 const about = JSON.parse(at("about").textContent);
 const shown = name => name.replaceAll("_", " ");
-const figure = value => value === null ? "unknown" : value.toFixed(3);
+const figure = value => value === null ? "–" : value.toFixed(3);
 let film = null, asked = 0;
 
 function say(text, wrong) {
@@ -23,7 +23,8 @@ function show(answer) {
   at("verdict").textContent = answer.status + (answer.reasons.length ? ": " + answer.reasons.join("; ") : "");
   at("caption").textContent = answer.status === "refused" ? "Refused: no findings are given."
     : called.length ? "Called: " + called.join(", ")
-    : answer.findings.some(finding => finding.called !== null) ? "No finding is called." : "No thresholds are known, so none is called.";
+    : answer.findings.some(finding => finding.called !== null) ? "No finding is called."
+    : "No threshold is known, so no finding is called.";
   at("findings").replaceChildren(...answer.findings.map(finding => {
     const row = document.createElement("tr");
     const head = cell(row, "th", shown(finding.finding));
@@ -31,7 +32,7 @@ function show(answer) {
     if (about[finding.finding]) head.title = about[finding.finding];
     cell(row, "td", figure(finding.probability));
     cell(row, "td", figure(finding.threshold));
-    cell(row, "td", finding.called === null ? "unknown" : finding.called ? "yes" : "no");
+    cell(row, "td", finding.called === null ? "–" : finding.called ? "yes" : "no");
     if (finding.called) row.className = "called";
     return row;
   }));
@@ -46,7 +47,7 @@ function show(answer) {
   at("model").textContent = "chexjax " + answer.model.version + ", step " + answer.model.step + ", checkpoint " +
     answer.model.checkpoint + (answer.model.calibrated ? ", calibrated" : ", not calibrated");
   at("result").hidden = false;
-  say(film.name + ": " + answer.status + ".", false);
+  say(film.name + ", " + answer.width + " x " + answer.height + " pixels", false);
 }
 
 async function send() {

@@ -194,6 +194,12 @@ def test_a_port_that_is_taken(run: Path, monkeypatch, capsys) -> None:
     taken.close()
 
 
+def test_answers_do_not_wait_for_the_clients_acknowledgement() -> None:
+    """asyncio sets TCP_NODELAY on what a listener accepts only where the listener names its protocol."""
+    with command.listen("localhost", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
+
+
 def test_without_the_extra_it_is_named(run: Path, monkeypatch, capsys) -> None:
     found = command.find_spec
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "uvicorn" else found(name))

@@ -276,7 +276,15 @@ def test_the_description_names_every_route_and_field(client: httpx.Client) -> No
     assert description["components"]["schemas"]["Finding"]["properties"].keys() == answer["findings"][0].keys()
     assert {"200", "401", "413", "422", "429", "503"} <= description["paths"]["/predict"]["post"]["responses"].keys()
     page = client.get("/docs")
-    for text in ("POST /predict", "GET /metrics", "image/png", "?maps", "probability", "Retry-After"):
+    for text in (
+        "POST /predict",
+        "GET /metrics",
+        "image/png",
+        "?maps",
+        "probability",
+        "Retry-After",
+        "list of Box, or null",
+    ):
         assert text in page.text
     assert "http" not in page.text.replace("http-equiv", "")  # it fetches nothing
     assert "default-src 'none'" in page.headers["content-security-policy"]
