@@ -40,6 +40,7 @@ def main() -> None:
 
     from chexjax.data.films import open_films
     from chexjax.devices import find_devices
+    from chexjax.evaluation.tables import Table, as_text
     from chexjax.explain import check
     from chexjax.workdir.restore import restore_best
 
@@ -49,10 +50,7 @@ def main() -> None:
         raise ConfigError(f"{restored.workdir} holds imported weights; maps are checked on a run's own test films")
     cases = check.find_cases(open_films(restored.config.data, restored.metadata["data"]), values.cases)
     found = check.check_maps(restored, cases, values.maps)
-    heads, rows = check.maps_table(found)
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for line in (heads, *rows):
-        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-    print(f"{len(cases.findings)} cases; maps are to do better than the two controls, and to change with the weights")
+    print(as_text(Table("", *check.maps_table(found))))
+    print(f"{len(cases.findings)} cases; a map should do better than the two controls, and change with the weights")
     kept = {"step": restored.step, "cases": len(cases.findings), "maps": found}
     write_whole(restored.workdir / check.MAPS, json.dumps(kept, indent=1, allow_nan=False))
