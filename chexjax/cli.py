@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "chexjax.main", "evaluates a run again; with --checkpoint, on another data set", ("--mode=evaluate",)
     ),
     "predict": Command("chexjax.predict", "films in, findings and their places out"),
+    "serve": Command("chexjax.serve", "a service: films in over HTTP or DICOM, findings out"),
     "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
     "check-maps": Command("chexjax.explain.check", "whether a run's maps may be believed, beside controls"),
     "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),
@@ -31,6 +32,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "import-weights": Command("chexjax.models.torch_weights", "torchvision's or CheXNet's weights as a folder to use"),
     "probe": Command("chexjax.training.probe", "logistic regression on the frozen features of a network"),
     "study": Command("chexjax.study", "many kinds of run, each with several seeds, in one table"),
+    "self-test": Command("chexjax.self_test", "whether this install computes what it should"),
     "verify": Command(
         "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)
     ),

@@ -1,5 +1,6 @@
 """The networks of a workdir, applied to films of any kind as they were in training."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -43,12 +44,14 @@ class Scores:
     """What the networks say of one film, in numbers.
 
     `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
-    them, in this order. `verdict` says whether they are to be believed. `distance` is how unlike the training films
-    this one is, 1 being the limit above which it is doubtful; NaN where the run kept no measure of it.
+    them, in this order. `uncalibrated` holds the probabilities before calibration. `verdict` says whether they are to
+    be believed. `distance` is how unlike the training films this one is, 1 being the limit above which it is doubtful;
+    NaN where the run kept no measure of it.
     """
 
     name: str
     probabilities: np.ndarray
+    uncalibrated: np.ndarray
     thresholds: np.ndarray
     findings: tuple[str, ...]
     verdict: Verdict = field(default_factory=Verdict)
@@ -185,6 +188,11 @@ class Classifier:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether its probabilities are calibrated."""
+        return self._calibration is not None
+
+    @property
     def knows_thresholds(self) -> bool:
         """Whether any finding has a threshold, without which none is called."""
         return bool(np.isfinite(self.thresholds).any())
@@ -238,7 +246,8 @@ class Classifier:
         """Probabilities, maps and boxes of films: paths (DICOM too), PIL images, uint8 arrays, or a mixture of them.
 
         Args:
-          films: one or several. An array is one film: uint8 (height, width), or with 1, 3 or 4 channels last.
+          films: one or several. An array is one film: uint8 (height, width), or with 1, 3 or 4 channels last; `bytes`
+            are the content of a file.
           probabilities_only: computes no maps and keeps no films, so there are neither boxes nor pictures.
 
         Returns:
@@ -260,6 +269,12 @@ class Classifier:
     def predict_named(self, films: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
         """The same, one by one, for (name, uint8 (height, width)) as `as_film` gives them."""
         return self.explain(self.prepare(name, JudgedFilm(film, Verdict())) for name, film in films)
+
+    def at_batch_size(self, batch_size: int) -> "Classifier":
+        """The same networks on the same device, for batches of another size; they are compiled for it on first use."""
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
 
     def prepare(self, name: str, judged: JudgedFilm) -> Ready:
         """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
@@ -291,12 +306,14 @@ class Classifier:
 
     def _scores(self, batch: Sequence[Ready], seen: Seen) -> Iterator[Scores]:
         logits, features = np.asarray(seen[0]), {name: np.asarray(array) for name, array in seen[1].items()}
-        probabilities = self._calibrated(probability_of(logits).mean(axis=0))
+        uncalibrated = probability_of(logits).mean(axis=0)
+        probabilities = self._calibrated(uncalibrated)
         distances, verdicts = self._judge({name: array[: len(batch)] for name, array in features.items()}, len(batch))
         for k, film in enumerate(batch):
             yield Scores(
                 name=film.name,
                 probabilities=probabilities[k],
+                uncalibrated=uncalibrated[k],
                 thresholds=self.thresholds,
                 findings=self.findings,
                 verdict=film.verdict + verdicts[k],
