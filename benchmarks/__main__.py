@@ -3,8 +3,8 @@
     python -m benchmarks --out=FILE [--only=scanline,train_step] [--quick]
     python -m benchmarks --compare BEFORE AFTER
 
-Each runs in a process of its own, with its defaults (`--quick`: a few rounds on small films, to see that all run).
-`twin`, `spurious_cue` and `localization` need films or a trained network: they are run by themselves.
+Each runs in its own process, with its defaults (`--quick`: a few rounds on small films, to check that all run).
+`twin`, `spurious_cue` and `localization` need films or a trained network, and are run separately.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ALL: Final[dict[str, list[str]]] = {
 
 
 def run(name: str, flags: list[str], folder: Path) -> dict[str, Any]:
-    """What a benchmark measured; or, where it fails, its status."""
+    """A benchmark's results or, if it fails, its exit status."""
     path = folder / f"{name}.json"
     print(f"\n== {name}", flush=True)
     done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", f"--json={path}", *flags])
@@ -53,7 +53,7 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def compare(before: Path, after: Path) -> str:
-    """Every figure that both files hold, and the second over the first."""
+    """Every figure that both files hold, and the ratio of the second to the first."""
     old, new = (json.loads(path.read_text()) for path in (before, after))
     figures, others = dict(leaves(new["benchmarks"])), dict(leaves(old["benchmarks"]))
     rows = [
@@ -66,7 +66,7 @@ def compare(before: Path, after: Path) -> str:
 
 
 def main() -> None:
-    """Runs, or compares."""
+    """Runs the benchmarks, or compares two results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks.json"))
     parser.add_argument("--only", default=",".join(ALL))

@@ -1,13 +1,13 @@
-"""All that an accelerator can say of us, in one call of a few minutes on a machine that has one.
+"""All benchmarks for an accelerator, in one call of a few minutes.
 
     python -m benchmarks.accelerator --out=DIR [--minutes=9] [--films=NIH_FOLDER] [--only=scanline,study] [--quick]
 
-The parts come in the order of their worth: the scan line against a copy's bandwidth, training steps against
+The parts run in order of importance: the scan line against a copy's bandwidth, training steps against
 torch.compile, mutual learning, specialists, films in the device's memory; then the study on real films (`--films`; by
-default ../shared/nih-128, or nih-128 in CHEXJAX_REAL_DATA), one seed more as long as time is left. Each is a benchmark
-of its own in a process of its own, with a deadline. After every part DIR has `accelerator.json`, with all its figures,
-and `accelerator.md`, the table; `logs/` holds what it printed. Called again with the same DIR it goes on: what is done
-is not done again. `--quick` only shows that all of it runs, on a CPU in a few minutes.
+default ../shared/nih-128, or nih-128 in CHEXJAX_REAL_DATA), with further seeds while time is left. Each part is a
+separate benchmark in its own process, with a deadline. After every part, DIR has `accelerator.json` with all figures,
+and `accelerator.md` with the table; `logs/` holds the output. Called again with the same DIR, it continues with the
+missing parts. `--quick` only checks that everything runs, on a CPU in a few minutes.
 """
 
 import argparse
@@ -66,8 +66,8 @@ class Finding(NamedTuple):
 class Part(NamedTuple):
     """A process to run.
 
-    `command` follows `python -m`, `quick` stands in its place with `--quick` (None: the part is left out then). `least`
-    and `most`: seconds below which it is not begun, and after which it is ended. `result` is the file it writes.
+    `command` follows `python -m`; `quick` replaces it with `--quick` (None: the part is skipped then). The part is not
+    started with less than `least` seconds left, and is stopped after `most`. `result` is the file it writes.
     """
 
     name: str
@@ -133,7 +133,7 @@ def read_study(results: Any) -> list[Finding]:
 
 
 def parts_of(out: Path, films: Path) -> list[Part]:
-    """All parts, in the order of their worth; their files lie in `out`."""
+    """All parts, in order of importance; their files are in `out`."""
 
     def benchmark(name: str, flags: list[str], read: Any, most: float, label: str = "", quick: str = "") -> Part:
         result = out / "parts" / f"{label or name}.json"
@@ -187,7 +187,7 @@ def parts_of(out: Path, films: Path) -> list[Part]:
 
 
 def run(part: Part, command: list[str], out: Path, seconds: float) -> dict[str, Any]:
-    """Runs a part for at most so long: its status, and what it found, also where it was ended after finding some."""
+    """Runs a part with a time limit; returns its status and its results, even partial ones."""
     log = out / "logs" / f"{part.name}.log"
     environment = {
         # JAX would take three quarters of the memory, and torch in the same process has to live too.
@@ -222,7 +222,7 @@ def run(part: Part, command: list[str], out: Path, seconds: float) -> dict[str, 
 
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Waits for a process that leads a group of its own, and ends the group where it takes longer: False."""
+    """Waits for the leader of a process group; if it takes longer, stops the group and returns False."""
     try:
         process.wait(timeout=seconds)
         return True
@@ -287,7 +287,7 @@ def format_found(results: dict[str, Any], parts: Sequence[Part]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs what is still to be run, while there is time."""
+    """Runs the missing parts while time is left."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="the folder of the results; the same one again goes on")
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -334,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_earlier(out: Path, quick: bool, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    """What an earlier call has found in this folder."""
+    """The results of earlier calls in this folder."""
     try:
         results = json.loads((out / "accelerator.json").read_text())
     except OSError:

@@ -3,10 +3,10 @@
     python -m benchmarks.bulk [--checkpoint=WORKDIR] [--films=FOLDER] [--count=256] [--rounds=3] [--overlays=0,3]
 
 The torch loop opens each film with Pillow, shrinks it, normalises, and runs the same weights under `inference_mode`, in
-batches of the same size; it writes no table. What counts is CPU time, of all threads and of processes that have ended,
-start-up and compilation apart; times of day stand beside it. WORKDIR is a run of one network on films that were not
-cleaned, with its calibration and gate; without it, `--model` at `--size` has new weights, and neither. FOLDER holds PNG
-or JPEG films; without it, simulated films of 1024 px are drawn.
+batches of the same size; it writes no table. The figure is CPU time over all threads and finished child processes,
+without start-up and compilation; elapsed time is given beside it. WORKDIR is a run of one network on uncleaned films,
+with its calibration and gate; without it, `--model` at `--size` has new weights and neither. FOLDER holds PNG or JPEG
+films; without it, simulated films of 1024 px are drawn.
 """
 
 import functools
@@ -57,7 +57,7 @@ def write_films(folder: Path, count: int, side: int = 1024) -> None:
 def score_with_torch(
     network: torch.nn.Module, paths: Sequence[Path], size: int, batch: int, mean: float = MEAN, std: float = STD
 ) -> np.ndarray:
-    """Probabilities by the loop that anybody would write."""
+    """Probabilities from a straightforward torch loop."""
     found = []
     with torch.inference_mode():
         for start in range(0, len(paths), batch):
@@ -78,7 +78,7 @@ def classifier_of(model: str, network: torch.nn.Module, size: int, batch: int) -
 
 
 class Offset(torch.nn.Module):
-    """A grey stem made of a colour one: its convolution, and what the colours' means add at each place."""
+    """A grey stem folded from a colour one: its convolution, and the term from the colours' means at each place."""
 
     def __init__(self, convolution: torch.nn.Conv2d, offset: np.ndarray, size: int):
         """`offset` is the kernel (height, width, 1, channels) that is applied to a film of ones."""
@@ -108,7 +108,7 @@ def torch_of(restored: Restored) -> torch.nn.Module:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of those it started that have ended."""
+    """CPU seconds of this process and of its finished children."""
     own, children = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 

@@ -1,8 +1,8 @@
-"""Accelerators that programs can be compiled for without having one, and what each can do at most.
+"""Accelerators for which programs can be compiled without having one, and the peak figures of each.
 
-Compiling needs the chip's compiler alone: for NVIDIA the wheels jax-cuda13-plugin and jax-cuda13-pjrt of jax's own
+Compiling needs only the chip's compiler: for NVIDIA the wheels jax-cuda13-plugin and jax-cuda13-pjrt of jax's own
 version (`pip install --no-deps`, no driver and no other nvidia wheel), for TPUs libtpu. Figures are the makers', for
-dense matrices; what XLA must know of a GPU is in the form of openxla/xla, xla/backends/gpu/target_config/specs.
+dense matrices; the description of a GPU for XLA has the form of openxla/xla, xla/backends/gpu/target_config/specs.
 """
 
 import importlib.metadata
@@ -82,7 +82,7 @@ WHEELS: Final = {"cuda": ("jax-cuda13-plugin", "jax-cuda13-pjrt"), "tpu": ("libt
 
 
 def missing(name: str) -> str:
-    """Why nothing can be compiled for a chip here; "" where it can."""
+    """Why nothing can be compiled here for a chip; "" if it can."""
     wheels, wanted = WHEELS[CHIPS[name].platform], {}
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"compiling for {name} needs Linux on x86-64"
@@ -115,7 +115,7 @@ def environment(name: str) -> dict[str, str]:
 
 
 def devices(name: str, count: int) -> list[Any]:
-    """`count` devices of a chip that is not there: programs can be lowered and compiled for them, and not run."""
+    """`count` devices of an absent chip: programs can be lowered and compiled for them, but not run."""
     from jax.experimental import topologies
 
     chip = CHIPS[name]

@@ -1,9 +1,9 @@
-"""Compiles our programs for chips that are not there, and counts what they would do. Nothing is run.
+"""Compiles our programs for absent chips, and counts what they would do. Nothing is run.
 
     python -m benchmarks.compiled --chip=h100 [--devices=1] [--only=supervised,evaluate:resnet18] [--dtypes=bfloat16]
         [--batch=64] [--size=224] [--width=1] [--largest=no] [--json=FILE]
 
-Chips: a100, h100, h200, b200, v4, v5e, v5p, v6e; what is needed to compile for them stands in benchmarks/README.md.
+Chips: a100, h100, h200, b200, v4, v5e, v5p, v6e; benchmarks/README.md says what compiling for them needs.
 Programs (`--only`: kinds or whole names): each network's evaluation, the predictor with its maps, `remove_artifacts`,
 every regime's training step, and several steps in one call with all films in the devices' memory; `--batch` films a
 device. Beside evaluation and the supervised step of a ResNet or DenseNet stands a plain flax.linen network of the same
@@ -71,7 +71,7 @@ def work() -> None:
 
 
 def compile_job(job: Job) -> Iterator[Row]:
-    """What was found of a program, piece by piece."""
+    """The results for a program, one at a time."""
     if job["program"] == "abort":  # for tests: what XLA does where one of its checks fails
         print("F0000 00:00:00.000000 1 nowhere.cc:1] Check failed: false", file=sys.stderr, flush=True)
         os.abort()
@@ -133,7 +133,7 @@ def compile_once(job: Job) -> Row:
 
 
 def largest_batch(one: tuple[int, int], other: tuple[int, int], limit: float) -> int:
-    """The largest multiple of `STEP` that fits, by the line through two (batch, bytes); 0 where none does."""
+    """The largest multiple of `STEP` that fits, extrapolated from two (batch, bytes); 0 if none does."""
     slope = (other[1] - one[1]) / (other[0] - one[0])
     if slope <= 0:
         return 0
@@ -208,7 +208,7 @@ def _child(jobs: Sequence[Job], limit: float) -> Iterator[Row]:
 
 
 def _unfinished(row: Row, why: str) -> Row:
-    """Of a program that was compiled, only the search for the largest batch was not finished."""
+    """A compiled program of which only the search for the largest batch is unfinished."""
     return {"largest": 0} if "seconds" in row else {"failed": why}
 
 
@@ -229,14 +229,14 @@ def _first_line(text: str) -> str:
 
 
 def bounds(row: Row) -> dict[str, float]:
-    """Seconds that a program takes at least, by the chip's memory and by its arithmetic; films a second at most."""
+    """Lower bounds in seconds from the chip's memory and arithmetic, and the upper bound in films per second."""
     chip = chips.CHIPS[row["chip"]]
     memory, arithmetic = row["bytes"] / chip.bandwidth, row["flops"] / chip.flops[row["form"]["dtype"]]
     return {"memory": memory, "arithmetic": arithmetic, "films": row["form"]["batch"] / max(memory, arithmetic)}
 
 
 def ideal(row: Row) -> float | None:
-    """Films a second of a supervised step whose elementwise operations are all fused; None where it is not known."""
+    """Films per second of a supervised step with all elementwise operations fused; None if unknown."""
     kind, _, model = row["program"].partition(":")
     form = row["form"]
     known = kind == "supervised" and form["dtype"] == "bfloat16" and form["size"] == 224 and form["width"] == 1
@@ -250,7 +250,7 @@ HEAD: Final = (
 
 
 def format_rows(rows: Sequence[Row]) -> str:
-    """The table; a plain network stands in the row of ours."""
+    """The table; a plain network is in the row of ours."""
     peers = {(row["program"], row["form"]["dtype"]): row for row in rows if row["form"]["plain"]}
     lines = []
     for row in rows:
@@ -327,7 +327,7 @@ def jobs_of(chip: str, programs: Sequence[str], dtypes: Sequence[str], options: 
 
 
 def describe(row: Row) -> str:
-    """A row in a line, while the others are still compiled."""
+    """A row as one line, while others are still being compiled."""
     name = f"{row['program']}, {row['form']['dtype']}{', plain linen' * row['form']['plain']}"
     if "failed" in row:
         return f"{name}: {row['failed']}"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants that take turns, medians of their times, and the machine they ran on."""
+"""Shared by all benchmarks: contestants that take turns, medians of their times, and the machine they ran on."""
 
 import argparse
 import json
@@ -27,7 +27,7 @@ Results = dict[str, Any]
 
 
 def take_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds a call of each contestant, one figure a round.
+    """Seconds per call of each contestant, one figure per round.
 
     Each is called once beforehand, to compile. In every round they come in random order, so that a busy neighbour
     slows all alike; a contestant waits for its own result.
@@ -44,7 +44,7 @@ def take_turns(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, lis
 
 
 def ratio(times: dict[str, list[float]], one: str, other: str) -> dict[str, float]:
-    """Time of `one` over time of `other`: of medians, and of the shortest, for machines that are never quiet."""
+    """The ratio of the times of `one` and `other`: of medians, and of minima for machines that are never quiet."""
     return {
         "medians": statistics.median(times[one]) / statistics.median(times[other]),
         "best": min(times[one]) / min(times[other]),
@@ -100,7 +100,7 @@ def step_of(
 
 
 def waiting(run: Callable[[], Any], calls: int = 0) -> Callable[[], None]:
-    """`calls` steps, and then the wait for the last: an accelerator is not to stand idle between steps.
+    """`calls` steps, waiting only for the last, so that an accelerator is never idle between steps.
 
     By default 20 on an accelerator, one on a CPU.
     """
@@ -129,7 +129,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and how wide its vectors are, where the system tells."""
+    """The processor's name and its vector width, if the system reports them."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -150,7 +150,7 @@ def parser_of(doc: str | None) -> argparse.ArgumentParser:
 
 
 def finish(results: Results, path: Path | None) -> Results:
-    """The results with the machine; written to `path` where one is given."""
+    """The results with the machine; written to `path` if given."""
     results = {"machine": machine(), **results}
     if path:
         path.write_text(json.dumps(results, indent=1) + "\n")

@@ -4,7 +4,7 @@
 
 All have the same weights and take uint8 films of the network's own size, so nothing is shrunk; torch runs eagerly under
 `inference_mode`, channels last, and gives logits alone, where the ONNX files give maps as well. Every contestant has as
-many threads as there are processors. The 8 bits have their ranges from the very films that are scored.
+many threads as there are processors. The ranges for 8 bits are taken from the films that are scored.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from tests.torch_networks import create_torch_network, shake
 
 
 def session_of(model: bytes) -> onnxruntime.InferenceSession:
-    """On as many threads as there are processors."""
+    """Uses as many threads as there are processors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

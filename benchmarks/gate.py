@@ -1,4 +1,4 @@
-"""Does the gate hold up what is no upright chest film? On inputs that nothing was tuned to, beside a plain baseline.
+"""Does the gate stop images that are not upright chest films? On inputs never used for tuning, beside a baseline.
 
     python -m benchmarks.gate --checkpoint=WORKDIR [--kind='NAME=GLOB' ...] [--films=500]
 
@@ -6,8 +6,8 @@ WORKDIR is an evaluated run. Its test films are judged as they are (false alarms
 (the middle half of each side) and cut to a corner (the same, top left). Beside them: noise; the photographs that
 scikit-image, scikit-learn and SciPy bring along; CT and MR among pydicom's test files; and films of each `--kind`. Per
 kind, the AUROC against the test films of the distance, of the log odds of the pose, and of one minus the highest
-probability; and the share that is doubtful by each part of the gate. Nothing is read from a DICOM header but what the
-pixels need.
+probability; and the share that is doubtful by each part of the gate. From a DICOM header, only the
+elements that the pixels need are read.
 """
 
 import glob
@@ -68,7 +68,7 @@ def noise(side: int, count: int = 100) -> dict[str, Films]:
 
 
 def photographs() -> Films:
-    """What the packages bring along, in grey; empty where they are not installed."""
+    """The packages' sample images in grey; empty if they are not installed."""
     folders = [("skimage", "data"), ("sklearn", "datasets/images"), ("scipy", "datasets")]
     specs = [importlib.util.find_spec(package) for package, _ in folders]
     paths = [

@@ -1,8 +1,8 @@
 """What a compiled XLA program does, counted from the text of its module (`Compiled.as_text()`).
 
-Only what is executed counts: the entry computation, and the bodies of the loops, branches and calls in it. A fusion is
-one kernel, whatever it computes. Parameters, tuples, bitcasts and constants cost nothing, and of an asynchronous pair
-the start counts. What a loop does counts as often as XLA knows that it turns, and once where XLA does not know.
+Only executed code counts: the entry computation, and the bodies of its loops, branches and calls. A fusion is one
+kernel, whatever it computes. Parameters, tuples, bitcasts and constants cost nothing; of an asynchronous pair, only the
+start counts. The body of a loop counts once per iteration if XLA knows their number, else once.
 """
 
 import math
@@ -42,7 +42,7 @@ class Array(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """In main memory: what lies in the memory of a core costs no traffic there."""
+        """Bytes in main memory; arrays in a core's own memory cause no traffic there."""
         if self.space:
             return 0
         digits = re.match(r"[a-z]+(\d+)", self.kind)
@@ -154,7 +154,7 @@ def parse_instruction(line: str) -> Instruction | None:
 
 
 def _shape(text: str) -> tuple[str, str]:
-    """A line from its shape on, as the shape and what follows."""
+    """Splits a line, from its shape on, into the shape and the rest."""
     if text.startswith("("):
         shape = _up_to_close(text)
     else:

@@ -1,4 +1,4 @@
-"""What films cost on their way to the step: decoding, cleaning, shrinking; prepared records; training with and without.
+"""The cost of input: decoding, cleaning and shrinking; reading prepared records; training with and without it.
 
     python -m benchmarks.input [--dir=NIH_FOLDER] [--films=512] [--model=resnet18] [--size=64] [--batch=16] [--rounds=5]
 
@@ -6,7 +6,7 @@
   and shrinks. Films from `--dir` (or ../shared/nih-sample, CHEXJAX_REAL_DATA); else simulated ones of 1024 px.
 - records: films a second that grain reads from prepared records, with 1, 2, ... threads.
 - training: steps with films in the devices' memory, and with streamed ones, beside the same steps on a batch that never
-  changes. The ratio is what the input leaves of the step's own throughput. Simulated films of `--size`.
+  changes. The ratio is the share of the step's own throughput that remains. Simulated films of `--size`.
 """
 
 import itertools

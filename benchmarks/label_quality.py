@@ -1,4 +1,4 @@
-"""How good are the labels that a program took from reports? Labels and models against radiologists on the same films.
+"""How good are labels extracted from reports? Labels and models against radiologists on the same films.
 
     python -m benchmarks.label_quality --labels=Data_Entry_2017.csv --readers=READERS.csv NAME=PREDICTIONS.csv...
 
@@ -7,9 +7,9 @@ READERS.csv is Google's table (Majkowska et al., "Chest radiograph interpretatio
 Opacity; Shih et al., Radiology: AI 2019). The NIH's findings that stand for a reader's are those of
 `labels.WIDE_LABELS`; a film has it if it has one of them, and a model's score is the highest of their probabilities.
 
-First the labels beside the readers: sensitivity, specificity, positive predictive value, Cohen's kappa. Then each model
-against both, on the films that it has: AUROC with DeLong's interval (films of a patient together), and whose side it
-takes where labels and readers disagree. For that it calls as many films as the readers do.
+First the labels against the readers: sensitivity, specificity, positive predictive value, Cohen's kappa. Then each
+model against both, on the films that it has: AUROC with DeLong's interval (clustered by patient), and with whom it
+agrees where labels and readers differ. For that it calls as many films as the readers do.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Do the maps that prediction shows lie on the boxes that radiologists drew? Beside random maps and a centre prior.
+"""Do the maps of `predict` match radiologists' boxes? Against random maps and a centre prior.
 
     python -m benchmarks.localization --checkpoint=WORKDIR --dir=NIH_FOLDER [--exclude=CSV] [--maps=cam,fine]
 

@@ -5,7 +5,8 @@
 
 All take the same uint8 films (uniform noise) from the device and learn by the default recipe (`configs/dml.py`), with
 its augmentation; they take turns, and medians count. The FLOPs are XLA's count of the compiled programs: a
-simultaneous step may cost what the two supervised ones do, an alternating one a forward pass of the first network more.
+simultaneous step should cost as much as the two supervised ones, an alternating one a forward pass of the first network
+more.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""ResNets and DenseNets as one writes them first in flax.linen: `nn.Conv`, `nn.BatchNorm`, `nn.max_pool`, nothing else.
+"""Straightforward ResNets and DenseNets in flax.linen: `nn.Conv`, `nn.BatchNorm`, `nn.max_pool`, nothing else.
 
 The peer of our own networks in `benchmarks/compiled.py`: the same layers, shapes and numbers of parameters (He et al.
 2016, Table 1, with the stride on the 3x3; Huang et al. 2017, Table 1).

@@ -1,4 +1,4 @@
-"""The programs that `benchmarks/compiled.py` compiles, by name, lowered for devices that need not be there.
+"""The programs that `benchmarks/compiled.py` compiles, by name, lowered for devices that may be absent.
 
 A name is `KIND:NETWORK` or `KIND:NETWORK+NETWORK`; `clean` has no network. Arguments are shapes: nothing is computed.
 """

@@ -1,10 +1,10 @@
-"""Does cleaning help? The same baseline on films whose artefacts give a finding away, cleaned and not.
+"""Does cleaning help? The same baseline on films whose artefacts betray a finding, cleaned and not.
 
     python -m benchmarks.spurious_cue --out=DIR
 
-Simulated films of 512 px: in training and validation nine of ten films with the finding bear a bright artefact, and one
-of ten others; in the test split one of ten of both. A network that learns the artefact instead of the finding is found
-out there. Three seeds each; prints the AUROC of that finding, and the mean of all, per seed.
+Simulated films of 512 px. In training and validation, nine in ten films with the finding have a bright artefact, and
+one in ten of the others; in the test split, one in ten of both. There a network that learned the artefact instead of
+the finding is exposed. Three seeds each; prints the AUROC of that finding, and the mean over all findings, per seed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def run(folder: Path, out: Path, clean: bool, seed: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Runs it all, and prints a table; run again, it goes on where it was stopped."""
+    """Runs everything and prints a table; when run again, it continues where it stopped."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)

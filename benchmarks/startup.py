@@ -1,4 +1,4 @@
-"""From typing a command to its first training step, to a film's findings, to its help.
+"""The time from starting a command to its first training step, to a film's findings, to its help.
 
     python -m benchmarks.startup [--config=configs/dml.py] [--checkpoint=WORKDIR --film=FILE] [--json=FILE]
 

@@ -6,7 +6,7 @@
 Both take uint8 grey films (uniform noise) that lie on the device, normalise them, and move a network of 14 outputs by
 Adam down the binary cross-entropy; no augmentation. PyTorch: torchvision's networks (or, where it does not import,
 twins with its shapes), channels_last, eager and torch.compile, float32 and bfloat16 autocast. On an accelerator that
-stands in `BOUNDS` the share of its bounds is printed too. What is not installed is left out, and it is said.
+is in `BOUNDS`, the share of its bounds is printed, too. Contestants that are not installed are left out and named.
 """
 
 import statistics
@@ -64,7 +64,7 @@ def plain_config(model: str, dtype: str) -> ConfigDict:
 def prepare_torch(
     model: str, dtype: str, batch: dict[str, np.ndarray], compiled: bool, calls: int
 ) -> Callable[[], Any]:
-    """`calls` such steps in PyTorch, and the wait for the last."""
+    """`calls` such steps in PyTorch, waiting for the last."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32, where the chip has it
@@ -115,7 +115,7 @@ def compare(model: str, dtype: str, options: Any) -> Results:
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
-    """Prints a table, a line a network and dtype."""
+    """Prints a table with a row per network and dtype."""
     parser = parser_of(__doc__)
     parser.add_argument("--models", default="resnet18,resnet50,densenet121,densenet169")
     parser.add_argument("--dtypes", default=here("float32", "float32,bfloat16"))

@@ -1,11 +1,11 @@
-"""Is what we train as good as what PyTorch trains? One recipe in a plain PyTorch loop and in chexjax, the same films.
+"""Does chexjax train networks as good as PyTorch's? One recipe in a plain PyTorch loop and in chexjax.
 
     python -m benchmarks.twin --data=../shared/nih-128 --out=DIR
 
 ResNet-18 from random weights, grey films, AdamW without weight decay on vectors, one-cycle, random crop and flip,
-binary cross-entropy; the epoch with the best mean validation AUROC is kept. Everything is drawn from the same
-distributions, nothing from the same numbers. Prints the test AUROC of both, per seed and per finding with DeLong's
-paired test, and training images a second of both, timed in turn. Run again, it goes on: a finished run is not repeated.
+binary cross-entropy; the epoch with the best mean validation AUROC is kept. Both draw from the same distributions, but
+not the same numbers. Prints the test AUROC of both, per seed and per finding with DeLong's paired test, and training
+images per second of both, timed in turn. When run again, it skips finished runs.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def normalize(grey: torch.Tensor, config: ConfigDict) -> torch.Tensor:
 
 
 def augment(images: torch.Tensor, config: ConfigDict) -> torch.Tensor:
-    """A crop that is stretched to the whole, and a mirror, in one bilinear resampling; float grey levels."""
+    """A random crop resized to the whole film, and a flip, in one bilinear resampling; float grey levels."""
     films, _, height, width = images.shape
     side = 1.0 - (1.0 - config.augment.crop) * torch.rand(films)
     mirror = torch.where(torch.rand(films) < config.augment.flip, -1.0, 1.0)
@@ -161,7 +161,7 @@ def format_values(values: list[float], digits: int) -> str:
 
 
 def main() -> None:
-    """Runs it all, and prints the tables."""
+    """Runs everything and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="an NIH folder with folds.csv")
     parser.add_argument("--out", type=Path, required=True)

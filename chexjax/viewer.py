@@ -55,7 +55,7 @@ LONGEST: Final = 1000  # characters of a message
 
 @dataclass(frozen=True)
 class View:
-    """What part of a film is seen, and with which grey levels: `zoom` 1 fits; `x`, `y` are the centre, in shares."""
+    """The visible part of a film and its grey levels: `zoom` 1 fits; `x`, `y` are the centre, as fractions."""
 
     zoom: float = 1.0
     x: float = 0.5
@@ -64,22 +64,22 @@ class View:
     width: float = 255.0
 
     def scale(self, film: tuple[int, int], canvas: tuple[int, int]) -> float:
-        """Canvas pixels a film pixel; both sizes are (width, height)."""
+        """Canvas pixels per film pixel; both sizes are (width, height)."""
         return self.zoom * min(canvas[0] / film[0], canvas[1] / film[1])
 
     def to_canvas(self, x: float, y: float, film: tuple[int, int], canvas: tuple[int, int]) -> tuple[float, float]:
-        """Where a place of the film, in its pixels, lies on the canvas."""
+        """A point of the film, in its pixels, in canvas coordinates."""
         scale = self.scale(film, canvas)
         return (x - self.x * film[0]) * scale + canvas[0] / 2, (y - self.y * film[1]) * scale + canvas[1] / 2
 
     def panned(self, dx: float, dy: float, film: tuple[int, int], canvas: tuple[int, int]) -> "View":
-        """Moved by canvas pixels; the film's middle cannot leave it."""
+        """Moved by canvas pixels; the canvas centre stays on the film."""
         scale = self.scale(film, canvas)
         x, y = self.x - dx / scale / film[0], self.y - dy / scale / film[1]
         return replace(self, x=min(max(x, 0.0), 1.0), y=min(max(y, 0.0), 1.0))
 
     def zoomed(self, factor: float, at: tuple[float, float], film: tuple[int, int], canvas: tuple[int, int]) -> "View":
-        """Zoomed around a place of the canvas, which keeps what it shows; 1 fits and is the least."""
+        """Zoomed around a point of the canvas, which stays fixed; 1 fits and is the minimum."""
         zoom = min(max(self.zoom * factor, 1.0), ZOOM_MOST)
         if zoom == 1.0:
             return replace(self, zoom=1.0, x=0.5, y=0.5)
@@ -90,7 +90,7 @@ class View:
         return replace(self, zoom=zoom, x=min(max(x, 0.0), 1.0), y=min(max(y, 0.0), 1.0))
 
     def windowed(self, dx: float, dy: float) -> "View":
-        """Dragged sideways: the window's width; up and down: its centre. A pixel is a grey level."""
+        """Window width changed by `dx`, centre by `dy`; one pixel of dragging is one grey level."""
         return replace(self, width=min(max(self.width + dx, 1.0), 510.0), center=min(max(self.center + dy, 0.0), 255.0))
 
 
@@ -98,7 +98,7 @@ def render(
     film: np.ndarray, view: View, canvas: tuple[int, int], map2d: np.ndarray | None = None,
     boxes: tuple[MapBox, ...] = (), opacity: float = overlay.OPACITY,
 ) -> Image.Image:  # fmt: skip
-    """The canvas as an RGB picture of (width, height): the film as `view` has it, a map, boxes, a colour bar."""
+    """The canvas as an RGB picture (width, height): the film under `view`, with map, boxes and colour bar."""
     rows, columns = film.shape
     size = (columns, rows)
     picture = Image.new("RGB", canvas, BACKGROUND)
@@ -135,7 +135,7 @@ def render(
 
 
 class Row(NamedTuple):
-    """A finding in the list; `bar` and `mark` are shares of the bar's length, `mark` None without a threshold."""
+    """A finding in the list; `bar` and `mark` are fractions of the bar's length, `mark` is None without a threshold."""
 
     finding: str
     text: str
@@ -146,7 +146,7 @@ class Row(NamedTuple):
 
 
 def list_rows(prediction: Prediction) -> list[Row]:
-    """The findings in rank, as the list shows them."""
+    """The findings by rank, as the list shows them."""
     rows = []
     for finding in prediction.ranked:
         probability, threshold = prediction.probability(finding), prediction.threshold(finding)
@@ -159,13 +159,13 @@ def list_rows(prediction: Prediction) -> list[Row]:
 
 
 def status_line(verdict: Verdict) -> str:
-    """What stands below the film: `Status: doubtful (seems mirrored)`."""
+    """The line below the film: `Status: doubtful (seems mirrored)`."""
     reasons = f" ({'; '.join(verdict.reasons)})" if verdict.reasons else ""
     return f"Status: {verdict.status}{reasons}"
 
 
 def neighbour(path: Path, step: int) -> Path:
-    """The film `step` places further in its folder, by name, round and round; itself where it is alone."""
+    """The film `step` positions further in its folder, by name, wrapping around."""
     films = sorted({other for other in path.parent.iterdir() if looks_like_film(other)} | {path})
     return films[(films.index(path) + step) % len(films)]
 
@@ -174,7 +174,7 @@ def neighbour(path: Path, step: int) -> Path:
 
 
 class Worker(threading.Thread):
-    """Does jobs one after the other, off the Tk thread; results wait in `done` as (tag, value or exception)."""
+    """Runs jobs one by one outside the Tk thread; results wait in `done` as (tag, value or exception)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,13 +191,13 @@ class Worker(threading.Thread):
                 self.done.put((tag, error))
 
     def close(self) -> None:
-        """No further job is begun; one that runs is let finish."""
+        """Starts no further job; a running one finishes."""
         self.closed = True
         self.jobs.put(None)
 
 
 class Viewer(tk.Tk):
-    """The window. `workdir` may be None: films are then shown without findings."""
+    """The window. If `workdir` is None, films are shown without findings."""
 
     def __init__(
         self, workdir: str | None, film: Path | None = None, maps: str = "cam", raw: bool = False,
@@ -233,10 +233,10 @@ class Viewer(tk.Tk):
 
     @property
     def film(self) -> np.ndarray | None:
-        """uint8 (height, width), None until it is read."""
+        """uint8 (height, width), or None until the film is read."""
         return None if self.judged is None else self.judged.pixels
 
-    # What it is made of
+    # Widgets
 
     def _build(self) -> None:
         line = tkfont.nametofont("TkDefaultFont").metrics("linespace")
@@ -321,14 +321,14 @@ class Viewer(tk.Tk):
             self.bind(key, partial(self._key, action))
 
     def _key(self, action: Callable[[], Any], event: Any) -> None:
-        """A dialog's keys are its own."""
+        """Ignores keys that were pressed in a dialog."""
         if event.widget.winfo_toplevel() is self:
             action()
 
-    # What happens
+    # Actions
 
     def open(self, path: Path) -> None:
-        """Shows a film, then its findings when they are there."""
+        """Shows a film, and its findings as soon as they are computed."""
         self._turn += 1
         self.film_path, self.judged, self.cleaned, self.prediction, self.finding = path, None, None, None, None
         self.status.configure(text="")
@@ -342,7 +342,7 @@ class Viewer(tk.Tk):
         self._retitle()
 
     def step(self, places: int) -> None:
-        """Goes on to another film of the folder."""
+        """Opens another film of the folder."""
         if self.film_path is not None:
             try:
                 self.open(neighbour(self.film_path, places))
@@ -361,7 +361,7 @@ class Viewer(tk.Tk):
             self._retitle()
 
     def choose_next(self, places: int) -> None:
-        """Goes up or down the list."""
+        """Moves up or down the list."""
         if self.prediction is not None and self.finding is not None:
             ranked = self.prediction.ranked
             self.choose(ranked[(ranked.index(self.finding) + places) % len(ranked)])
@@ -384,7 +384,7 @@ class Viewer(tk.Tk):
             self.save(Path(chosen))
 
     def save(self, path: Path) -> None:
-        """Writes what is seen, under a line that names it, as PNG."""
+        """Saves the visible picture as PNG, under a line that describes it."""
         picture = self._picture()
         if picture is None:
             return
@@ -415,7 +415,7 @@ class Viewer(tk.Tk):
         self.message.configure(text=text)
 
     def close(self) -> None:
-        """The window goes at once; the process ends when a network that still runs is through."""
+        """Closes the window at once; the process ends when a running network has finished."""
         self._turn += 1
         self.worker.close()
         self.destroy()
@@ -440,7 +440,7 @@ class Viewer(tk.Tk):
         self.after(POLL_MS, self._poll)
 
     def _take(self, tag: Any, value: Any) -> None:
-        """A result of the worker: the networks, a film, or what they say of it."""
+        """Handles a result of the worker: the networks, a film or a prediction."""
         if tag != "load" and tag[1] != self._turn:
             return
         if isinstance(value, Exception):
@@ -486,7 +486,7 @@ class Viewer(tk.Tk):
         self.status.configure(text=status_line(verdict), foreground=FAINT if verdict.status == "ok" else ABOVE)
 
     def _redraw_cleaned(self) -> None:
-        """Draws again; a film that is to be shown cleaned is cleaned first, off this thread."""
+        """Redraws; if the cleaned film is to be shown, the worker cleans it first."""
         if self.show_cleaned.get() and self.film is not None and self.cleaned is None:
             film, recipe = self.film, self.classifier.recipe if self.classifier else Recipe()
             self._do(("cleaned", self._turn), lambda: clean_film(film, recipe))
@@ -495,7 +495,7 @@ class Viewer(tk.Tk):
     # Drawing
 
     def redraw(self) -> None:
-        """Draws the canvas when Tk is idle, once for many asks."""
+        """Schedules one redraw for when Tk is idle, however often it is called."""
         if not self._drawing:
             self._drawing = True
             self.after_idle(self._draw)
@@ -550,7 +550,7 @@ class Viewer(tk.Tk):
                 self.list.create_line(x, y0 - 2, x, y1 + 2, fill="white", width=2)
 
     def _row_height(self) -> float:
-        """Rows fill the list, but are not higher than those of `_ROWS`, nor too low to be read; the rest scrolls."""
+        """The height of a row: rows fill the list, between the height for `_ROWS` rows and the lowest legible one."""
         count = len(self.prediction.ranked) if self.prediction else _ROWS
         return max(self.list.winfo_height() / max(count, _ROWS), 1.6 * self._line)
 
@@ -565,7 +565,7 @@ class Viewer(tk.Tk):
                 self.choose(self.prediction.ranked[place])
 
     def _retitle(self, state: str = "") -> None:
-        """The title tells what is seen, and where the work stands."""
+        """Sets the title: the film, the finding and the state of the work."""
         if self.film_path is None:
             self.title("chexjax" if self.classifier is None else "chexjax: ready")
         elif self.prediction is None or self.finding is None:
@@ -596,7 +596,7 @@ class Viewer(tk.Tk):
         self.redraw()
 
     def _fade(self, change: float, event: Any) -> str:
-        """The arrows move the slider while it has the focus, and nothing else; Tk's own step is its whole length."""
+        """While the slider has the focus, the arrow keys move only it; Tk's own step is its whole length."""
         self.opacity.set(min(max(self.opacity.get() + change, 0.0), 1.0))
         self.redraw()
         return "break"

@@ -61,7 +61,7 @@ def test_a_run_that_cannot_start_says_why(tmp_path: Path) -> None:
     done = run("--config=configs/dml.py:chestxray14", f"--config.data.dir={tmp_path / 'no'}", f"--workdir={tmp_path}/w")
     assert done.returncode == 1
     assert done.stderr == (
-        f"error: {tmp_path / 'no'} is no folder; data.dir (--dir) must name the unpacked ChestX-ray14 download\n"
+        f"error: {tmp_path / 'no'} is not a folder; data.dir (--dir) must name the unpacked ChestX-ray14 download\n"
     )
 
 

@@ -4,12 +4,12 @@
         [--table=FILE.csv] [--split=test] [--uncertain=ignore] [--skip-unreadable]
 
 The sources are those of `chexjax.data.sources`; `table` is any folder with a CSV file, `--sources=NAME=FOLDER,...`
-takes several. Films are prepared as the checkpoint's were: their size, and `clean`. Labels that are not known are left
-out, finding by finding. A label wider than any output (VinDr's "Nodule/Mass") is evaluated by the highest of the
+takes several. Films are prepared as the checkpoint's were (`size`, `clean`). Labels that are not known are left out,
+finding by finding. A label wider than any output (VinDr's "Nodule/Mass") is evaluated by the highest of the
 outputs that it covers, and named so. Films of patients that the run was trained on are left out, too, and counted.
 
-Thresholds are given twice: those of the run's own validation, applied unchanged, and those at which a network calls as
-many films as have the finding here, for a place that knows its prevalence and has no labels to choose thresholds by.
+Two sets of thresholds are used: those of the run's own validation, unchanged, and those at which a network calls as
+many films as have the finding here, for a site that knows its prevalence but has no labels to choose thresholds by.
 """
 
 import sys

@@ -1,13 +1,13 @@
-"""Weights that people have: torchvision's and CheXNet's into ours, a colour stem into a grey one; and back.
+"""Imports published weights: torchvision's, timm's and CheXNet's into ours, a colour stem into a grey one.
 
     python -m chexjax.models.torch_weights --model=densenet121 FILE.pth --out=DIR
     python -m chexjax.models.torch_weights --model=resnet18 --fresh='layer4.*' TO_LAYER3.safetensors --out=DIR
     python -m chexjax.predict --checkpoint=DIR FOLDER --out=OUT
     python -m chexjax.main --config=configs/baseline.py:densenet121 --config.init_from=DIR --workdir=RUN
 
-A folder of imported weights holds `weights.npz` (an array a path, as `params/trunk/conv1/kernel`) and `weights.json`
-(whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
-to predict, explain, export, teach.
+A folder of imported weights holds `weights.npz` (an array per path, such as `params/trunk/conv1/kernel`) and
+`weights.json` (the network, and how its films are normalised). With a head, it serves as a workdir wherever one is only
+read: to predict, explain, export or teach.
 The stem is folded into one for grey films, exactly: see `chexjax.models.torch_weights`.
 """
 

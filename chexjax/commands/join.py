@@ -1,11 +1,11 @@
-"""Joins what the jobs of an array predicted: one set of tables and one page.
+"""Joins the predictions of a job array into one set of tables and one page.
 
     python -m chexjax.predict.join OUT
 
-OUT is the --out of the jobs, each of which was `python -m chexjax.predict ... --out=OUT --shard=K/N`. Films keep the
-order that one job would have given them. Shards that are missing or not done are named, and nothing is written.
+OUT is the --out of the jobs, each of which was `python -m chexjax.predict ... --out=OUT --shard=K/N`. Films are in the
+order that a single job would have given. If shards are missing or unfinished, they are named and nothing is written.
 
-Exit status: as that of `python -m chexjax.predict`.
+Exit status: as for `python -m chexjax.predict`.
 """
 
 import sys
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def join(out: Path) -> None:
-    """Writes the tables and the page, says how it went, and exits with the status that goes with it."""
+    """Writes the tables and the page, prints a summary, and exits with the matching status."""
     from chexjax.predict.journal import find_journals, remove_journals
     from chexjax.predict.tables import write_tables
 

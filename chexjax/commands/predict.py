@@ -1,6 +1,6 @@
-"""The command line: what may be typed, in which order things are checked, and what is said at the end.
+"""The command line of prediction: its flags, the order of its checks, and its closing messages.
 
-Libraries are loaded after the flags are read: `--help` and a mistyped flag are answered at once.
+Libraries are loaded after the flags are parsed, so `--help` and a mistyped flag are answered at once.
 """
 
 import json
@@ -29,11 +29,11 @@ from chexjax.runtime import parse
 if TYPE_CHECKING:
     from chexjax.predict.tables import Summary
 
-USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was tried
+USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was attempted
 MAPS: Final = "cam, grad_cam, grad_cam_plus_plus, layer_cam, saliency, integrated_gradients, or fine"
-_SHOWN: Final = 10  # films whose troubles are printed; all are in errors.csv
+_SHOWN: Final = 10  # errors that are printed; errors.csv has all
 
-ABOUT: Final = """Films in, findings and their places out.
+ABOUT: Final = """Predicts findings and their locations from films.
 
     python -m chexjax.predict --checkpoint=WORKDIR FILE_OR_FOLDER... --out=DIR
 
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> None:
-    """Predicts, says how it went, and exits with the status that goes with it."""
+    """Predicts, prints a summary, and exits with the matching status."""
     from chexjax.devices import find_devices
     from chexjax.dicom_out.results import check_installed
     from chexjax.predict.batch import Options, score_films
@@ -150,7 +150,7 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
 
 
 def report(summary: "Summary", passed_over: Mapping[str, int], say: Callable[[str], None]) -> None:
-    """Says what is to be known beside the tables; on stderr, what could not be read."""
+    """Prints notes on the tables, and on stderr the films that could not be read."""
     if passed_over:
         say(f"skipped, files without a film: {_counted(passed_over)}")
     if summary.refused:
@@ -171,7 +171,7 @@ def _counted(kinds: Mapping[str, int]) -> str:
 
 
 def status_of(summary: "Summary", alone: bool = True) -> int:
-    """0 all films scored, 1 some not, 2 none; a shard that has no films has done its part."""
+    """0 if all films were scored, 1 if some were not, 2 if none was; 0 for a shard without films."""
     return summary.status if alone or summary.films else 0
 
 
@@ -193,7 +193,7 @@ def _is_count(text: str) -> bool:
 
 @contextmanager
 def usage() -> Iterator[None]:
-    """What is wrong before the first film is read has a status of its own."""
+    """Exits with the status for errors that precede the first film."""
     try:
         yield
     except ChexjaxError as error:

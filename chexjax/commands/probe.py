@@ -1,11 +1,11 @@
-"""How much a network's features say of films that it never learned from: frozen features, logistic regression.
+"""Evaluates a network's frozen features by logistic regression on films that it was not trained on.
 
     python -m chexjax.training.probe --weights=FOLDER --films=PREPARED [--stages=N] [--network=NAME] [--out=DIR]
 
 FOLDER holds imported weights, with or without a head, or is a run's workdir. PREPARED is a set that `chexjax prepare`
-made, at the size that the network should see. Each finding gets a logistic regression on the standardised features of
-the training films; the strength of the penalty is chosen on the validation films, one for all findings; the test films
-are scored once. `--stages=N` probes a network after its N-th stage, which needs no weights behind that.
+made, at the network's input size. Each finding gets a logistic regression on the standardised features of the training
+films. One penalty for all findings is chosen on the validation films, and the test films are scored once. `--stages=N`
+probes a network after its N-th stage, and needs no weights of later ones.
 """
 
 import sys

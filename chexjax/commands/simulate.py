@@ -2,8 +2,8 @@
 
     python -m chexjax.data.phantom --out=DIR --count=2000 --size=256 --seed=0
 
-Equal seeds give equal films, whatever the number of films or processes. Two folders of one seed that differ in an
-option (no artefacts, say) hold the same films but for that option.
+Equal seeds give equal films, whatever the number of films or processes. Two folders with the same seed that differ in
+one option (no artefacts, say) hold the same films apart from that option.
 """
 
 import os

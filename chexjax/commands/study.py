@@ -2,9 +2,9 @@
 
 python -m chexjax.study --config=configs/study.py --workdir=DIR
 
-Each run is a workdir of its own, `DIR/CELL/seed-S`, as `chexjax.main` would make it. Run again, the study goes on where
-it was stopped. The table is printed, and written to `study.md` and `study.json`, after every run: it says of how many
-seeds each row is.
+Each run has its own workdir, `DIR/CELL/seed-S`, as `chexjax.main` would make it. When run again, the study continues
+where it stopped. The table is printed, and written to `study.md` and `study.json`, after every run; each row gives its
+number of seeds.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 def run_all(argv: list[str]) -> None:
-    """Runs what is still to be run, and prints the table."""
+    """Starts the runs that are still missing, and prints the table."""
     import jax
 
     from chexjax import study

@@ -1,10 +1,10 @@
-"""The window: a film, its findings, and where they are.
+"""The window: a film, its findings, and their location.
 
     python -m chexjax.viewer --checkpoint=WORKDIR [FILE]
 
-Ctrl+O opens a film; Left and Right go through its folder; Up and Down choose a finding; + and - (or the wheel) zoom,
+Ctrl+O opens a film; Left and Right step through its folder; Up and Down choose a finding; + and - (or the wheel) zoom,
 0 fits, dragging moves the film; dragging with the right button (or Shift and the arrows) sets window and level;
-C shows the film before and after cleaning, B the boxes; Ctrl+S saves what is seen; Ctrl+Q ends.
+C shows the film before and after cleaning, B the boxes; Ctrl+S saves the visible picture; Ctrl+Q quits.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""What a DICOM header says against judging its film as a chest film: a verdict, in phrases of ours.
+"""Reasons in a DICOM header not to treat its film as a frontal chest film: a verdict, in our own phrases.
 
-Nothing of the header is quoted but what stands in the lists here: any text may hold a name.
+Header text is quoted only if it is in the lists below: any other text may contain a name.
 """
 
 import re
@@ -15,13 +15,13 @@ def _set(text: str) -> frozenset[str]:
 
 
 _FILMS: Final = frozenset({"", "CR", "DX", "DR", "RG"})
-# Source: DICOM PS3.3, C.7.3.1.1.1; those that give other pictures than chest films.
+# Source: DICOM PS3.3, C.7.3.1.1.1; the modalities that do not produce chest films.
 _OTHERS: Final = _set(
     "AS BI BMD BDUS CD CF CP CS CT DD DF DG DM DS EC ES FA FS GM IO IVOCT IVUS KER LP LS MA MG MR MS NM OAM OCT OP OPM "
     "OPR OPT OPTBSV OPTENF OPV OSS PT PX RTDOSE RTIMAGE SEG SM SRF ST TG US VA VF XA XC"
 )
 _CLASSES: Final = "1.2.840.10008.5.1.4.1.1."
-# What a SOP class holds, by the numbers after that; "" for films. All others hold no picture. Source: PS3.4, B.5.
+# What a SOP class holds, by its last numbers; "" for films. All other classes hold no picture. Source: PS3.4, B.5.
 _SOP_CLASSES: Final = {
     "1": "",
     "1.2": "a mammogram",
@@ -69,7 +69,7 @@ _LATERAL_CODES: Final = _set(
 
 
 def judge_header(header: Header) -> Verdict:
-    """What the header says of the whole: kind of picture, part of the body, view, text burned in, polarity."""
+    """The verdict from the header: kind of picture, body part, view, burned-in text, polarity."""
     return sum(
         (judge(header) for judge in (_kind, _body_part, _view, _polarity, _annotation)),
         start=Verdict(),
@@ -77,18 +77,18 @@ def judge_header(header: Header) -> Verdict:
 
 
 def is_raw(header: Header) -> bool:
-    """Whether the pixels are the detector's and not a film's: For Processing."""
+    """Whether the pixels are the detector's raw values: For Processing."""
     return header.sop_class in FOR_PROCESSING or header.text("PresentationIntentType") == "FOR PROCESSING"
 
 
 def is_linear(header: Header) -> bool:
-    """Whether a raw film's values grow with the number of X-rays that arrived: their logarithm is what was absorbed."""
+    """Whether a raw film's values are linear in the X-ray exposure, so that their logarithm gives the absorption."""
     relation = header.text("PixelIntensityRelationship")
     return is_raw(header) and relation == "LIN" and header.word("PixelIntensityRelationshipSign", signed=True) == 1
 
 
 def is_inverted(header: Header) -> bool:
-    """Whether the highest value is to be dark.
+    """Whether the highest value is displayed dark.
 
     Of a film for presentation the shape of its presentation LUT says so, as in dcmtk, and where it has none the
     photometric interpretation. A raw one is bright where many X-rays arrived, if its sign is 1.
@@ -162,7 +162,7 @@ def _polarity(header: Header) -> Verdict:
         return Verdict("doubtful", ("For Processing: the detector's values, not a film's",))
     if (kind, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
         return Verdict("doubtful", ("photometric interpretation and presentation LUT shape contradict each other",))
-    return Verdict()  # the sign (0028,1041) of a film for presentation is not asked: ordinary films have either
+    return Verdict()  # the sign (0028,1041) of a film for presentation is ignored: ordinary films have either
 
 
 def _annotation(header: Header) -> Verdict:

@@ -1,6 +1,6 @@
-"""What a stored value becomes on the film: the modality's table or rescale, the VOI table or window, 0 to 1.
+"""From stored values to grey levels, 0 to 1: the modality's table or rescale, then the VOI table or window.
 
-Everything here is computed once a level, of which a film has some thousands, and not once a pixel, of which it has
+Everything is computed once per level, of which a film has thousands, not once per pixel, of which it has
 millions. Source: DICOM PS3.3, sections C.11.1 (modality), C.11.2 (VOI) and C.7.6.3.1.5 and C.8.11.3.1.2 (padding).
 """
 
@@ -14,7 +14,7 @@ from chexjax.data.dicom_header import Header
 from chexjax.data.verdict import Verdict
 
 _TAIL: Final = 0.01  # of the pixels, at either end of the range
-_GAP: Final = 0.1  # of the range of all others: what stands so far apart is no part of the film
+_GAP: Final = 0.1  # of the range of all others: values that far away are not part of the film
 _ROOM: Final = 0.5  # of that range, for a tail at most
 
 
@@ -23,11 +23,11 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
 
     In the standard's order: the modality's table, or slope and intercept; then the first VOI table, else the first
     window, else the range of the film's own values (see `own_range`). 8-bit films without a window stay as they are.
-    Of a linear raw film the logarithm's range is shown.
+    A linear raw film is shown over the range of its logarithm.
 
     Args:
       levels: int64 (values,), ascending.
-      counts: how many pixels of the film have each.
+      counts: the number of pixels with each value.
 
     Raises:
       ValueError: a table is shorter than it says, or the numbers overflow.
@@ -70,7 +70,7 @@ def _ok(reasons: list[str]) -> Verdict:
 def apply_window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:
     """Grey levels 0..1 out of `values`. Source: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3."""
     if function == "SIGMOID":
-        with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that is meant
+        with np.errstate(over="ignore"):  # 1 / (1 + inf) is 0, as intended
             return 1.0 / (1.0 + np.exp(-4.0 * (values - center) / width))
     if function == "LINEAR_EXACT":
         return np.clip((values - center) / width + 0.5, 0.0, 1.0)
@@ -79,13 +79,13 @@ def apply_window(values: np.ndarray, center: float, width: float, function: str 
 
 
 def _window(header: Header) -> tuple[float, float] | None:
-    """The first window that is one: centre and width."""
+    """The first valid window: centre and width."""
     pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
     return next(((center, width) for center, width in pairs if width > 0), None)
 
 
 def own_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """The lowest and the highest value to be told apart, where no window says so.
+    """The lowest and the highest value to be distinguished, for a film without a window.
 
     The whole range, unless outliers take it up: a dead pixel, a lead marker. Beyond the middle 98 % of the pixels a
     tail ends at the first gap wider than a tenth of their range, and takes at most half as much room as they do.
@@ -108,7 +108,7 @@ def own_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 
 
 def _look_up(values: np.ndarray, table: Header, signed: bool) -> tuple[np.ndarray, float]:
-    """(the entries for `values`, the highest that an entry can be). Source: C.11.1.1, C.11.2.1.1.
+    """(the entries for `values`, the highest possible entry). Source: C.11.1.1, C.11.2.1.1.
 
     Below the first mapped value is the first entry, above the last one the last. 8-bit entries come two in a word, or
     one.
@@ -131,14 +131,14 @@ def _look_up(values: np.ndarray, table: Header, signed: bool) -> tuple[np.ndarra
         entries = entries[:size] if len(entries) >= size else np.frombuffer(raw[:size], np.uint8)
     else:
         raise ValueError("a table that is shorter than it says")
-    # Entries above what the bits allow are a wrong number of bits, which the largest one corrects.
+    # Entries above what the bits allow mean a wrong number of bits; the largest entry gives the right one.
     top = max(2**bits - 1, 2 ** int(entries.max()).bit_length() - 1, 1)
     index = np.clip(np.rint(values) - first, 0, size - 1).astype(np.int64)
     return entries[index].astype(np.float64), float(top)
 
 
 def find_padding(stored: np.ndarray, header: Header) -> tuple[np.ndarray | None, Verdict]:
-    """Which pixels lie outside the film (bool, as `stored`; None where none does), and whether the film has such too.
+    """Which pixels lie outside the film (bool, as `stored`; None: no pixel), and whether it has such values, too.
 
     Padding is what has the header's padding values and hangs together with the film's edge: the same value in the
     middle of it is tissue.

@@ -1,14 +1,14 @@
-"""A DICOM file's header: the elements that a film needs, out of files that break the rules in the usual ways.
+"""A DICOM file's header: the elements that a film needs, also from files that violate the standard in common ways.
 
 | in the file | becomes |
 |---|---|
-| no preamble, no file meta, no transfer syntax | the encoding that the first element and the pixels plainly have |
-| an empty number, or text | no number, as if it were absent |
+| no preamble, no file meta, no transfer syntax | the encoding that the first element and the pixels imply |
+| an empty number, or text in its place | absent |
 | a decimal comma | a decimal point |
 | deflated | inflated, up to the size of the largest film |
 
-Values are read from the raw bytes, element by element: one that is broken spoils no other, and no library's message
-quotes it.
+Values are read from the raw bytes, element by element: a broken one does not affect the others, and no library's
+message quotes it.
 """
 
 import functools
@@ -32,7 +32,7 @@ BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 _VRS: Final = "AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OW PN SH SL SQ SS ST TM UI UL UN US UT"
 _UNDEFINED: Final = 0xFFFFFFFF
-# Nothing else of the header is loaded, so nothing else can come out in a table, a picture or a message.
+# No other element is loaded, so none can leak into a table, a picture or a message.
 _TAGS: Final = (
     "SOPClassUID",
     "Modality",
@@ -76,7 +76,7 @@ _UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 @functools.cache
 def silent_pydicom() -> Any:
-    """pydicom; its warnings quote values of the header, so nobody hears them.
+    """pydicom, with its warnings silenced: they quote values of the header.
 
     Raises:
       ImportError: it is not installed.
@@ -92,7 +92,7 @@ def silent_pydicom() -> Any:
 
 
 def begins_as_dicom(start: bytes) -> bool:
-    """Whether a file's first 132 bytes are DICOM's: the magic word, or, without one, a header's first element."""
+    """Whether a file's first 132 bytes are DICOM: they have the magic word or, without it, a header's first element."""
     if start[128:132] == MAGIC or start[:4] == MAGIC:
         return True
     if len(start) < 12 or start[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
@@ -108,7 +108,7 @@ def _is_vr(two: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Header:
-    """The elements of a film, or of one item of a sequence, as they stand in the file.
+    """The elements of a film, or of one item of a sequence, as stored in the file.
 
     Attributes:
       elements: pydicom's raw elements by their tags.
@@ -122,7 +122,7 @@ class Header:
 
     @property
     def sop_class(self) -> str:
-        """The UID of what kind of object it is; the file meta's where the header has none."""
+        """The SOP class UID; that of the file meta if the header has none."""
         return self.text("SOPClassUID") or self.stated_class
 
     def _element(self, keyword: str) -> Any:
@@ -131,21 +131,21 @@ class Header:
         return self.elements.get(tag_for_keyword(keyword) or 0)
 
     def raw(self, keyword: str) -> bytes:
-        """An element's bytes as they stand in the file; b"" where it is absent or empty."""
+        """An element's bytes as stored in the file; b"" if it is absent or empty."""
         element = self._element(keyword)
         value = None if element is None else element.value
         return value if isinstance(value, bytes) else b""
 
     def texts(self, keyword: str) -> list[str]:
-        """An element's values in capitals, without what fills them up."""
+        """An element's values in capitals, without padding."""
         return [text.strip(" \0").upper() for text in self.raw(keyword).decode("latin-1").split("\\")]
 
     def text(self, keyword: str) -> str:
-        """The first value; "" where there is none."""
+        """The first value; "" if there is none."""
         return self.texts(keyword)[0]
 
     def numbers(self, keyword: str) -> list[float]:
-        """The values of an element of text (DS, IS), up to the first that is no finite number."""
+        """The values of an element stored as text (DS, IS), up to the first that is not a finite number."""
         found: list[float] = []
         for text in self.texts(keyword):
             try:
@@ -177,12 +177,12 @@ class Header:
         return getattr(self._element(keyword), "VR", None) or ""
 
     def is_encapsulated(self) -> bool:
-        """Whether the pixels come in fragments, as compressed ones do: their length is not defined."""
+        """Whether the pixels are stored in fragments, as compressed ones are: their length is undefined."""
         element = self._element("PixelData")
         return getattr(element, "length", 0) == _UNDEFINED or bool(getattr(element, "is_undefined_length", False))
 
     def items(self, keyword: str) -> list["Header"]:
-        """The items of a sequence; [] where it is absent or broken."""
+        """The items of a sequence; [] if it is absent or broken."""
         from pydicom.dataelem import RawDataElement, convert_raw_data_element
 
         element = self._element(keyword)
@@ -208,7 +208,7 @@ def read_header(data: bytes, where: str) -> Header:
 
 
 def read_start(path: Path) -> Header:
-    """What a DICOM file says of its kind; no more of the file is read than that takes.
+    """The elements that say what kind of object a DICOM file is; the rest of the file is not read.
 
     Raises:
       DataError: see `read_header`; or the file cannot be opened.
@@ -217,7 +217,7 @@ def read_start(path: Path) -> Header:
 
 
 def read_uid_texts(path: Path) -> list[str]:
-    """The UIDs of study, series and instance, each "" where absent or no UID.
+    """The UIDs of study, series and instance; "" for one that is absent or malformed.
 
     Raises:
       DataError: see `read_start`.
@@ -293,7 +293,7 @@ def _elements(pydicom: Any, file: BinaryIO, implicit: bool, little: bool, **opti
 
 
 def _encoding(first: bytes) -> tuple[bool, bool]:
-    """(implicit, little endian) by a dataset's first element: its group is small, its VR two letters."""
+    """(implicit, little endian), deduced from a dataset's first element: its group is small, its VR two letters."""
     little = int.from_bytes(first[:2], "little") <= int.from_bytes(first[:2], "big")
     return not _is_vr(first[4:6]), little
 

@@ -1,7 +1,7 @@
-"""A film's findings as a structured report, as boxes over the film, and as a picture; with highdicom.
+"""Writes a film's findings as a structured report, as boxes over the film, and as a picture, with highdicom.
 
-Patient and study are those of the film. Each of the three is a series of its own, with new identifiers. None says more
-of the patient than the film's own header. They are marked as not verified by anyone.
+Patient and study are those of the film. Each of the three is a series of its own, with new identifiers. None contains
+more about the patient than the film's own header. All are marked as unverified.
 """
 
 import io
@@ -41,7 +41,7 @@ _STRING: Final = 64  # characters of VR LO
 
 
 class Result(Protocol):
-    """What is read of a `predict.Prediction`."""
+    """The part of a `predict.Prediction` that is used here."""
 
     @property
     def film(self) -> np.ndarray: ...
@@ -69,7 +69,7 @@ class Algorithm:
 
 
 def check_installed() -> None:
-    """Raises ConfigError where highdicom is missing; called before anything is computed."""
+    """Raises ConfigError if highdicom is missing; called before anything is computed."""
     try:
         import highdicom  # noqa: F401
     except ImportError:
@@ -78,7 +78,7 @@ def check_installed() -> None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No warning of pydicom's or highdicom's gets out: they quote names of patients."""
+    """Silences the warnings of pydicom and highdicom, which quote patients' names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -87,7 +87,7 @@ def _silence() -> Iterator[None]:
 def write_results(
     source: Path, result: Result, extent: tuple[int, int], algorithm: Algorithm, folder: Path
 ) -> list[Path]:
-    """Writes the report, the boxes (where a finding is called) and the overlay of one film; nothing of a refused one.
+    """Writes the report, the boxes (if a finding is called) and the overlay of a film; nothing for a refused film.
 
     Of a film that was turned or stretched as it was read, no boxes are written in the report, nor over the film: they
     would be in the wrong place. The overlay, which shows it as it was read, has them.
@@ -155,7 +155,7 @@ def encode_results(
 
 
 def _reduced(header: Any) -> Any:
-    """Of the header what results repeat or refer to. What must be there is there, if empty (type 2)."""
+    """The header elements that results repeat or refer to; required ones are present, even if empty (type 2)."""
     from pydicom import Dataset
 
     reduced = Dataset()
@@ -196,7 +196,7 @@ def _identifiers(kind: str) -> dict[str, Any]:
 
 
 def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, list[MapBox]]) -> Any:
-    """A Comprehensive SR after TID 1500: a group for each finding, one more for each box of a called one."""
+    """A Comprehensive SR after TID 1500: a group per finding, and one per box of a called finding."""
     import highdicom as hd
     from highdicom import sr
     from pydicom.sr.codedict import codes
@@ -252,7 +252,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
 
 
 def _measurements(result: Result, finding: str) -> list[Any]:
-    """The probability; the threshold where it is known."""
+    """The probability, and the threshold if it is known."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -265,7 +265,7 @@ def _measurements(result: Result, finding: str) -> list[Any]:
 
 
 def _called(result: Result, finding: str, code: Any) -> list[Any]:
-    """Present or absent by the threshold; nothing where it is unknown."""
+    """Present or absent by the threshold; empty if it is unknown."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
@@ -276,7 +276,7 @@ def _called(result: Result, finding: str, code: Any) -> list[Any]:
 
 
 def _presentation(header: Any, result: Result, extent: tuple[int, int], boxes: dict[str, list[MapBox]]) -> Any:
-    """A grayscale softcopy presentation state: the boxes over the film, named."""
+    """A grayscale softcopy presentation state with the boxes over the film, labelled."""
     from highdicom import pr
 
     layer = pr.GraphicLayer("BOXES", order=1, description="Regions of the findings that were called")
@@ -299,7 +299,7 @@ def _presentation(header: Any, result: Result, extent: tuple[int, int], boxes: d
         graphic_annotations=[annotation],
         **_identifiers("boxes"),
     )
-    state.Laterality = ""  # a chest has none
+    state.Laterality = ""  # not applicable to a chest
     state.SeriesDescription = f"{NAME}: boxes, not verified"
     return state
 
@@ -331,7 +331,7 @@ def _capture(header: Any, result: Result, extent: tuple[int, int]) -> Any:
         bits_allocated=8,
         coordinate_system=hd.CoordinateSystemNames.PATIENT,
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        patient_orientation=("L", "F"),  # as frontal films hang, and as they are read
+        patient_orientation=("L", "F"),  # as frontal films are hung and read
         **_identifiers("overlay"),
     )
     capture.Laterality = ""

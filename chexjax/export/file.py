@@ -11,7 +11,7 @@ from chexjax.files import whole
 from chexjax.predict.films import as_film, find_films
 from chexjax.workdir.restore import Restored
 
-CALIBRATION: Final = 128  # films that ranges for 8 bits are taken from
+CALIBRATION: Final = 128  # films from which the ranges for 8 bits are taken
 
 
 def write(path: Path, save: Callable[[Path], Any]) -> None:
@@ -29,7 +29,7 @@ def write(path: Path, save: Callable[[Path], Any]) -> None:
 
 
 def write_onnx(restored: Restored, network: str, out: Path, films: str | None, raw: bool) -> None:
-    """Writes an ONNX file, in 8 bits where `films` names a folder of films for their ranges.
+    """Writes an ONNX file, in 8 bits if `films` names a folder of films to take ranges from.
 
     Raises:
       ConfigError: see `to_onnx`, `to_int8`; there are no films.
@@ -38,7 +38,7 @@ def write_onnx(restored: Restored, network: str, out: Path, films: str | None, r
     model = to_onnx(restored, network, raw)
     if films:
         found = list(find_films([films]).files.values())
-        step = max(len(found) // CALIBRATION, 1)  # from the whole folder, not from its beginning
+        step = max(len(found) // CALIBRATION, 1)  # spread over the whole folder
         model = to_int8(model, (as_film(path) for path in found[::step][:CALIBRATION]))
     write(out, lambda path: path.write_bytes(model))
     bits = ", 8 bits" if films else ""

@@ -18,7 +18,7 @@ PyTree = Any
 
 
 def chosen(restored: Restored, network: str) -> list[str]:
-    """The names of the networks meant: all for "ensemble".
+    """The names of the chosen networks: all of them for "ensemble".
 
     Raises:
       ConfigError: no network has that name.
@@ -32,7 +32,7 @@ def have_maps(restored: Restored) -> bool:
 
 
 def create_explainer(restored: Restored) -> Callable[[jax.Array], tuple[jax.Array, ...]]:
-    """What `Classifier` computes of films that are cleaned and shrunk already, all in float32.
+    """The computation of `Classifier` on films that are already cleaned and shrunk, all in float32.
 
     Returns:
       A function of uint8 (batch, size, size) -> float32 logits (networks, batch, findings) and class activation maps
@@ -78,7 +78,7 @@ def logits_and_maps(model: AnyNetwork, variables: PyTree, x: jax.Array) -> tuple
 
 
 def in_float32(model: AnyNetwork) -> AnyNetwork:
-    """The same network, computing in float32 whatever it was trained in."""
+    """The same network in float32, whatever it was trained in."""
     if isinstance(model, Network):
         return model.clone(trunk=model.trunk.clone(dtype=jnp.float32))
     shared = model.shared and model.shared.clone(dtype=jnp.float32)

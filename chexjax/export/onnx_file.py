@@ -22,10 +22,10 @@ from chexjax.trust.calibration import Calibration
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
 
-OPSET: Final = 17  # the oldest that has all that is needed here; runtimes of 2022 and later read it
-IR: Final = 8  # of that time, too
+OPSET: Final = 17  # the oldest with all operators used here; runtimes since 2022 read it
+IR: Final = 8  # of the same age
 LIMIT: Final = 2**31  # bytes: protobuf's
-FILM: Final = "film_"  # before the names of the nodes that prepare films
+FILM: Final = "film_"  # prefix of the nodes that prepare films
 
 
 def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> bytes:
@@ -89,7 +89,7 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
 
 
 def calibration_of(restored: Restored) -> Calibration | None:
-    """That of the one network, or of the ensemble of several; None where none was found.
+    """The calibration of the single network, or of the ensemble of several; None if there is none.
 
     Raises:
       CheckpointError: the workdir's calibration is broken.
@@ -98,7 +98,7 @@ def calibration_of(restored: Restored) -> Calibration | None:
 
 
 def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]:
-    """What a reader of the file must know: findings in order, their thresholds (null where unknown), what made it."""
+    """The metadata: findings in order, their thresholds (null if unknown), and the checkpoint."""
     thresholds = read_thresholds(restored)
     if calibration is not None:
         thresholds = calibration.apply(thresholds)
@@ -114,7 +114,7 @@ def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]
 
 
 def to_int8(model: bytes, films: Iterable[np.ndarray]) -> bytes:
-    """An ONNX file of `to_onnx` whose networks compute in 8 bits, by onnxruntime's own quantiser.
+    """A file from `to_onnx` with its networks converted to 8 bits by onnxruntime's quantiser.
 
     Weights have a scale for each channel; activations have ranges, which are those seen on `films`. Cleaning and
     shrinking stay as they are.

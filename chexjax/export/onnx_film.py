@@ -1,6 +1,6 @@
 """The preparation of films as ONNX operators: bright artefacts removed, then shrunk, for films of any height and width.
 
-Both give the bits that training and prediction give.
+Both are bit-identical to the preparation in training and prediction.
 """
 
 from typing import Any, Final
@@ -11,12 +11,12 @@ from chexjax.data.recipe import Recipe
 from chexjax.export.onnx_graph import Graph
 from chexjax.scanline.rule import COLUMNS, NOWHERE
 
-PRECISION: Final = 22  # bits behind the point in Pillow's coefficients of 8-bit images
+PRECISION: Final = 22  # fractional bits of Pillow's coefficients for 8-bit images
 END: Final = np.iinfo(np.int64).max
 
 
 def prepare(graph: Graph, films: str, recipe: Recipe) -> str:
-    """uint8 (batch, height, width) -> uint8 (batch, size, size), as `recipe` says."""
+    """uint8 (batch, height, width) -> uint8 (batch, size, size), according to `recipe`."""
     if recipe.clean:
         films = remove_artifacts(graph, films, recipe)
     return shrink(graph, films, recipe.size, recipe.enlarge)
@@ -99,12 +99,14 @@ def remove_artifacts(graph: Graph, films: str, recipe: Recipe) -> str:
 
 
 def _clean_rows(graph: Graph, films: str, recipe: Recipe) -> str:
-    """The rule as it is told, pixel by pixel: two loops over the columns, each over all rows of all films at once.
+    """The sequential rule, pixel by pixel: two loops over the columns, each over all rows of all films at once.
 
     The first goes from right to left and finds the next down-edge after each pixel, and its grey level. The second goes
     from left to right, and takes the up-edges in turn.
     """
-    x = graph.add("Transpose", graph.cast(films, np.int32), perm=[2, 0, 1])  # columns first: a loop takes one a turn
+    x = graph.add(
+        "Transpose", graph.cast(films, np.int32), perm=[2, 0, 1]
+    )  # columns first: each iteration of a loop takes one
     width = graph.add("Gather", graph.add("Shape", films), _scalar(2))
     columns = graph.cast(graph.add("Range", _scalar(0), width, _scalar(1)), np.int32)
     across = graph.add("Unsqueeze", columns, _integers(1, 2))
@@ -112,11 +114,11 @@ def _clean_rows(graph: Graph, films: str, recipe: Recipe) -> str:
     rows = graph.add("Slice", graph.add("Shape", x), _integers(1), _integers(3))
     nowhere = graph.add("Expand", np.array([[NOWHERE]], np.int32), rows)
     ends, levels = _next_downs(graph, nowhere, columns, x, downs)
-    widest = np.int32(min(recipe.max_width, NOWHERE // 2))  # of no film so wide as to reach NOWHERE
+    widest = np.int32(min(recipe.max_width, NOWHERE // 2))  # NOWHERE lies beyond any film
     near = graph.add("LessOrEqual", graph.add("Sub", ends, across), widest)
     mean = graph.add("Div", graph.add("Add", left, levels), np.int32(2))
-    kept = np.int32(-1)  # instead of a grey level: pixels stay as they are
-    if recipe.spare_wide:  # a wide object is passed over as a whole
+    kept = np.int32(-1)  # in place of a grey level: the pixel stays as it is
+    if recipe.spare_wide:  # a wide object is skipped as a whole
         mean = graph.add("Where", near, mean, kept)
     else:
         ups = graph.add("And", ups, near)
@@ -146,7 +148,7 @@ def _edges(graph: Graph, x: str, columns: str, recipe: Recipe) -> tuple[str, str
     ups = graph.add("GreaterOrEqual", graph.add("Sub", ahead, left), threshold)
     ups = graph.add("And", ups, graph.add("Greater", columns, np.int32(0)))
     downs = graph.add("GreaterOrEqual", graph.add("Sub", behind, x), threshold)
-    if span > 1:  # of neighbouring edges the ramp's foot counts
+    if span > 1:  # of adjacent edges, the foot of the ramp counts
         ups = graph.add("And", ups, graph.add("Greater", x, left))
         downs = graph.add("And", downs, graph.add("Greater", left, x))
         ups = graph.add("And", ups, graph.add("Not", _moved(graph, ups, 1)))
@@ -178,7 +180,7 @@ def _next_downs(graph: Graph, nowhere: str, columns: str, x: str, downs: str) ->
 
 
 def _fill(graph: Graph, nowhere: str, columns: str, ups: str, ends: str, mean: str) -> str:
-    """What reoffsets each pixel: int32 (columns, batch, height), -1 where nothing does."""
+    """The new grey level of each pixel: int32 (columns, batch, height), -1 where it stays."""
     body = Graph(f"{ups}_")
     taken = body.add("And", "up", body.add("GreaterOrEqual", "column", "next_before"))
     following = body.add("Where", taken, "end", "next_before")
@@ -193,7 +195,7 @@ def _fill(graph: Graph, nowhere: str, columns: str, ups: str, ends: str, mean: s
 
 
 def _body(body: Graph, states: list[str], scanned: list[str], results: list[str]) -> Any:
-    """A loop's body as ONNX has it: states first, then what it is given of each column."""
+    """The body of an ONNX loop: states first, then its inputs for each column."""
     from onnx import TensorProto, helper, numpy_helper
 
     def declared(name: str, kind: int, rank: int) -> Any:

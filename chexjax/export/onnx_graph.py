@@ -1,8 +1,8 @@
-"""From a JAX program to an ONNX graph, one equation of its jaxpr after the other.
+"""Converts a JAX program to an ONNX graph, one equation of its jaxpr at a time.
 
-What follows from constants alone (weights, folded statistics) is computed here, by JAX, and stored. A feature map of
-four axes is kept channels first between convolutions, as ONNX has them, and channels last wherever an equation reads
-the channels as its last axis; a broadcast is left to the operator that uses it.
+Whatever depends on constants alone (weights, folded statistics) is computed here, by JAX, and stored. A feature map
+with four axes has its channels first between convolutions, as in ONNX, and last wherever an equation reads them as its
+last axis. A broadcast is left to the operator that uses it.
 """
 
 import math
@@ -15,14 +15,14 @@ import numpy as np
 
 from chexjax.errors import ConfigError
 
-Shape = tuple[Any, ...]  # of numbers, and of JAX's symbols for what is open
+Shape = tuple[Any, ...]  # numbers, and JAX's symbols for unknown sizes
 FIRST: Final = (0, 3, 1, 2)  # channels last -> channels first
 LAST: Final = (0, 2, 3, 1)
 
 
 @dataclass
 class Constant:
-    """An array known now. `array` broadcasts to `shape`, and has as many axes."""
+    """A constant. `array` broadcasts to `shape` and has as many axes."""
 
     array: np.ndarray
     shape: Shape
@@ -34,7 +34,7 @@ class Constant:
 
 @dataclass
 class Tensor:
-    """A result of the graph. `shape` is JAX's; `held` has 1 where it is still to be broadcast.
+    """A result in the graph. `shape` is JAX's; `held` has 1 on axes that are not broadcast yet.
 
     With `first`, its channels stand first in the graph; `shape` and `held` keep JAX's order.
     """
@@ -43,7 +43,7 @@ class Tensor:
     shape: Shape
     held: Shape
     first: bool = False
-    other: str = ""  # the same with the channels in the other place, once something asked for it
+    other: str = ""  # the same array with its channels in the other position, once it was needed
 
 
 Value = Constant | Tensor
@@ -51,7 +51,7 @@ Value = Constant | Tensor
 
 @dataclass
 class Graph:
-    """The nodes and stored arrays of an ONNX graph as it grows. A loop's body needs a `prefix` for its names."""
+    """An ONNX graph under construction: nodes and stored arrays. The body of a loop needs a `prefix` for its names."""
 
     prefix: str = ""
     nodes: list[Any] = field(default_factory=list)
@@ -70,13 +70,13 @@ class Graph:
         return results[0] if outputs == 1 else results
 
     def cast(self, name: str, dtype: Any) -> str:
-        """A value as another dtype."""
+        """A value cast to another dtype."""
         from onnx import helper
 
         return self.add("Cast", name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def store(self, array: np.ndarray) -> str:
-        """The name of a stored array; equal small ones are stored once."""
+        """The name of a stored array; equal small arrays are stored once."""
         array = np.ascontiguousarray(array).reshape(array.shape)
         key = (array.dtype.str, array.shape, array.tobytes() if array.size <= 4096 else b"")
         if array.size <= 4096 and key in self._known:
@@ -87,17 +87,17 @@ class Graph:
         return name
 
     def producer(self, name: str) -> Any:
-        """The node that gives a result; None for an input. Found from the end: it is nearly always the last one."""
+        """The node that computes a result; None for an input. Searched from the end, where it nearly always is."""
         return next((node for node in reversed(self.nodes) if name in node.output), None)
 
     def prune(self, outputs: Sequence[str]) -> None:
-        """Leaves out what no output needs."""
+        """Removes nodes and arrays that no output needs."""
         needed, kept = set(outputs), []
         for node in reversed(self.nodes):
             if needed & set(node.output):
                 kept.append(node)
                 needed |= set(node.input)
-                for attribute in node.attribute:  # what a loop's body takes from outside
+                for attribute in node.attribute:  # values that the body of a loop takes from outside
                     needed |= {name for inner in attribute.g.node for name in inner.input}
         self.nodes = kept[::-1]
         self.arrays = {name: array for name, array in self.arrays.items() if name in needed}
@@ -161,7 +161,7 @@ class _Translation:
             inner = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
             jaxpr, constants = (inner.jaxpr, inner.consts) if hasattr(inner, "jaxpr") else (inner, [])
             return self.run(jaxpr, constants, inputs)
-        if kind == "platform_index":  # what is written for any platform stands last
+        if kind == "platform_index":  # the branch for any platform is the last
             return [_constant(np.int32(len(params["platforms"]) - 1))]
         if kind == "cond" and isinstance(inputs[0], Constant):
             branches = params["branches"]
@@ -182,10 +182,10 @@ class _Translation:
         result = method(inputs, shapes[0], params)
         return result if isinstance(result, list) else [result]
 
-    # What operators take
+    # Operands
 
     def tensor(self, value: Value) -> Tensor:
-        """With nothing left to be broadcast but the batch, and its channels last."""
+        """Broadcast on all axes but the batch, channels last."""
         if isinstance(value, Constant):
             return Tensor(self.graph.store(value.array), value.shape, value.array.shape)
         return Tensor(self.at(value, False), value.shape, value.held)
@@ -202,7 +202,7 @@ class _Translation:
         return x.other
 
     def full(self, value: Value) -> Tensor:
-        """Broadcast to its whole shape, channels last."""
+        """Broadcast to its full shape, channels last."""
         x = self.tensor(value)
         if x.held == x.shape:
             return x
@@ -225,7 +225,7 @@ class _Translation:
         return Tensor(self.node(operator, names, first), shape, held, first)
 
     def node(self, operator: str, names: list[Any], first: bool) -> str:
-        """The node of a binary operator, or the one of ONNX that says more."""
+        """The node of a binary operator, or a more specific ONNX node."""
         (constants, others) = ([x for x in names if kind is isinstance(x, np.ndarray)] for kind in (True, False))
         if len(constants) == 1 and len(others) == 1 and constants[0].size:
             (constant,), (name,) = constants, others
@@ -355,7 +355,7 @@ class _Translation:
         return Tensor(self.graph.add("Slice", x.name, *bounds, *order), shape, shape)
 
     def _gather(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
-        """Of the gathers only the one that is a slice from known places on, which indexing by slices can end in."""
+        """Supports only gathers that are slices with known starts, such as indexing by slices gives."""
         starts, numbers = inputs[1], params["dimension_numbers"]
         if not (
             isinstance(starts, Constant) and starts.array.ndim == 1 and numbers.offset_dims == (*range(len(shape)),)
@@ -386,7 +386,7 @@ class _Translation:
         if any(x.held[axis] != x.shape[axis] for axis in axes):
             x = self.full(x)
         kept = [axis for axis in range(len(x.shape)) if axis not in axes]
-        # Of channels that stand first the sum is taken as they lie, if what remains keeps its order.
+        # With channels first, the sum is taken without a transpose if the remaining axes keep their order.
         first = x.first and [axis for axis in FIRST if axis in kept] == kept and 3 not in axes
         places = [FIRST.index(axis) for axis in axes] if first else list(axes)
         name = self.at(x, first)
@@ -476,7 +476,7 @@ def _constant(array: Any) -> Constant:
 
 
 def _broadcast(shapes: Sequence[Shape]) -> Shape:
-    """The shape that several broadcast to; those of fewer axes are scalars."""
+    """The shape to which several shapes broadcast; those with fewer axes are scalars."""
     rank = max(map(len, shapes))
     columns = zip(*(shape for shape in shapes if len(shape) == rank), strict=True)
     return tuple(next((size for size in sizes if not (isinstance(size, int) and size == 1)), 1) for sizes in columns)

@@ -1,4 +1,4 @@
-"""From logits to calibrated probabilities as ONNX operators, in float64 as `trust.calibration` has them."""
+"""From logits to calibrated probabilities as ONNX operators, in float64 as in `trust.calibration`."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ def probabilities_of(graph: Graph, logits: str, calibration: Calibration | None)
 
 
 def _calibrated(graph: Graph, p: str, calibration: Calibration) -> str:
-    """Every finding goes through each kind of curve that any has, and one is chosen."""
+    """Applies every kind of curve in use to all findings, and selects each finding's own."""
     curves, raw = calibration.curves, p
     if any(logistic := [curve.kind not in ("none", ISOTONIC) for curve in curves]):
         slopes, offsets = (np.array(values) for values in zip(*((c.slope, c.offset) for c in curves), strict=True))
@@ -35,7 +35,7 @@ def _calibrated(graph: Graph, p: str, calibration: Calibration) -> str:
 
 
 def _between_knots(graph: Graph, p: str, calibration: Calibration) -> str:
-    """Piecewise linear: the first knot's value, and of every piece as much of its rise as lies below p."""
+    """Piecewise linear: the first knot's value, plus the part of each piece's rise that lies below p."""
     knots = [curve.knots or ((0.0, 0.0),) for curve in calibration.curves]
     pieces = max(max(map(len, knots)) - 1, 1)
     starts, widths, rises = (np.full((len(knots), pieces), fill) for fill in (0.0, 1.0, 0.0))

@@ -1,4 +1,4 @@
-"""A workdir's networks as StableHLO: what jax runs without chexjax."""
+"""A workdir's networks as StableHLO, which JAX runs without chexjax."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -17,11 +17,11 @@ from chexjax.scanline import remove_artifacts
 from chexjax.workdir.restore import Restored
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
-PRECISION: Final = 22  # bits behind the point in Pillow's coefficients of 8-bit images
+PRECISION: Final = 22  # fractional bits of Pillow's coefficients for 8-bit images
 
 
 def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax.Array], jax.Array]:
-    """From films to probabilities, as one jittable function of what `restored` holds.
+    """The path from films to probabilities for `restored`, as one jittable function.
 
     Args:
       restored: the networks, and the config that says how their films are prepared.
@@ -38,14 +38,14 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     recipe = recipe_of(data)
 
     def prepare(film: jax.Array) -> jax.Array:
-        """One film at a time: the cleaning needs to know its shapes, and the number of films is left open."""
+        """One film at a time: cleaning needs static shapes, and the number of films is left open."""
         if recipe.clean:
             film = remove_artifacts(film, **recipe.cleaning)
         return shrink(film, recipe.size, recipe.enlarge)
 
     def program(films: jax.Array) -> jax.Array:
         x = normalize(jax.lax.map(prepare, films)[..., None], data.mean, data.std)
-        # As arrays of JAX: a NumPy one that a branch's rule meets as a constant cannot be lowered.
+        # As JAX arrays: NumPy constants cannot be lowered inside the rule of a branch.
         variables = {name: jax.tree.map(jnp.asarray, restored.variables[name]) for name in names}
         logits: list[Any] = [restored.models[name].apply(variables[name], x) for name in names]
         return jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(axis=0)
@@ -86,11 +86,11 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-_KERNELS: Final = {"area": (_box, 0.5), "bicubic": (_cubic, 2.0)}  # each with its reach, in pixels of the coarser grid
+_KERNELS: Final = {"area": (_box, 0.5), "bicubic": (_cubic, 2.0)}  # each with its radius, in pixels of the coarser grid
 
 
 def pillow_coefficients(width: int, size: int, kernel: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of a Pillow filter for each of `size` outputs the first input, (size,), and coefficients, (size, taps).
+    """A Pillow filter: for each of `size` outputs the first input, (size,), and the coefficients, (size, taps).
 
     `kernel` is "area", Pillow's BOX, or "bicubic".
     """

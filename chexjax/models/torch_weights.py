@@ -1,8 +1,8 @@
 """Published weights: torchvision's, timm's and CheXNet's into ours, a colour stem into a grey one; and back.
 
-A folder of imported weights holds `weights.npz` (an array a path, as `params/trunk/conv1/kernel`) and `weights.json`
-(whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
-to predict, explain, export, teach.
+A folder of imported weights holds `weights.npz` (an array per path, such as `params/trunk/conv1/kernel`) and
+`weights.json` (the network, and how its films are normalised). With a head, it serves as a workdir wherever one is only
+read: to predict, explain, export or teach.
 
 **The grey stem.** torchvision's networks see three channels, channel c normalised by its own mean m_c and standard
 deviation s_c; a chest film has one. On a film of grey levels g (in 0 ... 1) the first convolution therefore gives,

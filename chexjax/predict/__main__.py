@@ -1,4 +1,4 @@
-"""`python -m chexjax.predict`. Processes that draw import it, too, and must not load JAX by it."""
+"""`python -m chexjax.predict`. Drawing processes import this module, too, so it must not load JAX."""
 
 if __name__ == "__main__":
     from chexjax.commands.predict import main

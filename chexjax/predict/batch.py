@@ -1,7 +1,7 @@
-"""Many films: read ahead, through the networks in batches, drawn in processes of their own, kept in a journal.
+"""Predicts many films: reads ahead, batches them, draws overlays in other processes, and keeps a journal.
 
-Memory does not grow with the number of films, and little with their size: of a film that has gone through the networks
-its picture is kept, until it is drawn.
+Memory does not grow with the number of films, and little with their size: after prediction, only a film's small picture
+is kept until it is drawn.
 """
 
 import math
@@ -42,11 +42,11 @@ _EMPTY: Final = np.zeros((1, 1), np.uint8)
 
 @dataclass(frozen=True)
 class Options:
-    """What is wanted of many films.
+    """Options for predicting many films.
 
-    `overlays`: findings drawn a film, at most; 0 for tables alone, without maps or boxes. `strict`: a film that is
-    doubtful is refused. `uids`, `paths`: a table of them. `shard`: which part of how many, from 1. `processes`: that
-    draw; 0 draws in threads of this one, as a program must whose main module cannot be imported again. `dicom_out`: the
+    `overlays`: the most findings drawn per film; 0 for tables alone, without maps or boxes. `strict`: doubtful films
+    are refused. `uids`, `paths`: whether to write a table of them. `shard`: (number, count), from 1. `processes`: the
+    number that draw; 0 draws in threads, for programs whose main module cannot be imported again. `dicom_out`: the
     folder for DICOM results of DICOM films.
     """
 
@@ -78,8 +78,8 @@ def predict_files(
 ) -> dict[str, str]:
     """Predicts all files and writes the tables, the overlays and the page; returns what could not be read, by name.
 
-    Interrupted, and called again with the same arguments, it goes on. The tables and the page get their names when all
-    films are through: one that is there is whole.
+    After an interruption, a call with the same arguments continues. The tables and the page get their final names only
+    after the last film, so a file with such a name is complete.
     """
     journal = score_films(classifier, files, out, Options(overlays), progress)
     summary = write_tables(out, [journal])
@@ -96,12 +96,12 @@ def score_films(
     tell: Callable[[Record], None] | None = None,
     about: Record | None = None,
 ) -> Path:
-    """Predicts the files that are not done yet, draws them, and returns the journal of all.
+    """Predicts and draws the files that are not done yet, and returns the journal of all.
 
     Args:
-      files: all, of which `options.shard` takes its part.
-      tell: is called with what is found of each film, when it is done.
-      about: is kept with the journal, for whoever joins it with those of other shards.
+      files: all files; `options.shard` selects a part of them.
+      tell: called with the record of each film when it is done.
+      about: saved with the journal, for joining it with those of other shards.
 
     Raises:
       ConfigError: another process writes to `out`.
@@ -141,7 +141,7 @@ def score_films(
 
 
 def head_of(classifier: Classifier, options: Options) -> Record:
-    """The head of a journal: what the tables need to know, and whatever changes what is found of a film."""
+    """The head of a journal: what the tables need, and everything that affects a film's result."""
     return {
         "version": chexjax.__version__,
         "classifier": classifier.identity,
@@ -159,7 +159,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
 
 
 class _Work:
-    """From files to lines of the journal."""
+    """Turns files into lines of the journal."""
 
     def __init__(self, classifier: Classifier, options: Options, out: Path, stems: dict[str, str]) -> None:
         self.classifier, self.options, self.out, self.stems = classifier, options, out, stems
@@ -167,7 +167,7 @@ class _Work:
         self.large = threading.Semaphore(LARGE_AT_ONCE)
 
     def records(self, files: dict[str, Path], pool: Executor) -> Iterator[Record]:
-        """The records of the files, in their order, each when its pictures are on the disk."""
+        """The records of the files, in order, each after its pictures are on disk."""
         waiting: deque[tuple[Record, list[Future[None]]]] = deque()
         for item in self._scored(files):
             waiting.append(self._refused(*item) if isinstance(item[1], str) else self._found(*item, pool))
@@ -177,7 +177,7 @@ class _Work:
             yield _drawn(waiting.popleft())
 
     def _scored(self, files: dict[str, Path]) -> Iterator[tuple[Any, Any]]:
-        """(_Read, Scores) of a film; (path, why it is not read) with its name in front of it for another."""
+        """(_Read, Scores) of a film, or (path, error message with its name) for one that cannot be read."""
         size = self.classifier.batch_size
         with _reading() as readers:
             read = _ahead(readers, self._read, files.items(), ahead=size + 2 * cores())
@@ -191,7 +191,7 @@ class _Work:
                     yield (film, next(scores)) if isinstance(film, _Read) else film
 
     def _read(self, item: tuple[str, Path]) -> Any:
-        """In a thread: what is to be known of a film, and a copy no larger than its picture."""
+        """In a thread: reads a film, and makes a copy no larger than its picture."""
         name, path = item
         try:
             with self.large if _is_large(path) else nullcontext():
@@ -210,7 +210,7 @@ class _Work:
         return self._record(name, path) | {"error": reason}, []
 
     def _found(self, film: _Read, scores: Scores, pool: Executor) -> tuple[Record, list[Future[None]]]:
-        """What the journal keeps of a film, and its pictures in the making."""
+        """A film's record for the journal, and its pictures in progress."""
         verdict = scores.verdict
         refused = verdict.status == "refused" or (self.options.strict and verdict.status == "doubtful")
         called = [] if refused else scores.called
@@ -268,7 +268,7 @@ def _write_dicom(
 
 
 def title_of(prediction: Prediction, finding: str) -> str:
-    """What stands above an overlay."""
+    """The heading of an overlay."""
     probability, threshold = format_figure(prediction.probability(finding), 3), prediction.threshold(finding)
     flat = "flat map: no place is shown   " if prediction.is_flat(finding) else ""
     return f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {flat}{prediction.name}"
@@ -286,7 +286,7 @@ def _is_large(path: Path) -> bool:
 
 @contextmanager
 def _reading() -> Iterator[ThreadPoolExecutor]:
-    """Threads that read; where the work ends early, what has not begun is not begun."""
+    """Threads that read; if the work ends early, pending reads are cancelled."""
     pool = ThreadPoolExecutor(min(cores() + 1, 8))
     try:
         yield pool
@@ -315,7 +315,7 @@ def _drawn(item: tuple[Record, list[Future[None]]]) -> Record:
 
 
 def _stems(names: Iterable[str]) -> dict[str, str]:
-    """A file name of plain characters for each name, no two alike; it follows from the names and their order alone."""
+    """A unique file name of plain characters for each name, determined by the names and their order alone."""
     used: set[str] = set()
     counts: Counter[str] = Counter()
     stems = {}

@@ -41,12 +41,12 @@ NO_CALIBRATION: Final = "the evaluation of a run fits it (chexjax.main --mode=ev
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What the networks say of one film, in numbers.
+    """The networks' figures for one film.
 
     `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
-    them, in this order. `uncalibrated` holds the probabilities before calibration. `verdict` says whether they are to
-    be believed. `distance` is how unlike the training films this one is, 1 being the limit above which it is doubtful;
-    NaN where the run kept no measure of it.
+    them, in this order. `uncalibrated` holds the probabilities before calibration. `verdict` says whether they can be
+    trusted. `distance` measures how unlike the training films this one is; above 1 it is doubtful; NaN if the run kept
+    no such measure.
     """
 
     name: str
@@ -59,30 +59,30 @@ class Scores:
 
     @property
     def ranked(self) -> list[str]:
-        """The findings by how far their odds lie above those of their threshold (of one half where it is unknown)."""
+        """The findings, ordered by the ratio of their odds to those of their threshold (0.5 if unknown)."""
         odds = np.clip(self.probabilities, 1e-9, 1 - 1e-9), _known(self.thresholds)
         margins = np.subtract(*(np.log(p) - np.log1p(-p) for p in odds))
         return [self.findings[k] for k in np.argsort(-margins, kind="stable")]
 
     @property
     def called(self) -> list[str]:
-        """The findings at or above their threshold, in rank; none where no threshold is known."""
+        """The findings at or above their threshold, by rank; a finding without a threshold is never called."""
         return [finding for finding in self.ranked if self.probability(finding) >= self.threshold(finding)]
 
     def probability(self, finding: str) -> float:
         return float(self.probabilities[self.findings.index(finding)])
 
     def threshold(self, finding: str) -> float:
-        """NaN where it is unknown."""
+        """The finding's threshold; NaN if unknown."""
         return float(self.thresholds[self.findings.index(finding)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction(Scores):
-    """What the networks say of one film, and where they see it.
+    """The networks' prediction for one film, with maps and boxes.
 
-    `film` is uint8 (height, width) as it was read, `cleaned` the same after the removal of bright artefacts, None where
-    the networks were trained without it. `maps` is float32 (h, w, findings).
+    `film` is uint8 (height, width) as read; `cleaned` is the same without bright artefacts, None if the networks were
+    trained without cleaning. `maps` is float32 (h, w, findings).
     """
 
     film: np.ndarray
@@ -90,22 +90,22 @@ class Prediction(Scores):
     maps: np.ndarray
 
     def map(self, finding: str) -> np.ndarray:
-        """float32 (h, w), the finding's map as the networks give it."""
+        """The finding's map at the networks' resolution, float32 (h, w)."""
         return self.maps[..., self.findings.index(finding)]
 
     def is_flat(self, finding: str) -> bool:
-        """Whether the finding's map is the same everywhere, as a Grad-CAM is that is zero: it shows no place."""
+        """Whether the finding's map is constant, such as an all-zero Grad-CAM, and so shows no location."""
         return is_flat(self.map(finding))
 
     def heat(self, finding: str) -> np.ndarray:
-        """float32 (height, width) in 0..1, the finding's map at the film's own size."""
+        """The finding's map at the film's size, float32 (height, width) in 0..1."""
         height, width = self.film.shape
         return heat(self.map(finding), width, height)
 
     def boxes(self, finding: str) -> list[MapBox]:
-        """Where the finding's map is in the upper half of its range, in pixels of the film; none of a flat map.
+        """Boxes around the regions where the map is in the upper half of its range, in pixels of the film.
 
-        The first holds the map's peak: it is the box by which localisation is judged.
+        The first contains the map's peak; localisation is evaluated by it. A flat map has no box.
         """
         height, width = self.film.shape
         return boxes_on_film(self.map(finding), width, height)
@@ -130,10 +130,10 @@ class Classifier:
         for prediction in Classifier.from_checkpoint("runs/first").predict(["a.png", "b.dcm"]):
             print(prediction.name, prediction.called, prediction.boxes(prediction.ranked[0]))
 
-    Films are cleaned, shrunk and normalised as the checkpoint's own config says. Of several networks the probabilities
-    and the maps are averaged. Probabilities and thresholds are calibrated, if the run fitted that. Batches have
-    one size, so the networks are compiled once with maps and once without; the cleaning once for each pair of powers of
-    two that a film fits in.
+    Films are cleaned, shrunk and normalised according to the checkpoint's config. Probabilities and maps of several
+    networks are averaged. Probabilities and thresholds are calibrated if the run fitted a calibration. Batches have one
+    size, so the networks are compiled once with maps and once without; cleaning is compiled once for each pair of
+    powers of two that films fit in.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class Classifier:
 
     @cached_property
     def identity(self) -> str:
-        """A sha256 of all that decides what this classifier says of a film, but for its maps."""
+        """A sha256 of everything that determines this classifier's predictions, except its maps."""
         curves = self._calibration and self._calibration.to_json()
         limits = {name: domain.limit for name, domain in self._trust.domains.items()}
         about = [self.restored.digest, list(self.restored.models), curves, limits]
@@ -212,14 +212,14 @@ class Classifier:
         Args:
           workdir: of a run of `chexjax.main`, or a folder of imported weights.
           maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
-          batch_size: films that go through the networks at once.
+          batch_size: films per batch.
           network: one of the workdir's networks by name; "ensemble": all of them, averaged.
-          raw: leaves out the calibration that the run fitted on its validation films.
-          prevalence: the share of films with a finding, by finding, where the films come from; others keep that of the
+          raw: whether to skip the calibration that the run fitted on its validation films.
+          prevalence: the share of films with a finding, by finding, at the films' site; other findings keep that of the
             validation films.
 
         Raises:
-          CheckpointError: the workdir holds no checkpoint, or one that does not load.
+          CheckpointError: the workdir has no checkpoint, or it cannot be loaded.
           ConfigError: there are no such maps, or no such network; a prevalence without a calibration.
         """
         workdir = local_path(workdir, "the workdir")
@@ -251,8 +251,8 @@ class Classifier:
           probabilities_only: computes no maps and keeps no films, so there are neither boxes nor pictures.
 
         Returns:
-          A list. Of an iterator, such as a generator or `map(Path, names)`, an iterator: films are then read a batch at
-          a time, when they are asked for, and any number of them fits in memory.
+          A list. For an iterator, such as a generator or `map(Path, names)`, an iterator: films are then read one batch
+          at a time, on demand, so memory does not limit their number.
 
         Raises:
           DataError: a film cannot be read, or its grey levels are not 0 to 255 in 8 bits; tells what was seen.
@@ -277,14 +277,14 @@ class Classifier:
         return other
 
     def prepare(self, name: str, judged: JudgedFilm) -> Ready:
-        """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
+        """Cleans and shrinks a film like those in training; thread-safe."""
         film, verdict = judged.pixels, judged.verdict + judge_pixels(judged.pixels)
         cleaned = clean_film(film, self.recipe) if self.recipe.clean else None
         small = shrink(film if cleaned is None else cleaned, self.recipe.size, self.recipe.enlarge)
         return Ready(name, film, cleaned, small, verdict)
 
     def explain(self, films: Iterable[Ready]) -> Iterator[Prediction]:
-        """Predictions, a batch at a time."""
+        """Predictions, one batch at a time."""
         for batch, images in self._batches(films):
             seen, maps = jax.device_get(self._apply(self._variables, images))
             for place, scores in enumerate(self._scores(batch, seen)):
@@ -292,12 +292,12 @@ class Classifier:
                 yield Prediction(**vars(scores), film=film.film, cleaned=film.cleaned, maps=maps[place])
 
     def score(self, films: Iterable[Ready]) -> Iterator[Scores]:
-        """Probabilities alone, a batch at a time."""
+        """Probabilities alone, one batch at a time."""
         for batch, images in self._batches(films):
             yield from self._scores(batch, jax.device_get(self._score(self._variables, images)))
 
     def _batches(self, films: Iterable[Ready]) -> Iterator[tuple[list[Ready], np.ndarray]]:
-        """The films in batches, and each as one array (batch_size, size, size, 1), the last filled up with black."""
+        """Batches of films, each also as one array (batch_size, size, size, 1); the last is padded with black."""
         films = iter(films)
         while batch := list(islice(films, self.batch_size)):
             images = np.zeros((self.batch_size, self.recipe.size, self.recipe.size, 1), np.uint8)
@@ -324,7 +324,7 @@ class Classifier:
         return probabilities if self._calibration is None else self._calibration.apply(probabilities)
 
     def _judge(self, features: dict[str, np.ndarray], films: int) -> tuple[list[float], list[Verdict]]:
-        """Distances and verdicts by the features; of several networks, those of the one that a film is strangest to."""
+        """Distances and verdicts from the features; of several networks, those with the largest distance."""
         distances, verdicts = [math.nan] * films, [Verdict()] * films
         for name, array in features.items():
             domain = self._trust.domains[name]
@@ -338,7 +338,7 @@ class Classifier:
 
 
 def judged_as(restored: Restored) -> str:
-    """The name under which the evaluation keeps what it found of these networks."""
+    """The name of these networks in the results of an evaluation."""
     return ENSEMBLE if len(restored.models) > 1 else next(iter(restored.models))
 
 
@@ -346,7 +346,7 @@ def choose_network(restored: Restored, name: str) -> Restored:
     """One network of several; all of them for "ensemble".
 
     Raises:
-      ConfigError: there is none of that name.
+      ConfigError: no network has that name.
     """
     if name == ENSEMBLE:
         return restored
@@ -361,8 +361,8 @@ def choose_network(restored: Restored, name: str) -> Restored:
 def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
     """Removes bright artefacts as the preparation of the training films does; uint8 (height, width).
 
-    The film is continued to powers of two by its last row and column, where the rule finds no edge: so there are few
-    shapes to compile for, and the result is the same.
+    The film is padded to powers of two with its last row and column, where the rule finds no edge: the result is the
+    same, and there are few shapes to compile for.
     """
     height, width = film.shape
     padding = [(0, max(512, 2 ** math.ceil(math.log2(size))) - size) for size in (height, width)]
@@ -371,7 +371,7 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def read_thresholds(restored: Restored) -> np.ndarray:
-    """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
+    """Youden's thresholds on the validation films, from the evaluation of this checkpoint; else NaN."""
     found = validation_thresholds(restored.workdir, restored.step).get(judged_as(restored), {})
     values = [found.get(finding, {}).get("youden") for finding in restored.findings]
     return np.array([math.nan if value is None else value for value in values], np.float64)

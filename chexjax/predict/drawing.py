@@ -1,6 +1,6 @@
-"""Who draws: threads, or processes of their own.
+"""The pool that draws: threads or processes.
 
-A process that draws imports this module: nothing here may need JAX.
+A drawing process imports this module, so nothing here may need JAX.
 """
 
 import multiprocessing
@@ -13,15 +13,15 @@ from contextlib import contextmanager
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def drawing(processes: int) -> Iterator[Executor]:
-    """What draws: so many processes, or as many threads as there are processors.
+    """A pool of this many processes, or of as many threads as there are processors.
 
-    Processes are started anew, not forked: JAX's threads would be lost in a copy. Ctrl-C is this process's to answer.
+    Processes are spawned, not forked: a copy would lack JAX's threads. They ignore Ctrl-C, which this process handles.
     """
     pool: Executor
     if not processes:
@@ -49,7 +49,7 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """In a process that draws: a parent that is killed would leave it waiting for work for ever."""
+    """In a drawing process: ends it with its parent, which, if killed, would leave it waiting for ever."""
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

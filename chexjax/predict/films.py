@@ -1,4 +1,4 @@
-"""Which files are films, under which name each appears, and any film as uint8 grey levels."""
+"""Finds film files, names them, and reads any film as uint8 grey levels."""
 
 import os
 from collections import Counter
@@ -41,7 +41,7 @@ FILE_ENDINGS: Final = (
 
 
 def as_film(film: Film) -> np.ndarray:
-    """A path, a file's content, a PIL image or an array as uint8 (height, width), whatever `as_judged` says of it.
+    """A path, a file's content, a PIL image or an array as uint8 (height, width), whatever its verdict.
 
     Raises:
       DataError: as `as_judged`.
@@ -50,10 +50,10 @@ def as_film(film: Film) -> np.ndarray:
 
 
 def as_judged(film: Film) -> JudgedFilm:
-    """A path, a file's content, a PIL image or an array as uint8 (height, width), with what is said against it.
+    """A path, a file's content, a PIL image or an array as uint8 (height, width), with its verdict.
 
     Raises:
-      DataError: it cannot be read, or its pixels are not grey levels of 8 bits; tells what was seen.
+      DataError: it cannot be read, or its pixels are not 8-bit grey levels; the message says what was found.
     """
     verdict = Verdict()
     if isinstance(film, str | Path):
@@ -117,7 +117,7 @@ def _grey_of(array: np.ndarray) -> np.ndarray:
 
 
 def name_of(film: Any, place: int) -> str:
-    """What a film is called that has no name in a table: its file's name, or its number."""
+    """The name of a film outside any table: its file's name, or its number."""
     path = film if isinstance(film, str | Path) else getattr(film, "filename", "") or f"film {place + 1}"
     return printable(Path(path).name)
 
@@ -127,23 +127,23 @@ def name_of(film: Any, place: int) -> str:
 
 @dataclass(frozen=True)
 class Found:
-    """The films among files and folders, by the name they get in the tables; what was passed over, and how often."""
+    """The films among files and folders, by their names in the tables, and counts of skipped files by kind."""
 
     files: dict[str, Path]
     passed_over: Counter[str] = field(default_factory=Counter)
 
 
 def find_films(patterns: Sequence[str]) -> Found:
-    """The films that files, folders and globs mean.
+    """Finds the films in files, folders and globs.
 
-    In folders, at any depth, a film is what begins like one: PNG, JPEG or DICOM with pixels, whatever its suffix. What
-    is named itself is taken whatever it is, also where it does not exist: reading it will say so; unless it is DICOM
-    without a film, such as a report. Links to folders are not followed, but where one is named itself. The name is the
-    file's; those that share it are numbered, `a.png (2)`: a folder may be named after a patient. What does not print is
-    shown as its code.
+    In folders, at any depth, a file counts as a film if it begins like one: PNG, JPEG or DICOM with pixels, whatever
+    its suffix. A file named explicitly always counts, even if it does not exist (reading it will report that), unless
+    it is DICOM without a film, such as a report. Links to folders are followed only if named explicitly. A film has its
+    file's name; equal names are numbered, `a.png (2)`, because a folder may be named after a patient. Characters that
+    do not print are shown as codes.
 
     Raises:
-      ConfigError: that is no file at all.
+      ConfigError: there is no file at all.
     """
     paths: list[Path] = []
     passed_over: Counter[str] = Counter()
@@ -182,7 +182,7 @@ def is_shown(path: Path) -> bool:
 
 
 def looks_like_film(path: Path) -> bool:
-    """A file, not hidden, that begins as PNG, JPEG or DICOM with pixels do; or that has such a suffix and is broken."""
+    """Whether a file is not hidden, and begins like PNG, JPEG or DICOM with pixels or at least has such a suffix."""
     return is_shown(path) and classify(path).kind != "no film"
 
 
@@ -195,10 +195,10 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:
-    """Refuses to write where films are read: overlays would be taken for films the next time, or fall on one.
+    """Refuses to write where films are read: overlays could be read as films the next time, or overwrite one.
 
     Raises:
-      ConfigError: `out` is a file's name, lies in one of the folders, or a film lies in its overlays.
+      ConfigError: `out` is a file's name or lies in one of the folders, or a film lies in its overlays.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(
@@ -218,7 +218,7 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def without_path(message: object, path: Path, name: str) -> str:
-    """A message on a film with its name for its path, which may name a patient."""
+    """A message with the film's name in place of its path, which may name a patient."""
     text = str(message)
     for written in (printable(path), str(path)):
         text = text.replace(written, name)

@@ -1,7 +1,7 @@
-"""What is done of many films, a line of JSON a film: an interrupted run goes on by it, and shards are joined by it.
+"""The journal of a prediction, a line of JSON per finished film: for resuming a run and for joining shards.
 
-`OUT/journal/K-of-N.jsonl` begins with a head, which says what was asked for, and ends with a line that says it is
-complete. The tables and the page are made from it, and then it goes. No line holds a path, unless paths were asked for.
+`OUT/journal/K-of-N.jsonl` begins with a head that records the request, and ends with a line that marks it complete. The
+tables and the page are made from it; then it is deleted. No line holds a path unless paths were requested.
 """
 
 import hashlib
@@ -23,15 +23,15 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """The journal of one shard, open for writing. `done` are the names of the films that need not be seen again."""
+    """The journal of one shard, open for writing. `done` names the films that are finished."""
 
     def __init__(self, out: Path, head: Record, fingerprints: dict[str, str]) -> None:
-        """Goes on with the journal that is there, where it has the same head.
+        """Continues an existing journal if it has the same head.
 
         Args:
-          head: what was asked for; `head["shard"]` is (number, count).
-          fingerprints: of the films to be seen, by name. What the journal says of a film that has changed since, or
-            that could not be read, is dropped.
+          head: the request; `head["shard"]` is (number, count).
+          fingerprints: of the films to predict, by name. Records of films that have changed since, or could not be
+            read, are dropped.
 
         Raises:
           ConfigError: another process writes it.
@@ -52,12 +52,12 @@ class Journal:
         self._file = self.path.open("a", encoding="utf-8")
 
     def add(self, record: Record) -> None:
-        """Keeps what was found of a film; from now on it is done, whatever becomes of this process."""
+        """Writes the record of a film, which from now on is done even if this process ends."""
         _write(self._file, record)
         self._file.flush()
 
     def complete(self, about: Record) -> None:
-        """Says that all films are through. `about` is kept for whoever joins the shards."""
+        """Marks the journal as complete. `about` is saved for joining the shards."""
         _write(self._file, {_END: about})
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Journal:
             self._lock.close()
 
     def _claim(self) -> TextIO | None:
-        """Two processes with one journal would each write half of it. Without locks, as on Windows, nobody asks."""
+        """Locks the journal against a second process. Without file locks, as on Windows, it does nothing."""
         try:
             import fcntl
         except ImportError:
@@ -87,7 +87,7 @@ def _write(file: TextIO, record: Record) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """Tells a film from another, and from what it was before it changed; says nothing of its path."""
+    """A fingerprint of a film that changes when the file does, and does not reveal its path."""
     place = os.path.abspath(path)
     try:
         about = path.stat()
@@ -98,12 +98,12 @@ def fingerprint(path: Path) -> str:
 
 
 def read_head(path: Path) -> Record:
-    """The head of a journal; empty where it has none."""
+    """The head of a journal; empty if it has none."""
     return next(_lines(path), {})
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The films of a journal, up to a line that was not written to its end."""
+    """The films of a journal, up to an incompletely written line."""
     return (record for record in _lines(path) if "name" in record)
 
 
@@ -123,7 +123,7 @@ def find_journals(out: Path) -> tuple[list[Path], list[Record]]:
     """The complete journals of all shards in `out`, in order, and what each says at its end.
 
     Raises:
-      DataError: shards are missing or not done, or were asked for different things; says which.
+      DataError: shards are missing, unfinished or of different requests; the message names them.
     """
     paths = sorted((out / FOLDER).glob("*-of-*.jsonl"), key=lambda path: int(path.name.split("-")[0]))
     where = printable(out / FOLDER)
@@ -151,5 +151,5 @@ def _end_of(path: Path) -> Record | None:
 
 
 def remove_journals(out: Path) -> None:
-    """When the tables are there."""
+    """Deletes the journals, once the tables exist."""
     shutil.rmtree(out / FOLDER, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""The CSV files and the page of a prediction, made from the journals of its shards, a film at a time.
+"""The CSV files and the page of a prediction, made from the journals of its shards, one film at a time.
 
 | file | holds |
 |---|---|
-| `predictions.csv` | `Image Index`, a probability a finding (none where it is refused), `status` and `reasons` |
-| `boxes.csv` | where each called finding is, in pixels of the film; a row without figures where its map is flat |
+| `predictions.csv` | `Image Index`, a probability per finding (empty if the film is refused), `status` and `reasons` |
+| `boxes.csv` | the boxes of each called finding, in pixels of the film; a row without figures if its map is flat |
 | `errors.csv` | films that could not be read, and why |
-| `uids.csv`, `paths.csv` | where they are asked for: the DICOM identifiers, and the path, of each film |
+| `uids.csv`, `paths.csv` | on request: the DICOM identifiers, and the path, of each film |
 | `index.html`, `page-2.html`, ... | films with their maps, `PER_PAGE` a page, at most `PAGES` pages |
 """
 
@@ -33,7 +33,7 @@ _PICTURES: Final = (".png", ".jpg")
 
 @dataclass
 class Summary:
-    """How it went: films scored, refused (and why), not read (and why); called findings whose map shows no place."""
+    """Counts of films scored, refused and not read (with reasons), and of called findings whose map is flat."""
 
     scored: int = 0
     doubtful: int = 0
@@ -48,7 +48,7 @@ class Summary:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 all films scored, 1 some not, 2 none."""
+        """The exit status: 0 if all films were scored, 1 if some were not, 2 if none was."""
         if not self.scored:
             return 2
         return int(self.scored < self.films)
@@ -75,7 +75,7 @@ def summarize(journals: Sequence[Path]) -> Summary:
 
 
 def write_tables(out: Path, journals: Sequence[Path]) -> Summary:
-    """Writes the tables and the page, each whole or not at all, and removes what earlier runs left beside them."""
+    """Writes the tables and the page, each whole or not at all, and removes files of earlier runs."""
     head = read_head(journals[0])
     summary, pictures = Summary(), set()
     tables: dict[str, Sequence[str]] = {"predictions.csv": (FILM, *map(cell, head["findings"]), *COLUMNS)}
@@ -110,7 +110,7 @@ def write_tables(out: Path, journals: Sequence[Path]) -> Summary:
 
 
 def _rows(record: Record, head: Record) -> dict[str, list[list[Any]]]:
-    """The rows of each table that a film gets."""
+    """The rows that a film adds to each table."""
     name = cell(record["name"])
     rows: dict[str, list[list[Any]]] = {}
     if head["paths"]:
@@ -155,7 +155,7 @@ def _write_pages(out: Path, head: Record, journals: Sequence[Path], summary: Sum
 
 
 def _note(head: Record, summary: Summary, shown: int) -> str:
-    """What stands at the head of each page."""
+    """The heading of each page."""
     told = [f"{summary.scored:,} films, checkpoint of step {head['step']}, maps: {head['maps']}."]
     if summary.refused:
         told.append(f"{summary.refused.total():,} refused.")
@@ -190,7 +190,7 @@ def _cards(head: Record, journals: Sequence[Path]) -> Iterator[Card]:
 
 
 def _remove_old(out: Path, pages: Sequence[str], pictures: set[str]) -> None:
-    """Removes the pictures and pages of earlier runs: what lies there is what the tables name."""
+    """Removes pictures and pages of earlier runs, so that only those named in the tables remain."""
     folder = out / OVERLAYS
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.suffix in _PICTURES and path.name not in pictures:

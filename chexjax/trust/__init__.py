@@ -1,1 +1,1 @@
-"""Whether a probability may be believed: a gate for films before it, calibration behind it."""
+"""Whether a probability can be trusted: a gate for films, calibration, and abstaining."""

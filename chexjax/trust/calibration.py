@@ -1,6 +1,6 @@
-"""Calibration: curves, fitted on validation films, from the probability a network gives to the share that is found.
+"""Calibration: curves, fitted on validation films, from a network's probability to the observed frequency.
 
-A finding has a curve of its own: none, temperature scaling (Guo et al., "On calibration of modern neural networks",
+Each finding has its own curve: none, temperature scaling (Guo et al., "On calibration of modern neural networks",
 ICML 2017), Platt scaling (Platt, "Probabilistic outputs for support vector machines", 1999) or isotonic regression
 (Zadrozny & Elkan, KDD 2002), whichever has the least cross-validated log loss. Every curve rises, so AUROC and calls at
 thresholds stay the same.
@@ -32,9 +32,9 @@ RISE: Final = 0.01
 class Curve:
     """One finding's curve.
 
-    `kind` is "none", "temperature", "platt" or "isotonic". The first three are expit(slope * logit(p) + offset), the
-    last goes straight from one of `knots` (probability, share found) to the next. `shift` is added to the logit of the
-    result, for another prevalence than the validation films'.
+    `kind` is "none", "temperature", "platt" or "isotonic". The first three are expit(slope * logit(p) + offset); the
+    last interpolates linearly between `knots` (probability, observed frequency). `shift` is added to the logit of the
+    result, to adapt it to another prevalence.
     """
 
     kind: str = "none"
@@ -58,9 +58,9 @@ class Curve:
 class Calibration:
     """The curves of one network, or of an ensemble, in the order of its findings.
 
-    `prevalence` is each finding's share among the validation films, NaN where it is not known of any. `log_losses` are
-    the cross-validated ones by which the kinds were chosen: of each finding a dict from kind to nats, empty where there
-    were too few films to choose.
+    `prevalence` is each finding's share of the validation films, NaN if no label is known. `log_losses` are the
+    cross-validated ones by which the kinds were chosen: per finding, a dict from kind to nats, empty if there were too
+    few films to choose.
     """
 
     curves: tuple[Curve, ...]
@@ -74,7 +74,7 @@ class Calibration:
         Args:
           labels: (films, findings); what is neither 0 nor 1 is left out, finding by finding.
           probabilities: float64, the same shape.
-          patients: of each film; in cross-validation those of one stay together.
+          patients: the patient of each film; a patient's films share a fold in cross-validation.
         """
         folds = _folds(patients)
         curves, prevalence, losses = [], [], []
@@ -96,11 +96,11 @@ class Calibration:
     def at_prevalence(self, prevalence: Mapping[str, float], findings: Sequence[str]) -> "Calibration":
         """The calibration for a site where findings have another prevalence: their odds are multiplied.
 
-        Right where films with a finding look the same at both places, and only their share differs (Saerens et al.,
-        Neural Computation 2002, equation 4). Findings that `prevalence` does not name stay as they are.
+        Correct if films with a finding look the same at both sites and only their share differs (Saerens et al.,
+        Neural Computation 2002, equation 4). Findings that `prevalence` does not name are unchanged.
 
         Raises:
-          ConfigError: a finding is none of the run's, or validation had no film with it, or none without.
+          ConfigError: a finding is not one of the run's, or the validation films all had it, or all lacked it.
         """
         curves = list(self.curves)
         for finding, share in prevalence.items():
@@ -162,9 +162,9 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
 
 
 def fit_platt(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
-    """Slope and offset with the least log loss against Platt's targets, which few films do not drive to 0 and 1.
+    """Slope and offset with the least log loss against Platt's targets, which stay off 0 and 1 for few films.
 
-    Where the slope would not be above 0, for it would turn the order round, there is no curve.
+    If the slope is not above 0, and would reverse the order, there is no curve.
     """
     z = scipy.special.logit(_inside(probabilities))
     positives = labels.sum()
@@ -183,7 +183,7 @@ def fit_platt(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
 
 
 def fit_isotonic(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
-    """The rising steps with the least squared error, by their ends."""
+    """The increasing step function with the least squared error, by the ends of its steps."""
     x, place = np.unique(probabilities, return_inverse=True)
     counts = np.bincount(place)
     y = scipy.optimize.isotonic_regression(np.bincount(place, labels) / counts, weights=counts).x
@@ -198,7 +198,7 @@ FITS: Final = {"none": fit_none, "temperature": fit_temperature, "platt": fit_pl
 
 
 def cross_validate(labels: np.ndarray, probabilities: np.ndarray, folds: np.ndarray) -> dict[str, float]:
-    """The log loss in nats of every kind, on films that its curve was not fitted on; empty where a fold lacks a class.
+    """The cross-validated log loss of every kind, in nats; empty if a fold lacks a class.
 
     Args:
       labels: 0 or 1, (films,); `probabilities` likewise.
@@ -254,7 +254,7 @@ def read_prevalence(path: Path) -> dict[str, float]:
 
 
 def _inside(probabilities: Any, xp: Any = np) -> Any:
-    """Off 0 and 1 by the least step, so that the logit is finite."""
+    """Kept off 0 and 1 by the smallest step, so that the logit is finite."""
     limits = xp.finfo(probabilities.dtype)
     return xp.clip(probabilities, limits.tiny, 1 - limits.epsneg)
 

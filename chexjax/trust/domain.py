@@ -3,8 +3,8 @@
 The score is a film's Mahalanobis distance from the training films (Lee et al., "A simple unified framework for
 detecting out-of-distribution samples", NeurIPS 2018, without classes), with the covariance of probabilistic PCA
 (Tipping & Bishop, J. R. Stat. Soc. B 1999, equation 12): whole along the leading directions, and one variance for all
-the others, which a few thousand films do not determine. The pose is told by linear discriminant analysis in those
-directions, fitted on training films that were turned, mirrored and inverted for it.
+the others, which a few thousand films do not determine. The pose is found by linear discriminant analysis in those
+directions, fitted on turned, mirrored and inverted copies of training films.
 """
 
 import math
@@ -27,7 +27,7 @@ _SHRINKAGE: Final = 0.1  # of the covariance within poses, towards a multiple of
 
 @dataclass(frozen=True)
 class Domain:
-    """What the training films of one network look like to it.
+    """The distribution of the training films in the features of one network.
 
     Attributes:
       mean: float32 (features,), see `features.pool_features`.
@@ -36,8 +36,8 @@ class Domain:
       rest: the variance along every other direction.
       weights, offsets: float32 (directions, poses) and (poses,), the discriminants of `POSES` in this order.
       limit: scores above it are doubtful.
-      pose_limit: so is log odds above this that a film is in another pose than upright.
-      false_alarms: the share of validation films that lies above each of the two.
+      pose_limit: a film is also doubtful if its log odds of not being upright exceed this.
+      false_alarms: the share of validation films above each of the two limits.
     """
 
     mean: np.ndarray
@@ -54,7 +54,7 @@ class Domain:
     def fit(
         cls, training: np.ndarray, posed: np.ndarray, held_out: np.ndarray, false_alarms: float = FALSE_ALARMS
     ) -> "Domain | None":
-        """From pooled features; None of fewer films than a covariance takes.
+        """Fits a domain to pooled features; None if there are too few films for a covariance.
 
         Args:
           training: (films, features) of training films.
@@ -93,12 +93,12 @@ class Domain:
         return (np.square(along).sum(axis=1) + np.maximum(beyond, 0.0) / self.rest) / len(self.mean)
 
     def pose_odds(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The log odds that a film is not upright, float64 (films,), and which other pose it is likeliest in."""
+        """The log odds that a film is not upright, float64 (films,), and its likeliest other pose."""
         evidence = (features.astype(np.float64) - self.mean) @ self.basis @ self.weights + self.offsets
         return np.logaddexp.reduce(evidence[:, 1:], axis=1) - evidence[:, 0], 1 + evidence[:, 1:].argmax(axis=1)
 
     def judge(self, features: np.ndarray) -> list[Verdict]:
-        """A verdict a film."""
+        """A verdict per film."""
         return self.measure(features)[1]
 
     def measure(self, features: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
@@ -152,6 +152,6 @@ def _discriminants(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _upper(values: np.ndarray, share: float) -> float:
-    """The number above which a further value lies with a probability of at most `share`; of too few, the greatest."""
+    """The number that a further value exceeds with a probability of at most `share`; of too few values, the largest."""
     rank = min(math.ceil((1 - share) * (len(values) + 1) - 1e-9), len(values))
     return float(np.partition(values, rank - 1)[rank - 1])

@@ -1,4 +1,4 @@
-"""What a network makes of a film before it judges it: the features that the out-of-domain score stands on."""
+"""A network's pooled features of a film, on which the out-of-domain score is based."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -30,8 +30,8 @@ def see(model: nn.Module, variables: PyTree, x: jax.Array) -> tuple[jax.Array, j
 def pool_features(features: jax.Array) -> jax.Array:
     """The means over the quarters of a feature map, side by side, in float32.
 
-    A mean over the whole map, which the network itself takes, would not know a film from one turned upside down. Of an
-    odd side, the middle row or column belongs to both halves.
+    A mean over the whole map, such as the network itself takes, could not distinguish a film from one upside down. On
+    an odd side, the middle row or column belongs to both halves.
 
     Args:
       features: (batch, height, width, channels).

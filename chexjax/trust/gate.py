@@ -1,6 +1,6 @@
-"""What a film's pixels alone say against judging it.
+"""Reasons in a film's pixels not to trust a prediction.
 
-The limits lie beyond what the films of ChestX-ray14 hold: of 2,560 of them none is doubtful by these (least range 90 of
+The limits lie outside the range of ChestX-ray14: none of 2,560 of its films is doubtful by them (smallest range 90 of
 256 levels, mean grey levels 52 to 203, at most 0.3 % white and 55 % black pixels, at least 130 different levels).
 """
 
@@ -18,7 +18,7 @@ MOST_BLACK: Final = 0.6  # at 0
 
 
 def judge_pixels(film: np.ndarray) -> Verdict:
-    """Doubtful where a film uses little of the grey scale, is clipped, or is nearly black or white.
+    """Doubtful if a film uses little of the grey scale, is clipped, or is nearly black or white.
 
     Args:
       film: uint8 (height, width), as it was read.

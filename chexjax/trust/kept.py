@@ -1,7 +1,7 @@
-"""What is kept in a workdir for its best checkpoint: calibration, abstain bands, and what the training films look like.
+"""What a workdir keeps for its best checkpoint: calibration, abstain bands, and the domain of the training films.
 
-`calibration.json` and `domain.npz` are written when a run is evaluated, and serve the very checkpoint that they were
-fitted with. A workdir without them, or whose best checkpoint is another by now, gives an empty `Trust`.
+`calibration.json` and `domain.npz` are written when a run is evaluated, and apply only to the checkpoint for which they
+were fitted. A workdir without them, or with a newer best checkpoint, gives an empty `Trust`.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _WHOSE: Final = "checkpoint"  # in both files
 
 @dataclass(frozen=True)
 class Trust:
-    """Parts by network name; calibrations and bands also for the "ensemble" of several. Absent where not fitted.
+    """Parts by network name; calibrations and bands also for the "ensemble". Parts that were not fitted are absent.
 
     `gates` holds, by split, what `evaluation.trust.measure_gate` found of each network's domain.
     """
@@ -59,7 +59,7 @@ def read_trust(restored: Restored) -> Trust:
     """What was kept for this very checkpoint.
 
     Raises:
-      CheckpointError: a file holds something else than was written.
+      CheckpointError: a file is broken.
     """
     workdir = restored.workdir
     try:
@@ -115,6 +115,6 @@ def _read_domains(path: Path, restored: Restored) -> dict[str, Domain]:
 
 
 def fingerprint(restored: Restored) -> str:
-    """What tells a checkpoint from any other; imported weights have none that is stored."""
+    """The identity of a checkpoint; imported weights have no stored one."""
     digests = restored.metadata.get("sha256", {}).get("networks", {})
     return hashlib.sha256(json.dumps([restored.step, digests], sort_keys=True).encode()).hexdigest()

@@ -2,8 +2,8 @@
 
 Source: split conformal prediction, class by class (Vovk et al., "Algorithmic Learning in a Random World", 2005,
 section 4.5): of the films with a finding, and of those without it, at most a stated share is decided wrongly, if they
-come from where the validation films come from. The guarantee takes films as independent, which those of one patient are
-not quite.
+come from the same distribution as the validation films. The guarantee assumes independent films; those of one patient
+are not quite independent.
 """
 
 import math
@@ -19,7 +19,7 @@ UNDECIDED: Final = -1
 
 @dataclass(frozen=True)
 class Bands:
-    """Per finding the band of probabilities from `low` to `high`, ends included, in which nothing is decided.
+    """For each finding, the band of probabilities from `low` to `high`, inclusive, in which nothing is decided.
 
     Both are float64 (findings,). `risk` is the share of films with the finding that may lie below the band, and of
     films without it that may lie above.
@@ -31,10 +31,10 @@ class Bands:
 
     @classmethod
     def fit(cls, labels: np.ndarray, probabilities: np.ndarray, risk: float = RISK) -> "Bands":
-        """Bands from validation films; of too few films with a finding, no film is declared free of it.
+        """Fits bands to validation films; with too few films of a finding, no film is declared free of it.
 
         Args:
-          labels: (films, findings); what is neither 0 nor 1 is left out.
+          labels: (films, findings); values other than 0 and 1 are left out.
           probabilities: the same shape.
           risk: above 0, below 1.
         """
@@ -66,13 +66,13 @@ class Bands:
 
 
 def _least(values: np.ndarray, risk: float) -> float:
-    """The number that a further value lies below with a probability of at most `risk`."""
+    """The number below which a further value lies with a probability of at most `risk`."""
     rank = math.floor(risk * (len(values) + 1) + 1e-9)
     return float(np.partition(values, rank - 1)[rank - 1]) if rank else -math.inf
 
 
 def summarize_decisions(labels: np.ndarray, decided: np.ndarray) -> list[dict[str, float]]:
-    """How the bands did on other films, a dict a finding; NaN where there is no such film.
+    """The performance of the bands on other films, a dict per finding; NaN if there is no such film.
 
     "decided" is the share of known films outside the band; "missed" and "false_alarms" are the shares of films with the
     finding that were declared free of it, and of films without it that were called: what `risk` bounds.

@@ -246,8 +246,8 @@ def test_a_part_of_the_set_is_prepared_beside_the_complete_lists(folder: Path, t
     assert {name for part in found.parts.values() for name in part.names} == names
     count = len(rows) - len(kept)
     told = capsys.readouterr().err
-    assert f"warning: {count} films of the lists are left out: the entry file has no row of them\n" in told
-    assert f"warning: {len(names)} films have another suffix or case than in the table" in told
+    assert f"warning: {count} films of the lists are left out: the entry file has no row for them\n" in told
+    assert f"warning: {len(names)} film names differ from the table's in suffix or case" in told
     assert len((found.path / "skipped.csv").read_text().splitlines()) == 1 + count
 
 
@@ -380,7 +380,7 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     )
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
-    assert "is no folder" in failed.stderr
+    assert "is not a folder" in failed.stderr
     assert "Traceback" not in failed.stderr
 
 

@@ -72,7 +72,8 @@ FORMS = [(name, *form) for name in FIVE for form in BOUNDED["resnet18" if SOAK e
 FORMS += [(name, 224, 3) for name in ("mobilenet_v2", "convnext_tiny")]
 FORMS += [("mobilenet_v2", 96, 1), ("convnext_tiny", 95, 1), ("convnext_small", 64, 3)]
 FORMS += [("resnet101", 64, 3), ("resnet152", 64, 1), ("densenet201", 64, 1)]
-FORMS += [("efficientnet_b0", 224, 3), ("efficientnet_b3", 95, 1), ("vit_small_16", 224, 3), ("vit_base_16", 224, 3)]
+FORMS += [("efficientnet_b0", 224, 3), ("efficientnet_b3", 95, 1), ("efficientnet_b3", 300, 3)]
+FORMS += [("vit_small_16", 224, 3), ("vit_base_16", 224, 3)]
 # A Swin pads its maps to whole windows, and shifts those that hold several: 7 x 7, 8 x 8, 10 x 10 and 3 x 3 places.
 FORMS += [("swin_t", 224, 3), ("swin_t", 256, 1), ("swin_t", 320, 3), ("swin_t", 95, 1), ("vit_small_14", 518, 1)]
 

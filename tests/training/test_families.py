@@ -13,6 +13,7 @@ from chexjax.configs import dml
 from chexjax.models import NETWORKS, Architecture
 from chexjax.models.convnext import ConvNeXt
 from chexjax.models.efficientnet import EfficientNet
+from chexjax.models.mobilenet import MobileNetV2
 from chexjax.models.swin import Swin
 from chexjax.models.vit import ViT
 from chexjax.training import loop
@@ -27,6 +28,9 @@ from tests.test_new_network import arrays, film_batch, key_of, one_step, states_
 FAMILIES = {
     "efficientnet": Architecture(
         partial(EfficientNet, stages=(((1, 3, 1, 32, 1),), ((6, 5, 2, 24, 2),)), drop=0.5, dropout=0.5), "features_0_0"
+    ),
+    "mobilenet": Architecture(
+        partial(MobileNetV2, stages=(((1, 32, 1, 1),), ((6, 24, 2, 2),)), dropout=0.5), "features_0_0"
     ),
     "convnext": Architecture(partial(ConvNeXt, stages=(1, 1), drop=0.5), "features_0_0", norm_epsilon=1e-6),
     "vit": Architecture(partial(ViT, stages=(1, 1), heads=2, scale=0.5, drop=0.5), "embed", has_map=False),
@@ -53,7 +57,7 @@ def config_of(model: str, peer: str = "tiny"):
 
 
 @pytest.mark.parametrize("regime", ["mutual", "distill", "specialists", "branches"])
-@pytest.mark.parametrize("model", ["efficientnet", "vit", "swin"])
+@pytest.mark.parametrize("model", FAMILIES)
 def test_every_family_learns_in_every_regime(model: str, regime: str) -> None:
     """The step's losses are those of the network applied by hand with the documented key, and all of it moves."""
     config = config_of(model)

@@ -326,7 +326,7 @@ def test_a_run_goes_on_and_evaluates_without_the_raw_films(
     for name, network in both[1].items():
         assert both[0][name]["auroc"] == pytest.approx(network["auroc"], nan_ok=True)
     dml.data.dir = str(tmp_path / "another")
-    with pytest.raises(DataError, match="another is no folder"):
+    with pytest.raises(DataError, match="another is not a folder"):
         loop.evaluate(dml, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""Where films come from: one line a source in `SOURCES`, one module or folder each."""
+"""Where films come from: each source is one line in `SOURCES` and a module or folder of its own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # --help lists the sources, and needs no NumPy
 
     from chexjax.data.sources.entries import Entries, Request
 
-# Each loads its module when it is called: whoever reads one kind of films need not load the others' readers.
+# Each loads its module when it is called, so reading one source does not load the other readers.
 
 
 def _nih(request: "Request") -> "Entries":
@@ -79,21 +79,21 @@ NIH_LAYOUT: Final = ("phantom", "chestxray14", "nih")
 
 
 def read_source(source: str, request: "Request") -> "Entries":
-    """What a source says of its films.
+    """Reads the entries of a source.
 
     Raises:
       ConfigError: there is no such source.
-      DataError: whatever is wrong with its folder; see its module.
+      DataError: the folder or a table is missing or broken; see the source's module.
     """
     _check_name(source)
     return SOURCES[source](request)
 
 
 def open_folder(config: "ConfigDict") -> Path:
-    """The folder of the films that `config.data.source` names; simulated films are drawn first if need be.
+    """The folder of the source that `config.data.source` names; simulated films are drawn first if they are missing.
 
     Raises:
-      ConfigError: no source has that name, or `data.dir` does not go with it.
+      ConfigError: no source has that name, or `data.dir` does not suit it.
       DataError: the folder cannot be made.
     """
     _check_name(config.source)

@@ -1,4 +1,4 @@
-"""CheXpert (Irvin et al., AAAI 2019): 224,316 films of 65,240 patients, 14 observations read out of reports.
+"""CheXpert (Irvin et al., AAAI 2019): 224,316 films of 65,240 patients, 14 observations extracted from reports.
 
 Files, as Stanford and Kaggle give them (`CheXpert-v1.0` or `CheXpert-v1.0-small`, or the folder above it):
 
@@ -9,9 +9,9 @@ Files, as Stanford and Kaggle give them (`CheXpert-v1.0` or `CheXpert-v1.0-small
 | `test.csv`, `test_labels.csv` | the test films, without sex, age and view; optional |
 | `train/patient00001/study1/view1_frontal.jpg` | the films |
 
-An empty cell says that the report does not mention the observation: it is not known (NaN). Where `No Finding` is 1 the
-other observations are absent (0), as the labeller defines it (section "Labeler"); but for `Support Devices`, which does
-not count for it. `No Finding` itself is no finding here. A film is named by its path: `train/patient00001/...`.
+An empty cell means that the report does not mention the observation: it is not known (NaN). If `No Finding` is 1, the
+other observations are absent (0), as the labeller defines it (section "Labeler"), except `Support Devices`, which it
+ignores. `No Finding` itself is not a finding here. A film is named by its path: `train/patient00001/...`.
 """
 
 import re
@@ -100,7 +100,7 @@ _ALSO: Final = (NO_FINDING, "Sex", "Age", "Frontal/Lateral", "AP/PA")
 
 
 def observations(table: Table) -> np.ndarray:
-    """The table's 13 observations, float32 (films, 13), with what `No Finding` says of them."""
+    """The table's 13 observations, float32 (films, 13), absent where `No Finding` is 1."""
     labels = label_columns(table, OBSERVATIONS)
     if NO_FINDING in table:
         healthy = label_columns(table, (NO_FINDING,))[:, 0] == 1
@@ -118,12 +118,12 @@ def _patients(table: Table, paths: list[str]) -> list[str]:
 
 def _ages(table: Table) -> np.ndarray:
     years = ages(table.get("Age"))
-    years[years == 0] = -1  # the set is of adults; one film has no age, and a 0 for it
+    years[years == 0] = -1  # all patients are adults; one film has no age, written 0
     return years
 
 
 def _views(table: Table) -> tuple[str, ...]:
-    """AP, PA, LL or RL; L for lateral films; by the film's name where the table has no such column."""
+    """AP, PA, LL or RL; L for lateral films; from the film's name if the table has no such column."""
     if "Frontal/Lateral" not in table:
         return tuple("L" if "lateral" in path else "" for path in table["Path"])
     frontal, kinds = texts(table["Frontal/Lateral"]), texts(table.get("AP/PA"))

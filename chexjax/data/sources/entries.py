@@ -1,4 +1,4 @@
-"""What a source gives: a row for each film, a column for each finding, both under the source's own names."""
+"""What a source returns: a row per film and a column per finding, under the source's own names."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -12,22 +12,22 @@ from chexjax.data.images import SUFFIXES
 from chexjax.errors import DataError, first_ten, warn
 
 SPLITS: Final = ("train", "val", "test")
-TRAIN_VAL: Final = "train_val"  # a film of the training part, of whose patients some are still to be held out
-LEFT_OUT: Final = "none"  # a film of no part
+TRAIN_VAL: Final = "train_val"  # the training part, from which validation patients are still to be held out
+LEFT_OUT: Final = "none"  # in no part
 UNKNOWN_AGE: Final = -1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for.
+    """What a source is asked to read.
 
     Attributes:
       folder: the unpacked download.
-      table: the label table, where it is not the one in the folder.
-      findings: the findings that are wanted; empty: all. Only `table` looks at it before `labels` does.
+      table: the label table, if it is not the one in the folder.
+      findings: the findings wanted; empty: all. Only the source `table` uses it; elsewhere `labels.align` selects.
       split: see `splits.divide`; `nih` has lists for "official" and "arnoweng".
       lists: the folder of the split's lists; None: `folder`.
-      skip_unreadable: whether films are left out that a list names and the label table does not.
+      skip_unreadable: whether to leave out films that a list names but the label table lacks.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Box:
-    """Where a finding lies: in shares of the film's width and height or, `in_pixels`, in those of the film's file."""
+    """Where a finding lies, as fractions of the film's width and height or, if `in_pixels`, in pixels of the file."""
 
     finding: str
     left: float
@@ -51,7 +51,7 @@ class Box:
     in_pixels: bool = False
 
     def in_shares(self, width: int, height: int) -> "Box":
-        """The box in shares of a film of `width` x `height` pixels."""
+        """The box as fractions of a film of `width` x `height` pixels."""
         if not self.in_pixels:
             return self
         return replace(
@@ -66,25 +66,25 @@ class Box:
 
 @dataclass(frozen=True)
 class Entries:
-    """All that a source says about its films; each sequence has an item for each film, in one order.
+    """The films of a source; each sequence has one item per film, in the same order.
 
     Attributes:
       source: its name in the table of sources.
-      folder: where its films lie.
-      findings: what it labels, in its own names.
-      names: what the tables call the films; no two are the same.
-      files: the film's path below `folder`; where `film_folders` are given, its name in one of them.
+      folder: where its films are.
+      findings: the labelled findings, in the source's own names.
+      names: the film names in the tables; no two are the same.
+      files: the film's path below `folder` or, if `film_folders` are given, its name in one of them.
       labels: float32 (films, findings): 0 absent, 1 present, between them soft, NaN not known, -1 uncertain.
-      patients: whose film it is.
-      population: which patient numbers these are; two sources of one population share patients.
+      patients: the patient of each film.
+      population: whose patient numbers these are; two sources with one population share patients.
       sexes: "M", "F" or "" where not known.
       ages: int16 (films,), years; -1 where not known.
       views: "PA", "AP", "L", ...; "" where not known.
-      splits: "train", "val", "test"; "train_val" and "" are still to be divided by patient; "none" is left out.
+      splits: "train", "val" or "test"; "train_val" and "" are divided by patient later; "none" is left out.
       boxes: by film name, in the source's own names of findings.
-      film_folders: patterns of folders below `folder` that hold the films; none: `files` are whole paths.
-      suffixes: what follows `files` in the folder, in order of preference; none: nothing.
-      notes: what a reader of the run should know, a line each.
+      film_folders: patterns for the folders below `folder` that hold the films; empty: `files` are paths.
+      suffixes: file suffixes to append to `files`, in order of preference; empty: none.
+      notes: lines for the reader of the run.
     """
 
     source: str
@@ -145,9 +145,9 @@ class Entries:
         )
 
     def find(self, rows: Sequence[int] | None = None) -> list[Path | None]:
-        """Where the films of these rows (all by default) lie, by their names or one like it; else None.
+        """The path of each film of these rows (by default all); None for a film that is missing.
 
-        See `find_alike`.
+        A file whose name differs in suffix or case alone is accepted; see `find_alike`.
         """
         files = self.files if rows is None else [self.files[row] for row in rows]
         if self.film_folders:
@@ -172,9 +172,9 @@ class Entries:
 def find_in_folders(
     folder: Path, files: Iterable[str], patterns: Sequence[str], suffixes: Sequence[str] = ()
 ) -> dict[str, Path]:  # fmt: skip
-    """Where each file lies in the folders that `patterns` name below `folder`; without those that lie nowhere.
+    """The path of each file in the folders that `patterns` match below `folder`; missing files are left out.
 
-    The names are only compared with what lies there, so none leads out of the folder; a link does, if it is there.
+    Names are only compared with directory listings, so no name can lead out of the folder; a link in it can.
     """
     wanted = set(files)
     found: dict[str, Path] = {}
@@ -188,9 +188,9 @@ def find_in_folders(
 
 
 def find_alike(places: Iterable[Path], files: Iterable[str]) -> dict[str, Path]:
-    """Of each file that lies in none of `places` the picture there that differs from it by suffix or case alone.
+    """For each missing file, the picture in `places` whose name differs from it in suffix or case alone.
 
-    Where there are several such pictures nobody knows which is meant, and none is taken. How many are found is told.
+    If several pictures match, the choice would be a guess, and none is taken. A warning counts the matches.
     """
     alike = _alike(places, set(files))
     _tell_alike(alike)
@@ -213,22 +213,22 @@ def _tell_alike(alike: Mapping[str, Path]) -> None:
     if alike:
         name, path = min(alike.items())
         warn(
-            f"{len(alike):,} films have another suffix or case than in the table, as {path.name} for {name}, "
-            "and are taken for those that it names"
+            f"{len(alike):,} film names differ from the table's in suffix or case, such as {path.name} for {name}; "
+            "these files are used"
         )
 
 
 def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The folders that `patterns` name below `folder`, each once, in the order of the patterns; "" is `folder`."""
+    """The folders that `patterns` match below `folder`, each once, in the order of the patterns; "" is `folder`."""
     places = (place for pattern in patterns for place in (sorted(folder.glob(pattern)) if pattern else [folder]))
     return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
 def path_below(folder: Path, text: str) -> str:
-    """The path of a film in a table, as one below `folder` with `/` between its parts.
+    """A film's path from a table, relative to `folder`, with `/` between its parts.
 
     Raises:
-      ValueError: it is empty, leads out of the folder, or holds what a terminal would act on.
+      ValueError: it is empty, leaves the folder, or contains control characters.
     """
     path = text.strip().replace("\\", "/")
     root = f"{folder.absolute().as_posix()}/"
@@ -243,7 +243,7 @@ def path_below(folder: Path, text: str) -> str:
 
 
 def check_folder(folder: Path, source: str, what: str) -> None:
-    """Refuses a folder that is none.
+    """Refuses a path that is not a folder.
 
     Raises:
       DataError: there is no such folder.
@@ -253,10 +253,10 @@ def check_folder(folder: Path, source: str, what: str) -> None:
 
 
 def need(folder: Path, source: str, names: Sequence[str]) -> Path:
-    """The first of the files `names`, each also with .gz or .zip behind it, that lies in the folder.
+    """The first of the files `names` that exists in the folder, plain or with .gz or .zip appended.
 
     Raises:
-      DataError: there is none.
+      DataError: none exists.
     """
     if path := look_for(folder, names):
         return path
@@ -264,7 +264,7 @@ def need(folder: Path, source: str, names: Sequence[str]) -> Path:
 
 
 def look_for(folder: Path, names: Sequence[str]) -> Path | None:
-    """As `need`, but None where there is none."""
+    """As `need`, but returns None if none exists."""
     for name in names:
         for path in (folder / name, folder / f"{name}.gz", folder / f"{name}.zip"):
             if path.is_file():

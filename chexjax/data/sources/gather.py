@@ -1,4 +1,4 @@
-"""The films that `config.data` names, of one source or several, under the run's findings, and their division."""
+"""The films that `config.data` names, from one source or several, with the run's findings and their split."""
 
 from pathlib import Path
 from typing import Final
@@ -17,11 +17,11 @@ _FORM: Final = "it is written NAME=FOLDER or NAME=FOLDER=WEIGHT, with commas bet
 
 
 def gather(config: ConfigDict) -> tuple[Collection, Parts]:
-    """Reads the tables of all sources that `config` (a `config.data`) names; no pixel is touched.
+    """Reads the tables of all sources that `config` (a `config.data`) names; no film is opened.
 
     Raises:
-      ConfigError: a field is not of its form, or an unknown source is named.
-      DataError: whatever is wrong with the tables; see the sources, `merge` and `splits`.
+      ConfigError: a field is malformed, or an unknown source is named.
+      DataError: a table is missing or broken; see the sources, `merge` and `splits`.
     """
     findings = tuple(name for part in config.get("findings", "").split(",") if (name := part.strip()))
     uncertain = Uncertain.parse(config.get("uncertain", ""))
@@ -31,9 +31,9 @@ def gather(config: ConfigDict) -> tuple[Collection, Parts]:
 
 
 def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str, Entries]:
-    """What each source that `config` (a `config.data`) names says of its films, by the label of the source.
+    """The entries of each source that `config` (a `config.data`) names, by the source's label.
 
-    `findings` are those that are wanted; see `entries.Request`.
+    `findings` are those wanted; see `entries.Request`.
 
     Raises:
       ConfigError, DataError: as for `gather`.
@@ -45,7 +45,7 @@ def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str
         folder = open_folder(config) if folder is None else folder
         if label != name and table and name == "table":
             raise ConfigError("data.sources names the source table twice, but data.table can name one file only")
-        meant = table and (name == "table" or not config.get("sources"))  # of several sources it is that of `table`
+        meant = table and (name == "table" or not config.get("sources"))  # of several sources, the one called `table`
         own_table = Path(table).expanduser() if meant else None
         skip = bool(config.get("skip_unreadable", False))
         sources[label] = read_source(name, Request(folder, own_table, findings, config.split, lists, skip))
@@ -53,15 +53,15 @@ def read_sources(config: ConfigDict, findings: tuple[str, ...] = ()) -> dict[str
 
 
 def takes_frontal(config: ConfigDict) -> bool:
-    """Whether films of other views than PA and AP are left out."""
+    """Whether films with views other than PA and AP are left out."""
     return config.get("films", "frontal") == "frontal"
 
 
 def named_sources(config: ConfigDict) -> dict[str, tuple[str, Path | None, float]]:
-    """The sources by label: name in `SOURCES`, folder (None: that of `data.dir`) and weight.
+    """The sources by label: name in `SOURCES`, folder (None: `data.dir`) and weight.
 
     Raises:
-      ConfigError: `data.sources` is not of its form, or a folder is an address.
+      ConfigError: `data.sources` is malformed, or a folder is a URL.
     """
     text = config.get("sources", "")
     if not text:

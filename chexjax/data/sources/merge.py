@@ -1,4 +1,4 @@
-"""One or several sources as one set of films: findings, labels, names and patients that agree."""
+"""One or several sources as one set of films, with common findings, labels, names and patients."""
 
 import re
 from collections import Counter
@@ -21,25 +21,25 @@ from chexjax.data.sources.entries import Box, Entries
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.findings import spelled
 
-MANY: Final = 64  # findings that nobody chose; open vocabularies have hundreds, most with a handful of films
+MANY: Final = 64  # the most findings that are taken unasked; open vocabularies have hundreds, most of them rare
 _FRONTAL: Final = re.compile(r"(|PA|AP|frontal|(PA|AP)[ _](supine|erect|portable|horizontal))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Collection:
-    """Films of one or several sources under one set of findings; each sequence has an item for each film.
+    """Films of one or several sources with one set of findings; each sequence has one item per film.
 
     Attributes:
       findings: the run's.
       names: no two are the same.
       labels: float32 (films, findings): 0 to 1, NaN where not known.
-      patients: people of two populations never share one.
+      patients: the patient of each film; populations never share one.
       sources: the label of the source, such as "chexpert".
       sexes, ages, views, splits: as `Entries` has them.
-      boxes: by film name, with findings of the run alone.
-      parts: the entries by the label of their source; `rows` says for each film its row there.
-      mapping: the names of the sources that make each finding, as text.
-      notes: what a reader should know, a line each.
+      boxes: by film name, of the run's findings only.
+      parts: the entries by the label of their source; `rows` gives each film's row in them.
+      mapping: which of the sources' names count for each finding, as text.
+      notes: lines for the reader.
     """
 
     findings: tuple[str, ...]
@@ -61,7 +61,7 @@ class Collection:
         return len(self.names)
 
     def find(self, rows: Sequence[int]) -> list[Path | None]:
-        """Where the films of these rows lie; None for one that is not there."""
+        """The path of each film of these rows; None for a film that is missing."""
         found: dict[int, Path | None] = {}
         for label, entries in self.parts.items():
             own = [row for row in rows if self.sources[row] == label]
@@ -69,13 +69,13 @@ class Collection:
         return [found[row] for row in rows]
 
     def about(self) -> str:
-        """How the sources' names make the findings, and what else there is to know, a line each."""
+        """The mapping and the notes, as text."""
         return "\n".join(filter(None, (self.mapping, *self.notes)))
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What one source gives: films, patients and, int (findings,), known labels and those that are 1."""
+    """The counts of one source: films, patients and, int (findings,), known labels and positive ones."""
 
     films: int
     patients: int
@@ -84,7 +84,7 @@ class Counts:
 
 
 def count_by_source(sources: Sequence[str], patients: Sequence[str], labels: np.ndarray) -> dict[str, Counts]:
-    """By source; `sources` and `patients` have an item for each film, `labels` is float32 (films, findings)."""
+    """The counts by source; `sources` and `patients` have one item per film, `labels` is float32 (films, findings)."""
     counts = {}
     for source in dict.fromkeys(sources):
         rows = [row for row, name in enumerate(sources) if name == source]
@@ -98,16 +98,16 @@ def combine(
     sources: Mapping[str, Entries], findings: Sequence[str] = (), uncertain: Uncertain | None = None,
     frontal: bool = True,
 ) -> Collection:  # fmt: skip
-    """The films of all sources under one set of findings.
+    """Combines the films of all sources into one set with common findings.
 
     Args:
       sources: entries by the label of their source.
-      findings: what the run is about, in this order; empty: see `labels.choose_findings`.
+      findings: the run's findings, in order; empty: see `labels.choose_findings`.
       uncertain: what -1 means.
-      frontal: leaves out films whose view is known and neither PA nor AP.
+      frontal: whether to leave out films whose view is known and neither PA nor AP.
 
     Raises:
-      ConfigError: a finding twice, or no finding was chosen of more than 64.
+      ConfigError: a finding is named twice, or none is named and the sources have more than 64.
       DataError: a source labels none of the findings, or no source labels one of them; or see `labels.align`.
     """
     findings = _check_findings(findings, list(sources.values()))
@@ -182,7 +182,7 @@ def _frontal(label: str, entries: Entries, notes: list[str]) -> Entries:
 
 
 def _one_class(findings: Sequence[str], labels: np.ndarray) -> list[str]:
-    """Findings that nothing can be learned of, or measured on."""
+    """Notes on findings with one class only, which can be neither learned nor evaluated."""
     notes = []
     for k, finding in enumerate(findings):
         known = labels[~np.isnan(labels[:, k]), k]
@@ -196,7 +196,7 @@ def _one_class(findings: Sequence[str], labels: np.ndarray) -> list[str]:
 def _boxes(
     parts: Mapping[str, Entries], names: Mapping[str, tuple[str, ...]], findings: Sequence[str]
 ) -> dict[str, tuple[Box, ...]]:
-    """By film name, each box under the first finding that its own name means; without those of no finding."""
+    """The boxes by film name, each under the first of `findings` that its name means; other boxes are dropped."""
     found: dict[str, tuple[Box, ...]] = {}
     for label, entries in parts.items():
         own = {box.finding for boxes in entries.boxes.values() for box in boxes}

@@ -28,10 +28,10 @@ _NUMBER: Final = re.compile(r"\d{1,12}", re.ASCII)
 
 
 def read(request: Request) -> Entries:
-    """The films of the metadata's table whose study has labels.
+    """The films in the metadata table whose study has labels.
 
     Raises:
-      DataError: one of the three tables is missing or broken, or does not know a film of another.
+      DataError: one of the three tables is missing or broken, or lacks a film that another lists.
     """
     folder = request.folder
     check_folder(folder, "mimic", "the unpacked MIMIC-CXR-JPG")
@@ -76,7 +76,7 @@ def read(request: Request) -> Entries:
 
 
 def _check_numbers(table: Table) -> None:
-    """Subjects and studies are numbers: paths are made of them."""
+    """Refuses subjects and studies that are not numbers: paths are built from them."""
     for column in ("subject_id", "study_id"):
         good = {text for text in set(table[column]) if _NUMBER.fullmatch(text)}
         for row, text in enumerate(table[column]):

@@ -1,10 +1,10 @@
-"""Reads the tables of an NIH folder: entries, boxes, splits; and finds its films. No pixel is touched here.
+"""Reads the tables of an NIH folder (entries, boxes, splits) and finds its films, without opening them.
 
 The layout is that of the public download (Wang et al., CVPR 2017): `images/` or `images_001/images/` and so on,
 `Data_Entry_2017_v2020.csv` (or the 2017 edition), `BBox_List_2017.csv`, `train_val_list.txt`, `test_list.txt`.
 Kaggle's copies are read, too: the resized sets (all films in one folder; `train_val_list_NIH.txt`) and the sample
-(`sample_labels.csv`, `sample/images/`), which has no lists. Where a table or list is not there under its own name, the
-one file whose name begins like it is taken, and reported.
+(`sample_labels.csv`, `sample/images/`), which has no lists. If a table or list is missing under its own name, the only
+file whose name begins like it is used, with a warning.
 """
 
 import csv
@@ -36,7 +36,7 @@ from chexjax.findings import FILM, FINDINGS, NO_FINDING
 SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
 ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
-# Of the NIH's download and, after the first two, of Kaggle's copies: the resized ones and the sample.
+# The first two are those of the NIH's download, the rest those of Kaggle's copies, resized and sample.
 FILM_FOLDERS: Final = ("images*/images*", "images*", "sample/images", "sample/sample/images", "")
 BOX_FILE: Final = "BBox_List_2017.csv"
 _OPTIONAL: Final = ("Patient Age", "Patient Gender", "Patient Sex", "View Position")
@@ -57,17 +57,17 @@ class Entry:
     sex: str
     view: str
     boxes: tuple[Box, ...] = ()
-    source: str = ""  # where films of several sources are put together
+    source: str = ""  # in a set of several sources
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:
     """All entries of the folder by film name, boxes attached.
 
     Raises:
-      DataError: no such folder or file, a missing column, a label that is none of the 14, a film listed twice.
+      DataError: the folder, a file or a column is missing, a label is not one of the 14, or a film is listed twice.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; data.dir (--dir) must name the unpacked ChestX-ray14 download")
+        raise DataError(f"{folder} is not a folder; data.dir (--dir) must name the unpacked ChestX-ray14 download")
     entry_file = find_table(folder, *ENTRY_FILES)
     if entry_file is None:
         has = first_ten(sorted(path.name for path in folder.iterdir())) if any(folder.iterdir()) else "nothing"
@@ -79,12 +79,12 @@ def read_entries(folder: Path) -> dict[str, Entry]:
 
 
 def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
-    """The file of the first of `names` that is there, else the one whose name begins like one, whatever its case.
+    """The first of `names` that exists, else the only file whose name begins like one of them, in any case.
 
-    Whether it is the latter is said where `report` is true.
+    With `report`, a warning names a file that is used in place of another.
 
     Raises:
-      DataError: several begin so, and none has the name.
+      DataError: none of `names` exists, and several files begin like them.
     """
     for name in names:
         if (folder / name).is_file():
@@ -139,10 +139,10 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """The boxes of `BBox_List_2017.csv` by film name; none where the file is absent.
+    """The boxes of `BBox_List_2017.csv` by film name; empty if there is no such file.
 
-    Its header, `Image Index,Finding Label,Bbox [x,y,w,h],,,`, splits into odd column names, so the numbers are taken
-    by position; and it says `Infiltrate` where the entry file says `Infiltration`.
+    Its header, `Image Index,Finding Label,Bbox [x,y,w,h],,,`, splits into odd column names, so the numbers are read by
+    position. It has `Infiltrate` where the entry file has `Infiltration`.
     """
     boxes: dict[str, list[Box]] = {}
     if not path.is_file():
@@ -175,16 +175,16 @@ def read_splits(
     """Film names of "train", "val" and "test".
 
     Args:
-      split: "official": `train_val_list.txt` and `test_list.txt`, of whose train_val patients a `val_fraction` is cut
-        off by `seed`. "arnoweng": `train_list.txt`, `val_list.txt`, `test_list.txt`, whose lines
-        name a film (their 14 labels are passed over; the entry file's count).
+      split: "official": `train_val_list.txt` and `test_list.txt`; a `val_fraction` of the train_val patients is held
+        out for validation by `seed`. "arnoweng": `train_list.txt`, `val_list.txt`, `test_list.txt`, a film on each
+        line (their 14 labels are ignored in favour of the entry file's).
         "folds": `folds.csv` with the columns `Image Index` and `fold`.
-      lists: the folder of the lists; the NIH folder itself by default.
-      unknown: where it is given, films without an entry are left out of the parts and put here.
+      lists: the folder of the lists; by default the NIH folder itself.
+      unknown: a list; if given, films without an entry are left out of the parts and added to it.
 
     Raises:
-      DataError: a list is absent, names a film without an entry or one film twice, a part is empty, or a patient has
-        films in two parts.
+      DataError: a list is missing, names a film without an entry or names one film twice, a part is empty, or a
+        patient has films in two parts.
     """
     lists = lists or folder
     if split == "official":
@@ -222,7 +222,7 @@ def _list_path(lists: Path, part: str, report: bool = True) -> Path | None:
 
 
 def _read_list(folder: Path, part: str) -> list[str]:
-    """The first word of each line: the NIH's lists hold a name a line, arnoweng's the labels after it."""
+    """The first word of each line: the NIH's lists have one name per line, arnoweng's have labels after it."""
     name = f"{part}_list.txt"
     path = _list_path(folder, part)
     if path is None:
@@ -257,7 +257,7 @@ def _check_names(
 
 
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
-    """Where each named film lies below `folder`, by its name or one like it, and the names that lie nowhere.
+    """The path of each named film below `folder`, and the names of the missing ones.
 
     See `entries.find_in_folders` and `entries.find_alike`.
     """
@@ -268,17 +268,17 @@ def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], lis
 
 
 def film_folders(folder: Path) -> list[Path]:
-    """The folders that are there of those in which films may lie."""
+    """The existing folders that may hold films."""
     return sorted(folders_below(folder, FILM_FOLDERS))
 
 
 def read(request: Request) -> Entries:
     """The films of the folder as one source among others.
 
-    The parts are those of the NIH's or arnoweng's lists. Where the folder has no lists, as Kaggle's sample has none,
-    or `split` is neither, the films are still to be divided.
+    The parts are those of the NIH's or arnoweng's lists. If the folder has no lists, like Kaggle's sample, or `split`
+    is neither of the two, the films are divided later.
 
-    With `request.skip_unreadable` films of the lists that the entry file does not have are left out.
+    With `request.skip_unreadable`, films in the lists that the entry file lacks are left out.
 
     Raises:
       DataError: see `read_entries` and `read_splits`.
@@ -310,12 +310,12 @@ def read(request: Request) -> Entries:
         splits=tuple(split_of.get(film.name, "") for film in films),
         boxes={film.name: film.boxes for film in films if film.boxes},
         film_folders=FILM_FOLDERS,
-        notes=(f"{len(unknown):,} films of the lists are left out: the entry file has no row of them",)
+        notes=(f"{len(unknown):,} films of the lists are left out: the entry file has no row for them",)
         if unknown
         else (),
     )
 
 
 def patient_number(text: str) -> str:
-    """`00000061` as `61`: the entry file writes the one, the films' names the other."""
+    """`00000061` as `61`: the entry file has the one form, the film names the other."""
     return text.lstrip("0") or "0"

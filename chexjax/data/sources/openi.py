@@ -8,8 +8,8 @@ Files, as the National Library of Medicine gives them:
 | `NLMCXR_png/CXR1_1_IM-0001-3001.png`, or beside the reports | the films |
 | `nlmcxr_dicom_metadata.csv` | optional, as torchxrayvision ships it: `imageid`, `View Position` |
 
-The findings are the terms that the Medical Text Indexer found in the report (`MeSH/automatic`), in lower case: present
-where the report has one, absent elsewhere. They are what torchxrayvision reads, too. Each report is of one patient.
+The findings are the terms that the Medical Text Indexer found in the report (`MeSH/automatic`), in lower case, as
+torchxrayvision reads them: present if the report has the term, absent otherwise. Each report counts as one patient.
 """
 
 import tarfile
@@ -28,7 +28,7 @@ from chexjax.errors import DataError, printable, reason_of
 ARCHIVE: Final = "NLMCXR_reports.tgz"
 FOLDERS: Final = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "reports")
 _VIEWS: Final = "nlmcxr_dicom_metadata.csv"
-_MAX_REPORT: Final = 2**20  # bytes; the largest has 0.02 of it
+_MAX_REPORT: Final = 2**20  # bytes; the largest has 2 % of that
 _MAX_REPORTS: Final = 100_000
 
 
@@ -36,7 +36,7 @@ def read(request: Request) -> Entries:
     """The films of all reports.
 
     Raises:
-      DataError: there are no reports, or one is not to be read.
+      DataError: there are no reports, or one cannot be read.
     """
     folder = request.folder
     check_folder(folder, "openi", "the unpacked Open-i films with NLMCXR_reports.tgz")
@@ -87,7 +87,7 @@ def _reports(folder: Path) -> Path:
 
 
 def _texts(source: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, text) of each report, in a folder or a tar file; nothing is unpacked to the disk."""
+    """The name and text of each report in a folder or a tar file; nothing is unpacked to disk."""
     where = printable(source)
     try:
         if source.is_dir():
@@ -112,9 +112,9 @@ def _parse(where: str, text: bytes) -> tuple[str, tuple[str, ...], list[str]]:
     """The report's number, its terms and its films.
 
     Raises:
-      DataError: it is no report.
+      DataError: the text is not a report.
     """
-    if len(text) > _MAX_REPORT or b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # an entity may unfold to gigabytes
+    if len(text) > _MAX_REPORT or b"<!DOCTYPE" in text or b"<!ENTITY" in text:  # an entity may expand to gigabytes
         raise DataError(f"{where}: not a report of the collection")
     try:
         root = ET.fromstring(text)

@@ -7,10 +7,10 @@ Files, as BIMCV gives them:
 | `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` | `ImageID`, `PatientID`, `Labels` and more; .gz, too |
 | `0/`, `1/` ... `54/`, or one folder | the films, PNG of 16 bits; `images-224/` in the resized set |
 
-`Labels` is the text of a list, `['pleural effusion', 'scoliosis']`: what it lists is present, every other term absent.
-It is parsed, never evaluated. Films with the term `exclude`, and those without a list, are left out; an empty term is
-passed over. The terms `normal`, `unchanged` and `suboptimal study` are not findings. That "laminar atelectasis" is a
-kind of atelectasis is said in `data.labels`.
+`Labels` is the text of a Python list, `['pleural effusion', 'scoliosis']`: the terms in it are present, all others
+absent. It is parsed, never evaluated. Films with the term `exclude` or without a list are left out; empty terms are
+ignored. The terms `normal`, `unchanged` and `suboptimal study` are not findings. `data.labels` maps narrower terms
+("laminar atelectasis") onto wider ones.
 """
 
 import re
@@ -43,7 +43,7 @@ def read(request: Request) -> Entries:
     """The films whose labels are known.
 
     Raises:
-      DataError: the table is missing or broken, or a list of labels is none.
+      DataError: the table is missing or broken, or a cell of `Labels` is not a list.
     """
     folder = request.folder
     check_folder(folder, "padchest", "the unpacked PadChest")
@@ -93,7 +93,7 @@ def read(request: Request) -> Entries:
 
 
 def _ages(dates: list[str], births: list[str]) -> np.ndarray:
-    """Years from the year of birth to the year of the study, int16; -1 where one is not known."""
+    """Years from the year of birth to the year of the study, int16; -1 if either is unknown."""
     years = []
     for date, birth in zip(dates, births, strict=True):
         studied, born = re.match(r"(?:19|20)\d\d", date, re.ASCII), re.match(r"(?:19|20)\d\d", birth, re.ASCII)

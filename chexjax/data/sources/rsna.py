@@ -5,8 +5,8 @@ Files, as Kaggle gives them:
 | file | what it gives |
 |---|---|
 | `stage_2_train_labels.csv` | `patientId`, `x`, `y`, `width`, `height`, `Target`: a row for each box, or one without |
-| `stage_2_detailed_class_info.csv` | `patientId`, `class`; optional: it is only held against the other table |
-| `stage_2_train_images/PATIENT_ID.dcm` | the films, 1024 x 1024; PNG or JPEG of the same name, too |
+| `stage_2_detailed_class_info.csv` | `patientId`, `class`; optional: it is only compared with the other table |
+| `stage_2_train_images/PATIENT_ID.dcm` | the films, 1024 x 1024; or PNG or JPEG of the same name |
 
 or, under the names of the NIH's films:
 
@@ -16,10 +16,10 @@ or, under the names of the NIH's films:
 | `rsna_boxes.csv` | beside it: `Image Index`, `x`, `y`, `width`, `height` |
 | `images/00000061_012.png` | the films, in any layout that `nih` reads |
 
-The finding is `Lung Opacity`, one that suggests pneumonia, by the radiologists' word; "No Lung Opacity / Not Normal" is
-its absence. Boxes are in pixels of 1024 x 1024 films. The films are the NIH's: a network that learned from ChestX-ray14
-may have learned from them. Kaggle's names do not tell patients, so that each film counts as one; NIH names do, and the
-patients are then those of `nih`.
+The finding is `Lung Opacity`: an opacity that the radiologists found suggestive of pneumonia. "No Lung Opacity / Not
+Normal" means that it is absent. Boxes are in pixels of 1024 x 1024 films. The films are the NIH's: a network trained on
+ChestX-ray14 may have been trained on them. Kaggle's names do not identify patients, so each film counts as one; NIH
+names do, and the patients are then those of `nih`.
 """
 
 from pathlib import Path
@@ -74,7 +74,7 @@ def _read_kaggle(folder: Path, table: Table) -> Entries:
         boxes=boxes,
         film_folders=("stage_2_train_images", "images", ""),
         suffixes=(".dcm", ".png", ".jpg", ".jpeg"),
-        notes=("the names do not tell patients: each film counts as one", "the films are a part of ChestX-ray14"),
+        notes=("the names do not identify patients: each film counts as one", "the films are part of ChestX-ray14"),
     )
 
 
@@ -100,7 +100,7 @@ def _read_nih(folder: Path, table: Table) -> Entries:
         population="nih",
         boxes=boxes,
         film_folders=("images*/images", "images*", ""),
-        notes=("the films are a part of ChestX-ray14",),
+        notes=("the films are part of ChestX-ray14",),
     )
 
 

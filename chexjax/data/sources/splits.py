@@ -1,4 +1,4 @@
-"""Which films train, which validate, which test: by the source's own lists, by a table, or by seed; never by film."""
+"""Divides films into training, validation and test: by the source's lists, a table or a seed, always by patient."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from chexjax.files import cell, text_of
 from chexjax.findings import FILM
 
 WAYS: Final = ("official", "arnoweng", "folds", "random")
-TEST_SHARE: Final = 0.2  # of patients that no list has placed
+TEST_SHARE: Final = 0.2  # of the patients that no list assigns
 FOLDS: Final = "folds.csv"
 
 Parts = dict[str, list[int]]
@@ -29,18 +29,18 @@ def divide(
     """The rows of "train", "val" and "test".
 
     Args:
-      way: "official": what the sources say; where one has no validation part, `val_fraction` of the patients of its
-        training part are held out by `seed`; where it says nothing, a fifth of its patients test, `val_fraction`
+      way: "official": the sources' own parts; if one has no validation part, `val_fraction` of the patients of its
+        training part are held out by `seed`; if it has no parts, a fifth of its patients test, `val_fraction`
         validate, and the rest train. "arnoweng": the same with that list of the NIH's films.
         "folds": `folds.csv` in `lists`, with the columns `Image Index` and `fold`.
-        "random": by `seed` alone, whatever the sources say.
-        lists: the folder of `folds.csv`.
+        "random": by `seed` alone, ignoring the sources' parts.
+      lists: the folder of `folds.csv`.
 
-    A patient whom one source has placed stays there when another of the same population is divided.
+    A patient that one source assigns to a part stays in it when another source of the same population is divided.
 
     Raises:
-      ConfigError: no such way.
-      DataError: `folds.csv` is absent or broken, a part is empty, or a patient has films in two parts.
+      ConfigError: `way` is unknown.
+      DataError: `folds.csv` is missing or broken, a part is empty, or a patient has films in two parts.
     """
     if way not in WAYS:
         raise ConfigError(f"no split is called {printable(way)[:80]!r}; there are {', '.join(WAYS)}")
@@ -58,7 +58,7 @@ def divide(
 def _by_patient(films: Collection, way: str, val_fraction: float, seed: int) -> Parts:
     splits = films.splits if way != "random" else ("",) * len(films)
     home = {patient: split for patient, split in zip(films.patients, splits, strict=True) if split in SPLITS}
-    for state in (TRAIN_VAL, ""):  # a training patient of one source is not to test another
+    for state in (TRAIN_VAL, ""):  # a training patient of one source must not be a test patient of another
         for label in films.parts:
             own = [row for row, source in enumerate(films.sources) if source == label]
             mine = [films.patients[row] for row in own if splits[row] == state and films.patients[row] not in home]
@@ -87,7 +87,7 @@ def read_folds(path: Path) -> dict[str, list[str]]:
     """The film names of "train", "val" and "test" in a `folds.csv`, in its order.
 
     Raises:
-      DataError: the file is absent or broken, has a fold of another name, or a film twice.
+      DataError: the file is missing or broken, has a fold of another name, or lists a film twice.
     """
     table = read_table(path, (FILM, "fold"))
     parts: dict[str, list[str]] = {part: [] for part in SPLITS}
@@ -101,7 +101,7 @@ def read_folds(path: Path) -> dict[str, list[str]]:
 
 
 def check_patients(parts: Mapping[str, Iterable[tuple[str, str]]]) -> None:
-    """A patient on both sides of a split lets a network recognise people instead of findings.
+    """Refuses a split with a patient in two parts: a network could recognise the person instead of the finding.
 
     `parts` holds pairs of a film's name and its patient.
 
@@ -119,7 +119,7 @@ def check_patients(parts: Mapping[str, Iterable[tuple[str, str]]]) -> None:
 
 
 def folds_csv(parts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> str:
-    """A division, (names, patients) of each part, as a CSV that `divide` reads as "folds"."""
+    """A split, given as (names, patients) of each part, as a CSV that `divide` reads as "folds"."""
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
     table.writerow([FILM, "fold", "Patient ID"])

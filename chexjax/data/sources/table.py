@@ -3,15 +3,15 @@
 | column | what it gives |
 |---|---|
 | `path` or `Image Index` | the film's path below the folder; an `Image Index` may lie in `images/`, too |
-| `patient` or `Patient ID` | whose film it is; without it, each film counts as a patient of its own |
+| `patient` or `Patient ID` | the patient; without it, each film counts as a patient of its own |
 | `split` or `fold` | train, val (valid, validation, validate) or test; without it, patients are divided by seed |
 | `sex` or `Patient Gender`, `age` or `Patient Age`, `view` or `View Position` | optional |
 | `labels` or `Finding Labels` | the findings that are present, joined by `|`; or: |
 | a column for each finding | 0 absent, 1 present, a number between, -1 uncertain, empty not known |
 
-Which columns are findings is said by `data.findings`; else every column is one whose cells are all such numbers. With a
-column `labels`, an empty cell says that nothing is known of the film, and `No Finding` that it has none. Films may be
-PNG, JPEG or DICOM. The names of the columns may be written in lower or upper case.
+`data.findings` says which columns are findings; without it, every column whose cells are all such numbers is one. In a
+column `labels`, an empty cell means that nothing is known of the film, and `No Finding` that it has no finding. Films
+may be PNG, JPEG or DICOM. Column names are not case-sensitive.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ def _joined(table: Table, column: str) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def _splits(table: Table, column: str | None) -> tuple[str, ...]:
-    """The parts; where none is "val", it is still to be taken from "train"."""
+    """The part of each film; if none is "val", validation films are later taken from "train"."""
     if column is None:
         return ()
     found = []

@@ -1,4 +1,4 @@
-"""CSV files by columns: plain, gzipped or zipped; hundreds of thousands of rows in a second or two."""
+"""Reads CSV files by column, plain, gzipped or zipped: hundreds of thousands of rows in a second or two."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ _SEXES: Final = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 @dataclass(frozen=True)
 class Table:
-    """The columns of a CSV file as text; `lines` is where in the file each row ends."""
+    """The columns of a CSV file as text; `lines` has the line of the file on which each row ends."""
 
     path: Path
     columns: dict[str, list[str]]
@@ -40,7 +40,7 @@ class Table:
         return column in self.columns
 
     def get(self, column: str | None) -> list[str]:
-        """The column, or empty cells where there is none."""
+        """The column, or empty cells if the table lacks it."""
         return self.columns[column] if column in self.columns else [""] * len(self)
 
     def error(self, row: int, what: str) -> DataError:
@@ -49,12 +49,12 @@ class Table:
 
 
 def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | None = ()) -> Table:
-    """Reads the columns `needed`, and of `also` those that are there; all where `also` is None.
+    """Reads the columns `needed`, and those of `also` that exist; with `also` None, all columns.
 
-    Commas separate the cells; semicolons or tabs do where the header has no comma.
+    Cells are separated by commas or, if the header has no comma, by semicolons or tabs.
 
     Raises:
-      DataError: the file is absent, not UTF-8 text, larger than 1 GiB, lacks a column that is needed, or has a row of
+      DataError: the file is missing, not UTF-8 text or larger than 1 GiB, lacks a needed column, or has a row with
         more or fewer cells than its header.
     """
     where = printable(path)
@@ -93,16 +93,16 @@ def _delimiter(text: str) -> str:
     return next((sign for sign in (",", ";", "\t") if sign in header), ",")
 
 
-# What stands in the cells
+# The cells
 
 
 def label_columns(table: Table, columns: Sequence[str], words: bool = False) -> np.ndarray:
     """The columns as labels, float32 (rows, columns): 0 to 1, NaN where a cell is empty, -1 uncertain.
 
-    With `words` yes, no, true and false are labels too.
+    With `words`, yes, no, true and false are labels, too.
 
     Raises:
-      DataError: a cell holds something else; file, line, column and text are named.
+      DataError: a cell holds something else; the message names the file, line, column and text.
     """
     labels = np.empty((len(table), len(columns)), np.float32)
     for k, column in enumerate(columns):
@@ -120,7 +120,7 @@ def label_columns(table: Table, columns: Sequence[str], words: bool = False) -> 
 
 
 def parse_label(cell: str, words: bool = False) -> float | None:
-    """0 to 1, -1 or NaN; None where the text is no label."""
+    """A label as a number: 0 to 1, -1 or NaN; None if the text is not a label."""
     text = cell.strip().lower()
     if text in _NOT_KNOWN:
         return math.nan
@@ -158,10 +158,10 @@ def box(
     table: Table, row: int, finding: str, corner: Sequence[float], size: Sequence[float],
     frame: Sequence[float] | None = None, reader: str = "",
 ) -> Box:  # fmt: skip
-    """The box of a row, in shares of `frame` (width, height), or in the film's own pixels where that is None.
+    """The box of a row, as fractions of `frame` (width, height) or, if that is None, in the film's own pixels.
 
     Raises:
-      DataError: it has no area, or none on the film.
+      DataError: the box has no area on the film.
     """
     (left, top), (width, height) = corner, size
     across, down = frame or (math.inf, math.inf)
@@ -173,7 +173,7 @@ def box(
 
 
 def film_paths(table: Table, column: str, folder: Path, strip: Callable[[str], str] = str) -> list[str]:
-    """The column as paths below the folder; `strip` takes off what is not below it.
+    """The column as paths relative to the folder; `strip` removes the part of a path that leads to it.
 
     Raises:
       DataError: a path leaves the folder.
@@ -188,10 +188,10 @@ def film_paths(table: Table, column: str, folder: Path, strip: Callable[[str], s
 
 
 def film_names(table: Table, column: str) -> list[str]:
-    """The column as names of files in a folder.
+    """The column as file names, without folders.
 
     Raises:
-      DataError: a cell is no such name.
+      DataError: a cell is not a file name.
     """
     names = [text.strip() for text in table[column]]
     checked = {name for name in set(names) if is_film_name(name)}
@@ -202,15 +202,15 @@ def film_names(table: Table, column: str) -> list[str]:
 
 
 def is_film_name(name: str) -> bool:
-    """Whether it names a file in its folder, and neither another folder nor anything a terminal would act on."""
+    """Whether it is a plain file name, without folders and control characters."""
     return bool(name) and name.isprintable() and not {"/", "\\"} & set(name) and name not in (".", "..")
 
 
 def check_unique(table: Table, names: Sequence[str]) -> None:
-    """Refuses films that have two rows.
+    """Refuses a table in which a film has two rows.
 
     Raises:
-      DataError: the first ten, with their lines.
+      DataError: names the first ten such films, with their lines.
     """
     if len(set(names)) == len(names):
         return
@@ -223,25 +223,25 @@ def check_unique(table: Table, names: Sequence[str]) -> None:
 
 
 def texts(cells: Iterable[str]) -> tuple[str, ...]:
-    """Cells as text that a terminal shows and does not act on."""
+    """The cells stripped, with control characters made visible."""
     known: dict[str, str] = {}
     return tuple(known.get(cell) or known.setdefault(cell, printable(cell.strip())) for cell in cells)
 
 
 def sexes(cells: Iterable[str]) -> tuple[str, ...]:
-    """M, F, or the text itself where it is neither."""
+    """M, F, or the text itself if it is neither."""
     return tuple(_SEXES.get(cell.lower(), cell) for cell in texts(cells))
 
 
 def ages(cells: Iterable[str]) -> np.ndarray:
-    """Years, int16; -1 where not known. See `parse_age`."""
+    """Ages in years, int16; -1 if unknown. See `parse_age`."""
     cells = list(cells)
     known = {cell: parse_age(cell) for cell in set(cells)}
     return np.array([known[cell] for cell in cells], np.int16)
 
 
 def parse_age(text: str) -> int:
-    """Years out of `58`, `58.0`, `058Y`, `010M` or `005D`; -1 where absent or above 120.
+    """An age such as `58`, `58.0`, `058Y`, `010M` or `005D`, in years; -1 if it is missing or above 120.
 
     The 2017 edition of the NIH's table has ages of 400.
     """
@@ -253,7 +253,7 @@ def parse_age(text: str) -> int:
 
 
 def require(table: Table, column: str) -> tuple[str, ...]:
-    """A column of text that may not be empty, such as the patients.
+    """A column of text in which no cell may be empty, such as the patients.
 
     Raises:
       DataError: a cell is empty.

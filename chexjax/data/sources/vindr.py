@@ -6,20 +6,20 @@ Files, as Kaggle gives them:
 |---|---|
 | `train.csv` | `image_id`, `class_name`, `rad_id`, `x_min`, `y_min`, `x_max`, `y_max`: a row a box, or "No finding" |
 | `train/IMAGE_ID.dicom` | the films; or PNG or JPEG of the same name |
-| `train_meta.csv` | of resized copies: `image_id`, `dim0` (height), `dim1` (width) of the original |
+| `train_meta.csv` | for resized copies: `image_id`, `dim0` (height), `dim1` (width) of the original |
 
 and as PhysioNet gives them:
 
 | file | what it gives |
 |---|---|
 | `annotations/annotations_train.csv` | as `train.csv` |
-| `annotations/annotations_test.csv` | the same, without `rad_id`: five radiologists agreed; the part "test" |
+| `annotations/annotations_test.csv` | the same, without `rad_id`: a consensus of five radiologists; the part "test" |
 | `train/IMAGE_ID.dicom`, `test/IMAGE_ID.dicom` | the films |
 
-Three radiologists read each film for training. A label is the SHARE of them that marked the finding: 0, 1/3, 2/3 or 1.
-It is a soft label in training; a majority is above 0.5. The classes `No finding` and `Other lesion`, too, are what a
-reader wrote, but only the second is a finding. Boxes are in the original's pixels and keep their reader. The set does
-not say which films are of one patient: each counts as a patient of its own.
+Three radiologists read each training film. A label is the SHARE of them that marked the finding: 0, 1/3, 2/3 or 1. It
+is a soft label in training; above 0.5 it is a majority. The class `No finding` is not a finding; `Other lesion` is.
+Boxes are in pixels of the original and keep their reader. The set has no patients: each film counts as a patient of its
+own.
 """
 
 from pathlib import Path
@@ -90,7 +90,7 @@ def read(request: Request) -> Entries:
         suffixes=_SUFFIXES,
         notes=(
             "a label is the share of a film's readers that marked the finding",
-            "the set does not tell patients: each film counts as one",
+            "the set has no patients: each film counts as one",
         ),
     )
 
@@ -120,7 +120,7 @@ def _read_marks(
     for name, _ in set(zip(names, readers, strict=True)):
         count[row_of[name]] += 1.0
     rows = [row for row, label in enumerate(classes) if label != NO_FINDING and table["x_min"][row].strip()]
-    if "width" in table and "height" in table:  # of copies that come with the original's size in each row
+    if "width" in table and "height" in table:  # copies whose rows have the original's size
         sizes = numbers(table, ("width", "height"), rows)
         frames = frames | {names[row]: (size[0], size[1]) for row, size in zip(rows, sizes.tolist(), strict=True)}
     found: dict[str, list[Box]] = {}
@@ -132,7 +132,7 @@ def _read_marks(
 
 
 def _frames(folder: Path) -> dict[str, tuple[float, float]]:
-    """Width and height of the originals, where resized copies come with them."""
+    """Width and height of the originals by film, if the folder has them."""
     path = look_for(folder, ("train_meta.csv",))
     if path is None:
         return {}

@@ -184,8 +184,8 @@ def test_several_sources_find_renamed_films_and_part_of_a_set(
     assert found["deep/X.png"] == tmp_path / "own" / "deep" / "x.jpg"
     assert [name for name, path in found.items() if path is None] == ["deep/z.png"]
     told = capsys.readouterr().err
-    assert "as x.jpg for deep/X.png" in told
-    assert told.count("1 films have another suffix or case") == 2
+    assert "such as x.jpg for deep/X.png" in told
+    assert told.count("1 film names differ from the table's in suffix or case") == 2
 
 
 def test_an_address_among_several_sources_is_refused() -> None:

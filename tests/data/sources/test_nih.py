@@ -66,7 +66,7 @@ def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str
 
 
 def test_a_folder_that_is_none_or_empty_or_binary(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is no folder"):
+    with pytest.raises(DataError, match=r"is not a folder"):
         nih.read_entries(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"holds none of Data_Entry_2017_v2020\.csv, "):
         nih.read_entries(tmp_path)
@@ -165,7 +165,7 @@ def test_films_of_another_suffix_or_case_are_found_and_told(tmp_path: Path, caps
     assert {name: path.name for name, path in found.items()} == {"a.png": "a.jpg", "b.png": "B.PNG", "c.png": "c.png"}
     assert missing == ["d.png", "e.png", "f.png"]  # of d nobody knows which is meant
     told = capsys.readouterr().err
-    assert told.startswith("warning: 2 films have another suffix or case than in the table, as a.jpg for a.png, ")
+    assert told.startswith("warning: 2 film names differ from the table's in suffix or case, such as a.jpg for a.png; ")
 
 
 def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: Path, capsys) -> None:

@@ -1,9 +1,9 @@
-"""Simulated chest films in the layout of ChestX-ray14: they enter the library at the same door as the real ones.
+"""Simulated chest films in the layout of ChestX-ray14, read exactly as the real ones are.
 
-Three steps, each usable alone: `plan_films` draws the table of patients, films and findings (labels only, thousands a
-second); `render_film` draws one film; `write_films` writes the folder. A film depends on its seed, patient and
-follow-up number alone, so neither the number of films nor of processes changes it, and two folders of one seed that
-differ in an option (no artefacts, say) hold the same films but for that option.
+Three steps, each usable alone: `plan_films` draws the table of patients, films and findings (labels only, thousands per
+second); `render_film` draws one film; `write_films` writes the folder. A film depends only on its seed, patient and
+follow-up number, not on the number of films or processes. Two folders with the same seed that differ in one option (no
+artefacts, say) hold the same films apart from that option.
 """
 
 from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film, FindingBox, film_anatomy, render_film

@@ -1,4 +1,4 @@
-"""The thorax of a simulated film: its proportions, its pose, and the layers of air and tissue an X-ray passes.
+"""The thorax of a simulated film: its proportions, its pose, and the layers of air and tissue that X-rays cross.
 
 Lengths are film units: the film is 1,024 units wide whatever its pixel size, as the boxes of ChestX-ray14 are. `x` runs
 from the patient's midline to the image's right (the patient's left), `y` downwards. A side is -1 (the patient's right,
@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw
 
 FILM = 1024
 CM_PER_UNIT = 0.0418  # the commonest detector of the set: 2,991 pixels of 0.143 mm
-AIR_GAIN = 0.63  # density that a full thickness of lung takes away
+AIR_GAIN = 0.63  # density removed by a full thickness of lung
 
-_LOW, _HIGH = -512, 1536  # the range of the tables over x and y, one entry a unit
+_LOW, _HIGH = -512, 1536  # the range of the tables over x and y, one entry per unit
 _UNITS = np.arange(_LOW, _HIGH, dtype=np.float32)
 
 Array = np.ndarray
@@ -25,7 +25,7 @@ Box = tuple[float, float, float, float]  # x, y, width, height in film units, as
 
 @dataclass
 class Anatomy:
-    """A patient's proportions on one film, before and after disease has moved them."""
+    """A patient's proportions on one film; findings change them."""
 
     view: str
     half_width: float  # inner half-width of the rib cage
@@ -34,7 +34,7 @@ class Anatomy:
     dome_height: float  # how far the costophrenic angle lies below the dome
     heart_width: float  # transverse diameter of the heart
     heart_left: float  # the share of it left of the midline
-    knob: float  # how far the aortic knob stands out
+    knob: float  # how far the aortic knob protrudes
     shift: float  # of the mediastinum, by volume loss or rotation
     thickness: float  # of the body, 1 for an average patient
     fat: float  # width of the soft tissue outside the ribs
@@ -134,7 +134,7 @@ def draw_anatomy(view: str, sex: str, age: int, patient: np.random.Generator, fi
 
 @dataclass
 class Scene:
-    """The layers of one film at one size; findings change them, `density` adds them up.
+    """The layers of one film at one size; findings change them, `density` sums them.
 
     `air` is the thickness of air (H, W), 1 in the middle of a healthy lung; `markings` the vessels in it; `solid` all
     that is added outside the lung. Curves over x or y are tables looked up a pixel at a time, so a layer costs little.
@@ -164,7 +164,7 @@ class Scene:
 
     @cached_property
     def distance(self) -> Array:
-        """Distance from the midline, without sign."""
+        """Unsigned distance from the midline."""
         return np.abs(self.x)
 
     @cached_property
@@ -198,13 +198,13 @@ class Scene:
 
     @cached_property
     def wall_slope(self) -> Array:
-        """How much longer a horizontal way to the wall is than the straight one."""
+        """The ratio of the horizontal distance to the wall to the shortest one."""
         slopes = [np.hypot(1.0, np.gradient(self.anatomy.wall(_UNITS, side))).astype(np.float32) for side in (-1, 1)]
         return self.over_y(slopes[0], slopes[1])
 
     @cached_property
     def inside(self) -> Array:
-        """Straight distance to the chest wall, positive inside."""
+        """Shortest distance to the chest wall, positive inside."""
         return (self.wall - self.distance) / self.wall_slope
 
     @cached_property
@@ -249,7 +249,7 @@ class Scene:
     # Drawing
 
     def texture(self, rng: np.random.Generator, cells: int) -> Array:
-        """Smooth noise (H, W) of unit spread, `cells` to the film's width: the same at every size."""
+        """Smooth noise (H, W) of standard deviation 1, with `cells` cells across the film: the same at every size."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
         return np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC)) * np.float32(1.25)
 
@@ -261,7 +261,7 @@ class Scene:
         return draw_strokes(self.size, np.split(points, ends), widths, values)
 
     def fill(self, amount: Array, where: tuple[slice, slice] = (slice(None), slice(None))) -> None:
-        """Replaces a share of the air by fluid or tissue: borders with other tissue vanish (the silhouette sign)."""
+        """Replaces a fraction of the air by fluid or tissue: borders with other tissue vanish (the silhouette sign)."""
         self.air[where] *= 1.0 - amount
         self.markings[where] *= 1.0 - 0.8 * amount
 
@@ -270,7 +270,7 @@ class Scene:
     def _air(self) -> Array:
         lateral = np.sqrt(np.clip(self.inside / 75.0, 0.0, 1.0))
         medial = self.distance - self.border
-        # Lung lies behind the heart too, but little of it.
+        # There is a little lung behind the heart, too.
         depth = np.where(medial > 0, 1.0 - 0.26 * np.exp(-np.maximum(medial, 0) / 55.0), 0.0)
         behind = np.clip((self.distance - 40.0) / 30.0, 0.0, 1.0) * 0.2
         edge = np.clip(medial / 9.0 + 0.5, 0.0, 1.0)
@@ -282,7 +282,7 @@ class Scene:
         """Thickness of the soft tissue (H, W): neck, shoulders, trunk, and the arms of a patient in bed."""
         a = self.anatomy
         trunk = a.half_width + 14.0 + a.fat
-        reach = 570.0 if a.arms else 720.0  # lifted arms leave the film sideways
+        reach = 570.0 if a.arms else 720.0  # raised arms leave the film sideways
         heights = [_LOW, -40, 30, 80, 130, 180, 240, 300, 370, 420, 470, 700, _HIGH]
         widths = [108, 112, 130, 215, 345, 435, 0.75 * reach, reach, reach, 0.3 * reach + 0.7 * trunk]
         widths += [trunk, trunk + 6, trunk + 30]
@@ -302,7 +302,7 @@ class Scene:
         return body * np.float32(a.thickness)
 
     def add_heart(self) -> None:
-        """The mediastinum stands out of the lung by the missing air; the heart is thicker still."""
+        """The mediastinum, which contrasts with the lung because it has no air; the heart is thicker still."""
         thick = np.clip((self.border - self.distance) / 70.0, 0.0, 1.0)
         up = np.clip(self.above_diaphragm / 30.0 + 1.0, 0.0, 1.0)
         self.solid += 0.06 * np.sqrt(thick) * up
@@ -326,7 +326,7 @@ class Scene:
         collar = y - (206.0 + a.apex - 112.0) + 0.2 * u - 14.0 * np.sin(u / 55.0)
         bone = np.clip((17.0 - np.abs(collar)) / 6.0, 0.0, 1.0) * (0.65 + 0.35 * np.minimum(np.abs(collar) / 14.0, 1.0))
         self.solid += 0.1 * bone * np.clip((u - 22.0) / 10.0, 0.0, 1.0) * np.clip((315.0 - u) / 14.0, 0.0, 1.0)
-        # Arms forward (PA) turn the shoulder blades out of the lungs; in bed they lie over them.
+        # Arms forward (PA) rotate the shoulder blades out of the lungs; in bed they overlie them.
         blade_u = 285.0 if a.view == "AP" else 360.0
         blade = (u - blade_u + 0.28 * (y - 300.0)) / 70.0
         blade_mask = np.clip((1.0 - np.abs(blade)) * 9.0, 0.0, 1.0) * np.clip((y - 165.0) / 30.0, 0.0, 1.0)
@@ -336,7 +336,7 @@ class Scene:
         self.solid += 0.1 * np.sqrt(np.clip((1.0 - head) * 1.5, 0.0, 1.0))
 
     def _ribs(self) -> Array:
-        """Ten pairs in one go: a rib is a band of a coordinate that counts ribs, bent as ribs are bent."""
+        """Ten pairs at once: a rib is a band of a curved coordinate that counts ribs."""
         a = self.anatomy
         w = np.minimum(self.distance / (0.02 * a.half_width + self.wall), 1.1)
         near = np.clip((self.inside + 26.0) / 8.0, 0.0, 1.0) * np.clip(1.3 - self.above_diaphragm / -110.0, 0.0, 1.0)
@@ -366,7 +366,7 @@ class Scene:
             self.solid[here] -= 0.34 * a.bubble * np.sqrt(np.maximum(gas, 0.0))
 
     def add_vessels(self, rng: np.random.Generator) -> None:
-        """Vessels leave each hilum like branches, forking and tapering outwards, stronger at the base."""
+        """Vessels that branch from each hilum, taper outwards and are wider at the base."""
         a = self.anatomy
         trunks = 28
         side = np.repeat([-1.0, 1.0], trunks // 2)
@@ -379,7 +379,7 @@ class Scene:
             ],
             axis=-1,
         )
-        # A trunk is five points on a bent way; at each of the inner three a branch leaves it.
+        # A trunk is a curve through five points; a branch leaves it at each of the inner three.
         steps = np.linspace(0.0, 1.0, 5)
         bend = angle[:, None] + rng.normal(0, 0.35, (trunks, 1)) * steps
         reach = length[:, None] * steps
@@ -399,12 +399,12 @@ class Scene:
         self.markings += np.float32(a.vessel_contrast) * (lines + 0.55 * hilum)
 
     def density(self) -> Array:
-        """What the beam has passed at each pixel (H, W)."""
+        """The density that the beam has crossed at each pixel (H, W)."""
         return self.body() - AIR_GAIN * self.air + self.solid + self.markings * np.minimum(self.air, 1.0)
 
 
 def healthy_scene(anatomy: Anatomy, size: int, rng: np.random.Generator) -> Scene:
-    """A chest without findings: every layer drawn, nothing yet added up."""
+    """A chest without findings: every layer drawn, none summed yet."""
     scene = Scene(anatomy, size)
     scene.add_vessels(rng)
     scene.markings += 0.02 * scene.texture(rng, 44) + 0.02 * scene.texture(rng, 110)

@@ -1,4 +1,4 @@
-"""One simulated film: its row of the table, its chest, its exposure."""
+"""One simulated film: its row in the table, its chest, its exposure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from chexjax.findings import FINDINGS, NO_FINDING
 
 ARTIFACTS: Final = tuple(ARTIFACT_DRAWERS)
 
-# What each generator of a film is for; never renumber, or every film changes.
+# The purpose of each of a film's generators; never renumber them, or every film changes.
 PLAN, _BODY, _POSE, _ARTIFACT, _NOISE, _FINDING = range(6)
 
 
 @dataclass(frozen=True)
 class Film:
-    """One row of the table. `severities` maps the findings present to 0..1, from barely visible to frank."""
+    """One row of the table. `severities` maps the findings that are present to 0..1, from barely visible to obvious."""
 
     seed: int = 0
     patient: int = 1
@@ -35,22 +35,22 @@ class Film:
 
     @property
     def labels(self) -> str:
-        """As the column `Finding Labels` has them."""
+        """The cell in the column `Finding Labels`."""
         return "|".join(sorted(self.severities)) or NO_FINDING
 
     @property
     def in_test(self) -> bool:
-        """Every fourth patient is a test patient; patients are alike, so no chance is needed."""
+        """Every fourth patient is a test patient; patients are exchangeable, so no draw is needed."""
         return self.patient % 4 == 2
 
     def generator(self, purpose: int, *, patient_only: bool = False, part: int = 0) -> np.random.Generator:
-        """A generator of its own for each purpose, the same on all films of a patient or for this film alone."""
+        """A separate generator for each purpose, either the same for all films of a patient or for this film alone."""
         visit = 0 if patient_only else self.follow_up + 1
         return generator(self.seed, self.patient, visit, purpose, part)
 
 
 class FindingBox(NamedTuple):
-    """A finding's place in film units (1,024 to the film's width), whatever the film's size."""
+    """A finding's box in film units (1,024 across the film), whatever the film's size."""
 
     finding: str
     box: Box
@@ -61,7 +61,7 @@ def generator(*key: int) -> np.random.Generator:
 
 
 def film_anatomy(film: Film) -> Anatomy:
-    """The proportions of the film's chest, moved by its findings."""
+    """The proportions of the film's chest, as changed by its findings."""
     anatomy = draw_anatomy(
         film.view, film.sex, film.age, film.generator(_BODY, patient_only=True), film.generator(_POSE)
     )
@@ -72,10 +72,10 @@ def film_anatomy(film: Film) -> Anatomy:
 
 
 def render_film(film: Film, size: int = 256) -> tuple[Array, list[FindingBox]]:
-    """Draws a film: uint8 (size, size), and the boxes of the findings that have a place.
+    """Draws a film, uint8 (size, size), and returns it with the boxes of the findings that have a location.
 
-    The same film with other `severities` or `artifacts` (`dataclasses.replace`) differs in nothing else. Only the
-    graininess depends on the size: a smaller film averages more quanta in a pixel.
+    Changing only `severities` or `artifacts` (`dataclasses.replace`) changes nothing else in the film. Only the grain
+    depends on the size: a pixel of a smaller film averages more quanta.
     """
     pose = film.generator(_POSE, part=1)
     scene = healthy_scene(film_anatomy(film), size, film.generator(_BODY, patient_only=True, part=1))
@@ -98,7 +98,7 @@ def _finding_generator(film: Film, finding: str) -> np.random.Generator:
 
 
 def _expose(scene: Scene, rng: np.random.Generator) -> Array:
-    """Density to grey levels: the film's curve, the patient's exposure, uneven scatter, sometimes a collimated edge."""
+    """From density to grey levels: film curve, exposure, uneven scatter, sometimes a collimated edge."""
     a = scene.anatomy
     scatter = 0.05 * (rng.random() - 0.5) * (scene.x / 400.0) + 0.05 * (rng.random() - 0.5) * (scene.y / 512.0 - 1)
     density = np.maximum(scene.density() * a.exposure + scatter, 0.0)
@@ -114,7 +114,7 @@ def _expose(scene: Scene, rng: np.random.Generator) -> Array:
 
 
 def _collimation(scene: Scene, edges: Sequence[float]) -> Array:
-    """A mask (H, W), 0 where the beam was shut off: up to 5 % of the film at each side, a little askew."""
+    """A mask (H, W), low where the beam was collimated: up to 5 % of the film on each side, slightly tilted."""
     at = (np.arange(scene.size, dtype=np.float32) + 0.5) * (FILM / scene.size)
     x, y = at[None, :], at[:, None]
     askew = 0.05 * (edges[4] - 0.5)

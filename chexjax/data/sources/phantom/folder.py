@@ -24,7 +24,7 @@ from chexjax.errors import ConfigError, DataError
 from chexjax.files import local_path, own_folder
 from chexjax.runtime import progress_bar
 
-VERSION: Final = 1  # to be raised when a seed comes to give other films: what was drawn before is then drawn anew
+VERSION: Final = 1  # raise it when a seed gives different films: cached films are then drawn again
 ENTRY_HEADER: Final = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
@@ -33,7 +33,7 @@ BOX_HEADER: Final = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 
 
 def open_folder(config: ConfigDict) -> Path:
-    """The folder of the films that `config.data` describes, drawn where the cache has none.
+    """The folder of the simulated films that `config.data` describes, drawn if the cache lacks it.
 
     Raises:
       ConfigError: `data.dir` names a folder, or an option cannot be used.
@@ -49,13 +49,13 @@ def open_folder(config: ConfigDict) -> Path:
         try:
             write_films(folder, **config.phantom, workers=config.threads)
         except DataError:
-            if not folder.is_dir():  # else another run was quicker, with the same films
+            if not folder.is_dir():  # else another run was faster; its films are the same
                 raise
     return folder
 
 
 def _name(phantom: ConfigDict) -> str:
-    """A folder name for simulated films, by all that decides what they show."""
+    """A folder name for simulated films, from all options that change them."""
     described = json.dumps([VERSION, phantom.to_dict()], sort_keys=True)
     return f"{phantom.count}-{phantom.size}px-{hashlib.sha256(described.encode()).hexdigest()[:8]}"
 
@@ -146,7 +146,7 @@ def _write_folder(folder: Path, films: Sequence[Film], size: int, workers: int, 
 
 
 def _map(write: Callable[[Film], list[FindingBox]], films: Sequence[Film], workers: int) -> Iterator[list[FindingBox]]:
-    """`map`, in order, over processes where there are several: started afresh, as a forked JAX may hang."""
+    """`map`, in order, over one or several processes; they are spawned, because a forked JAX may hang."""
     if workers == 1:
         yield from map(write, films)
         return
@@ -159,7 +159,7 @@ def _map(write: Callable[[Film], list[FindingBox]], films: Sequence[Film], worke
 
 
 def _follow_parent() -> None:
-    """Leaves Ctrl-C, which reaches every process, to the parent; and ends with it, even where that is killed."""
+    """Leaves Ctrl-C, which reaches every process, to the parent, and ends with it, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -185,7 +185,7 @@ def _entry_row(film: Film) -> str:
 
 
 def _box_row(film: Film, found: FindingBox) -> str:
-    """As the real list has it: its own word for Infiltration, and three empty columns."""
+    """A row like those of the real list, with its name for Infiltration and three empty columns."""
     name = "Infiltrate" if found.finding == "Infiltration" else found.finding
     return ",".join([film.name, name, *(f"{value:.6f}" for value in found.box), "", "", ""])
 

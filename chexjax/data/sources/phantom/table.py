@@ -1,4 +1,4 @@
-"""The table of simulated films: patients, films and findings, labels only, thousands a second."""
+"""Plans simulated films: patients, films and findings, labels only, thousands per second."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -37,13 +37,13 @@ _CORRELATIONS: Final = (
     (20, 3, 20, 31, 8, 3, 14, -9, 28, 53, 2, -23, -20, -20, 100),
 )
 _SHARED_ILLNESS: Final = 0.2  # see `_plan`; brings "No Finding" back to 42 % where the rare findings are lifted
-_PERSISTENCE: Final = 0.5  # share of what a film shows that the patient's other films show too
+_PERSISTENCE: Final = 0.5  # share of the variance that all films of a patient have in common
 
 
 def prevalence(rare_share: float = 0.07) -> dict[str, float]:
-    """Share of films with each finding: ChestX-ray14's, lifted so that the rarest (Hernia, 0.2 %) has `rare_share`.
+    """Share of films with each finding: ChestX-ray14's, raised so that the rarest (Hernia, 0.2 %) has `rare_share`.
 
-    p' = p + lift * (1 - p / max p): the commonest finding keeps its share, the order stays. With 0 nothing is lifted.
+    p' = p + lift * (1 - p / max p): the commonest finding keeps its share, and the order stays. With 0 nothing changes.
     """
     shares = np.array(_REAL_COUNTS) / _REAL_FILMS
     relative = 1.0 - shares / shares.max()
@@ -61,10 +61,10 @@ def plan_films(
     cue_finding: str | None = None,
     cue_share: float = 0.9,
 ) -> list[Film]:
-    """Draws the table of `count` films without drawing the films; see `write_films` for the arguments.
+    """Draws the table of `count` films, not the films themselves; see `write_films` for the arguments.
 
-    Findings are thresholds on correlated normal variables, so both the shares and the co-occurrence are ChestX-ray14's;
-    how far a variable lies above its threshold is the severity. Part of each variable is the patient's own.
+    A finding is present where one of several correlated normal variables exceeds its threshold, so that prevalence and
+    co-occurrence are ChestX-ray14's; the excess is the severity. Part of each variable is common to a patient's films.
     """
     _check_plan(count, seed, rare_share, artifact_share, artifact_kinds, cue_finding, cue_share)
     normal = NormalDist()
@@ -108,8 +108,8 @@ def plan_films(
 def _mixing(lifted: bool) -> Array:
     """The matrix that gives independent normal variables the correlations of the findings and the view.
 
-    Where the rare findings are lifted, films without a finding would fall to a third; adding one factor that all
-    findings share makes them meet in fewer films.
+    If rare findings are raised, only a third of the films would be without a finding; a factor common to all findings
+    concentrates them in fewer films.
     """
     correlations = np.array(_CORRELATIONS) / 100.0
     if lifted:
@@ -121,7 +121,7 @@ def _mixing(lifted: bool) -> Array:
 
 
 def _plan_artifacts(rng: np.random.Generator, share: float, view: str, kinds: Sequence[str]) -> tuple[str, ...]:
-    """One or two kinds on a `share` of films; wires and tubes are commoner in bed. Always uses the same draws."""
+    """One or two kinds on a `share` of films; wires and tubes are commoner in bed. The number of draws is constant."""
     chance, second, *order = rng.random(2 + len(ARTIFACTS))
     if chance >= share or not kinds:
         return ()
