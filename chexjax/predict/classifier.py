@@ -22,6 +22,7 @@ from chexjax.data.verdict import Verdict
 from chexjax.devices import at_precision
 from chexjax.errors import ConfigError
 from chexjax.explain import cam
+from chexjax.explain.evidence import BEST, read_evidence
 from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat, is_flat
 from chexjax.files import local_path
 from chexjax.models.network import ENSEMBLE
@@ -138,7 +139,7 @@ class Classifier:
         self,
         restored: Restored,
         thresholds: np.ndarray,
-        maps: str = "cam",
+        maps: str = BEST,
         batch_size: int = BATCH,
         raw: bool = False,
         prevalence: Mapping[str, float] | None = None,
@@ -161,7 +162,9 @@ class Classifier:
         self.thresholds = self._calibrated(thresholds)
         self._variables = jax.device_put(restored.variables)
         pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
-        self.maps, method = cam.choose_maps(pairs, data.size, maps)
+        self.evidence = read_evidence(restored)
+        self.kind = self.evidence.best if maps == BEST else maps
+        self.maps, method = cam.choose_maps(pairs, data.size, self.kind)
 
         def score(variables: Any, images: jax.Array) -> Seen:
             x = normalize(images, data.mean, data.std)
@@ -186,6 +189,12 @@ class Classifier:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @property
+    def map_notes(self) -> dict[str, str]:
+        """What is to be said beside the maps of some findings: that they were not shown to point, and what was seen."""
+        notes = {finding: self.evidence.note(self.kind, finding) for finding in self.findings}
+        return {finding: note for finding, note in notes.items() if note}
+
+    @property
     def knows_thresholds(self) -> bool:
         """Whether any finding has a threshold, without which none is called."""
         return bool(np.isfinite(self.thresholds).any())
@@ -194,7 +203,7 @@ class Classifier:
     def from_checkpoint(
         cls,
         workdir: str | Path,
-        maps: str = "cam",
+        maps: str = BEST,
         batch_size: int = BATCH,
         network: str = ENSEMBLE,
         raw: bool = False,
@@ -204,7 +213,8 @@ class Classifier:
 
         Args:
           workdir: of a run of `chexjax.main`, or a folder of imported weights.
-          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
+          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`; "best": as `chexjax.explain.check` found, "cam"
+            where it was not run.
           batch_size: films that go through the networks at once.
           network: one of the workdir's networks by name; "ensemble": all of them, averaged.
           raw: leaves out the calibration that the run fitted on its validation films.
