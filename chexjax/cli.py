@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "chexjax.main", "evaluates a run again; with --checkpoint, on another data set", ("--mode=evaluate",)
     ),
     "predict": Command("chexjax.predict", "films in, findings and their places out"),
+    "serve": Command("chexjax.serve", "a service: films in over HTTP or DICOM, findings out"),
     "score": Command("chexjax.evaluation.score", "AUROC with intervals of any model's CSV, two models compared"),
     "check-maps": Command("chexjax.explain.check", "whether a run's maps may be believed, beside controls"),
     "view": Command("chexjax.viewer", "the window: a film, its findings, and where they are"),

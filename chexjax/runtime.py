@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,11 +22,13 @@ M_MMAP_MAX: Final = -4
 M_ARENA_MAX: Final = -8
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> list[str]:
+def parse(
+    argv: Sequence[str], values: flags.FlagValues, about: str | None, addresses: Collection[str] = ()
+) -> list[str]:
     """Reads `argv` into `values` and returns the other arguments; `--help` prints `about` and the flags, and exits.
 
     Each command has its own `FlagValues` instead of absl's global one: modules with commands are imported together, and
-    their flags share names. Also turns on the compilation cache.
+    their flags share names. Also turns on the compilation cache. `addresses` are the flags that take no path.
 
     Raises:
       ConfigError: an unknown flag, an invalid value, or an address where a file or folder belongs.
@@ -39,7 +41,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, about: str | None) -> l
     if values["help"].value:
         print(f"{about}\n{values.get_help()}")
         raise SystemExit(0)
-    for name in values:
+    for name in set(values) - set(addresses):
         value = values[name].value
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):

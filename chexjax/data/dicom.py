@@ -28,6 +28,7 @@ from chexjax.data.images import (
     Placement,
     check_size,
     judge_colour,
+    judge_picture,
     judge_size,
     max_pixels,
     read_file,
@@ -94,6 +95,15 @@ def read_judged(path: Path) -> JudgedFilm:
     return _read_judged_dicom(path) if is_dicom(path) else read_judged_picture(path)
 
 
+def judge_file(data: bytes, where: str) -> JudgedFilm:
+    """The same of a file's content, whose kind its first bytes tell; `where` names it in messages.
+
+    Raises:
+      DataError: there are no pixels to be had.
+    """
+    return _judge_dicom(data, where) if begins_as_dicom(data[:132]) else judge_picture(data, where)
+
+
 def read_uids(path: Path) -> Uids:
     """The UIDs of a DICOM film; of any other film, none.
 
@@ -128,11 +138,14 @@ def _need_pydicom(where: str) -> Any:
 
 
 def _read_judged_dicom(path: Path) -> JudgedFilm:
-    where = printable(path)
+    return _judge_dicom(read_file(path), printable(path))
+
+
+def _judge_dicom(data: bytes, where: str) -> JudgedFilm:
     _need_pydicom(where)
-    header = read_header(read_file(path), where)
+    header = read_header(data, where)
     layout = _layout(header, where)
-    check_size(path, layout.columns, layout.rows)
+    check_size(where, layout.columns, layout.rows)
     verdict = judge_header(header) + judge_size(layout.rows, layout.columns)
     pixels = _decode(header, layout, where)
     try:

@@ -19,7 +19,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
@@ -223,8 +223,28 @@ def read_uid_texts(path: Path) -> list[str]:
       DataError: see `read_start`.
     """
     header = _read_path(path, _UIDS)
-    texts = (header.text(name) for name in _UIDS)
-    return [text if len(text) <= 64 and not text.strip("0123456789.") else "" for text in texts]
+    return [_uid_of(header.text(name)) for name in _UIDS]
+
+
+def _uid_of(text: str) -> str:
+    return text if len(text) <= 64 and not text.strip("0123456789.") else ""
+
+
+class Identity(NamedTuple):
+    """By what others refer to an object: the UIDs of its class and of itself; "" where it has none."""
+
+    sop_class: str = ""
+    instance: str = ""
+
+
+def read_identity(data: bytes, where: str) -> Identity:
+    """The identity of a DICOM file's content; `where` names it in messages.
+
+    Raises:
+      DataError: see `read_header`.
+    """
+    header = _read(io.BytesIO(data), where, ("SOPClassUID", "SOPInstanceUID"), with_pixels=False)
+    return Identity(_uid_of(header.sop_class), _uid_of(header.text("SOPInstanceUID")))
 
 
 def _read_path(path: Path, keywords: tuple[str, ...]) -> Header:

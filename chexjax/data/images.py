@@ -175,10 +175,18 @@ def read_judged_picture(path: Path) -> JudgedFilm:
     Raises:
       DataError: not such an image, broken, cut off, too large, of several frames, or of levels that cannot be placed.
     """
-    data, where = read_file(path), printable(path)
+    return judge_picture(read_file(path), printable(path))
+
+
+def judge_picture(data: bytes, where: str) -> JudgedFilm:
+    """The same of a file's content; `where` names it in messages.
+
+    Raises:
+      DataError: see `read_judged_picture`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_size(path, *image.size)
+            check_size(where, *image.size)
             image.verify()  # a PNG's checksums, which decoding passes over
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             frames = getattr(image, "n_frames", 1)

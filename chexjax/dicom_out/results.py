@@ -4,13 +4,14 @@ Patient and study are those of the film. Each of the three is a series of its ow
 of the patient than the film's own header. They are marked as not verified by anyone.
 """
 
+import io
 import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import numpy as np
 
@@ -83,7 +84,6 @@ def _silence() -> Iterator[None]:
         yield
 
 
-@_silence()
 def write_results(
     source: Path, result: Result, extent: tuple[int, int], algorithm: Algorithm, folder: Path
 ) -> list[Path]:
@@ -106,12 +106,29 @@ def write_results(
       DataError: the film's header lacks what a result must refer to. The message quotes nothing of it.
       ConfigError: highdicom is missing.
     """
+    files = encode_results(source, printable(source), result, extent, algorithm)
+    for name, data in files.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole(folder / name) as path:
+            path.write_bytes(data)
+    return [folder / name for name in files]
+
+
+@_silence()
+def encode_results(
+    source: Path | BinaryIO, where: str, result: Result, extent: tuple[int, int], algorithm: Algorithm
+) -> dict[str, bytes]:
+    """The files of `write_results`, by their names, in memory; `where` names the film in messages.
+
+    Raises:
+      DataError: as `write_results`.
+      ConfigError: highdicom is missing.
+    """
     if result.verdict.status == "refused":
-        return []
+        return {}
     check_installed()
     import pydicom
 
-    where = printable(source)
     try:
         header = pydicom.dcmread(source, stop_before_pixels=True)
     except Exception as error:
@@ -126,17 +143,13 @@ def write_results(
     turned = any(reason.startswith(MOVED) for reason in result.verdict.reasons)
     in_place = not turned and extent == (header.get("Rows"), header.get("Columns"))
     try:
-        objects = dict(_create(_reduced(header), result, extent, algorithm, in_place))
         name = "".join(c for c in str(header.SOPInstanceUID) if c in "0123456789.")
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for kind, dataset in objects.items():
-            written.append(folder / f"{name}-{kind}.dcm")
-            with whole(written[-1]) as path:
-                dataset.save_as(path)
-        return written
-    except OSError:
-        raise
+        files = {}
+        for kind, dataset in _create(_reduced(header), result, extent, algorithm, in_place):
+            file = io.BytesIO()
+            dataset.save_as(file)
+            files[f"{name}-{kind}.dcm"] = file.getvalue()
+        return files
     except Exception as error:  # highdicom raises many kinds, whose texts may quote the header
         raise DataError(f"{where}: no DICOM results ({type(error).__name__} as they were made)") from None
 

@@ -1,5 +1,6 @@
 """The networks of a workdir, applied to films of any kind as they were in training."""
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -32,6 +33,7 @@ from chexjax.trust.features import see
 from chexjax.trust.gate import judge_pixels
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored, restore_best
+from chexjax.workdir.thresholds import validation_thresholds
 
 BATCH: Final = 8
 NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
@@ -195,6 +197,11 @@ class Classifier:
         return {finding: note for finding, note in notes.items() if note}
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether its probabilities are calibrated."""
+        return self._calibration is not None
+
+    @property
     def knows_thresholds(self) -> bool:
         """Whether any finding has a threshold, without which none is called."""
         return bool(np.isfinite(self.thresholds).any())
@@ -249,7 +256,8 @@ class Classifier:
         """Probabilities, maps and boxes of films: paths (DICOM too), PIL images, uint8 arrays, or a mixture of them.
 
         Args:
-          films: one or several. An array is one film: uint8 (height, width), or with 1, 3 or 4 channels last.
+          films: one or several. An array is one film: uint8 (height, width), or with 1, 3 or 4 channels last; `bytes`
+            are the content of a file.
           probabilities_only: computes no maps and keeps no films, so there are neither boxes nor pictures.
 
         Returns:
@@ -271,6 +279,12 @@ class Classifier:
     def predict_named(self, films: Iterable[tuple[str, np.ndarray]]) -> Iterator[Prediction]:
         """The same, one by one, for (name, uint8 (height, width)) as `as_film` gives them."""
         return self.explain(self.prepare(name, JudgedFilm(film, Verdict())) for name, film in films)
+
+    def at_batch_size(self, batch_size: int) -> "Classifier":
+        """The same networks on the same device, for batches of another size; they are compiled for it on first use."""
+        other = copy.copy(self)
+        other.batch_size = batch_size
+        return other
 
     def prepare(self, name: str, judged: JudgedFilm) -> Ready:
         """Cleans and shrinks a film as those of the training were. Several threads may do so at once."""
@@ -368,15 +382,9 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 def read_thresholds(restored: Restored) -> np.ndarray:
     """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
-    name = judged_as(restored)
-    try:
-        results = json.loads((restored.workdir / "metrics.json").read_text())
-        found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
-        values = [found.get(finding, {}).get("youden") for finding in restored.findings]
-        thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        thresholds = np.full(len(restored.findings), math.nan)
-    return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
+    found = validation_thresholds(restored.workdir, restored.step).get(judged_as(restored), {})
+    values = [found.get(finding, {}).get("youden") for finding in restored.findings]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 def _known(thresholds: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from chexjax.data.kinds import classify
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
 
-Film = str | Path | Image.Image | np.ndarray | jax.Array
+Film = str | Path | bytes | Image.Image | np.ndarray | jax.Array
 
 # Names that end so are tables or pictures, and no folders.
 FILE_ENDINGS: Final = (
@@ -41,7 +41,7 @@ FILE_ENDINGS: Final = (
 
 
 def as_film(film: Film) -> np.ndarray:
-    """A path, a PIL image or an array as uint8 (height, width), whatever `as_judged` says of it.
+    """A path, a file's content, a PIL image or an array as uint8 (height, width), whatever `as_judged` says of it.
 
     Raises:
       DataError: as `as_judged`.
@@ -50,7 +50,7 @@ def as_film(film: Film) -> np.ndarray:
 
 
 def as_judged(film: Film) -> JudgedFilm:
-    """A path, a PIL image or an array as uint8 (height, width), with what the file and its size say against it.
+    """A path, a file's content, a PIL image or an array as uint8 (height, width), with what is said against it.
 
     Raises:
       DataError: it cannot be read, or its pixels are not grey levels of 8 bits; tells what was seen.
@@ -60,6 +60,10 @@ def as_judged(film: Film) -> JudgedFilm:
         path = Path(film).expanduser()
         where = f"{printable(path)}: "
         judged = dicom.read_judged(path)
+        pixels, verdict = judged.pixels, judged.verdict
+    elif isinstance(film, bytes):
+        where = "a file: "
+        judged = dicom.judge_file(film, "a file")
         pixels, verdict = judged.pixels, judged.verdict
     elif isinstance(film, Image.Image):
         where = "a PIL image: "
@@ -82,7 +86,7 @@ def as_judged(film: Film) -> JudgedFilm:
             verdict += judge_colour(array[..., :3])
         verdict += judge_size(*pixels.shape)
     else:
-        raise DataError(f"{type(film).__name__} is no film; a film is a path, a PIL image or a uint8 array")
+        raise DataError(f"{type(film).__name__} is no film; a film is a path, bytes, a PIL image or a uint8 array")
     low, high = int(pixels.min()), int(pixels.max())
     if high <= 1:
         raise DataError(f"{where}grey levels from {low} to {high}; a film's go from 0 to 255 (was it scaled to 0..1?)")
