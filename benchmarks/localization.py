@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--exclude", type=Path)
-    parser.add_argument("--maps", default="cam")
+    parser.add_argument("--maps", default="cam,fine")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     introduce(f"{options.checkpoint} on {options.dir}, maps: {options.maps}")

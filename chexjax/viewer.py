@@ -26,6 +26,7 @@ from chexjax.data.recipe import Recipe
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ChexjaxError, printable, printable_lines
 from chexjax.explain import overlay
+from chexjax.explain.evidence import BEST
 from chexjax.explain.maps import MapBox, heat
 from chexjax.files import whole
 from chexjax.findings import RADIOLOGY
@@ -200,7 +201,7 @@ class Viewer(tk.Tk):
     """The window. If `workdir` is None, films are shown without findings."""
 
     def __init__(
-        self, workdir: str | None, film: Path | None = None, maps: str = "cam", raw: bool = False,
+        self, workdir: str | None, film: Path | None = None, maps: str = BEST, raw: bool = False,
         prevalence: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -355,7 +356,8 @@ class Viewer(tk.Tk):
             self.finding = finding
             threshold = format_threshold(self.prediction.threshold(finding))
             hint = f": {RADIOLOGY[finding]}" if finding in RADIOLOGY else ""
-            self.say(f"{format_name(finding)} (threshold {threshold}){hint}")
+            note = self.classifier.map_notes.get(finding, "") if self.classifier else ""
+            self.say(f"{format_name(finding)} (threshold {threshold}){hint}{f'; {note}' if note else ''}")
             self.redraw()
             self._draw_list()
             self._retitle()

@@ -54,8 +54,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "The folder for the tables, the overlays and the page.", flag_values=values)
     flags.DEFINE_string("network", "ensemble", "One of several networks, as net1; all, averaged.", flag_values=values)
     flags.DEFINE_string(
-        "maps", "cam",
-        f"{MAPS}.", flag_values=values,
+        "maps", "best",
+        f"{MAPS}; best: the kind that chexjax check-maps found to point best, cam where it was not run.",
+        flag_values=values,
     )  # fmt: skip
     flags.DEFINE_integer("batch_size", 8, "Films at once.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer(

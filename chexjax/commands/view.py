@@ -21,7 +21,7 @@ def main() -> None:
     """The command line."""
     values = flags.FlagValues()
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
-    flags.DEFINE_string("maps", "cam", "As for chexjax.predict.", flag_values=values)
+    flags.DEFINE_string("maps", "best", "As for chexjax.predict.", flag_values=values)
     flags.DEFINE_boolean("raw", False, "As for chexjax.predict.", flag_values=values)
     flags.DEFINE_string("prevalence", None, "As for chexjax.predict.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)

@@ -27,7 +27,8 @@ from chexjax.data.augment import normalize
 from chexjax.data.labels import highest, outputs_of
 from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
-from chexjax.explain.cam import usual_map
+from chexjax.explain.cam import choose_maps
+from chexjax.explain.evidence import read_evidence
 from chexjax.explain.maps import average_maps, boxes_on_film, centre_prior, is_inside, peak_point
 from chexjax.models.network import ENSEMBLE
 from chexjax.workdir.restore import Restored
@@ -185,8 +186,7 @@ def evaluate_localization(
 ) -> tuple[dict[str, Any], list[Example]]:
     """Localisation of every network (and their ensemble) on a split's boxes, and examples of films with maps.
 
-    The maps are those that `predict` shows by default: class activation maps; of a ViT Grad-CAM. Only this process's
-    devices are used.
+    The maps are those that `predict` shows by default. Only this process's devices are used.
 
     Args:
       source: the split's records, as `Prepared.source` gives them; the films of `predictions` in the same order.
@@ -258,12 +258,14 @@ def map_films(
     Maps are float32 (films, h, w, findings).
     """
     size = best.config.batch_size
+    pairs = [(model, best.variables[name]) for name, model in best.models.items()]
+    _, method = choose_maps(pairs, best.config.data.size, read_evidence(best).best)
     pixels, maps = [], []
     for start in range(0, len(films), size):
         loaded = [records[film] for film in films[start : start + size]]
         batch = pad({"image": np.stack([r["image"] for r in loaded]), "label": np.zeros(len(loaded))}, size)
         x = normalize(jnp.asarray(batch["image"]), best.config.data.mean, best.config.data.std)
-        own = {name: usual_map(model, best.variables[name], x) for name, model in best.models.items()}
+        own = {name: method(model, best.variables[name], x) for name, model in best.models.items()}
         if len(own) > 1:
             own[ENSEMBLE] = average_maps(list(own.values()))
         pixels.append(batch["image"][: len(loaded), ..., 0])

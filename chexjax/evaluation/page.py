@@ -13,7 +13,8 @@ from chexjax.evaluation.predictions import Matched
 from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import History, Summary
 from chexjax.evaluation.tables import Table
-from chexjax.explain.check import maps_table
+from chexjax.explain.check import maps_table, pointing_table
+from chexjax.explain.evidence import from_json
 from chexjax.explain.maps import boxes_on_film
 from chexjax.explain.overlay import compose
 from chexjax.findings import is_nih
@@ -61,6 +62,7 @@ def run_page(
         "abstaining": tables.abstaining_table(found, best, findings),
         "gate": tables.gate_table(found) if found["trust"]["gate"] else None,
         "maps": Table("Maps", *maps_table(found["maps"]["maps"])) if found["maps"] else None,
+        "pointing": _pointing(found["maps"]) if found["maps"] else None,
     }
     films, ending = _HEADINGS[:3], _HEADINGS[3:]
     headings = ["Results", "Training", *films, "Abstaining", "The gate", *ending]
@@ -87,6 +89,11 @@ def run_page(
         splits=[f"{name}: {text}" for name, text in published()["splits"].items()],
         curves=charts.as_svg(charts.curves(history, list(found["networks"]))) if history else None,
     )
+
+
+def _pointing(found: Summary) -> Table | None:
+    evidence = from_json(found.get("pointing", {}))
+    return Table("Pointing", *pointing_table(evidence)) if any(each.kinds for each in evidence.values()) else None
 
 
 def external_page(
@@ -154,6 +161,7 @@ def _sections(
             "confusions": [tables.confusion_table(name, entry, findings) for name, entry in networks.items()],
             "localization": tables.localization_tables(localization) if localization["cases"] else None,
             "maps": None,
+            "pointing": None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
         "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),

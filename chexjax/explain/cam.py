@@ -8,6 +8,10 @@ trunk, specialists and branches alike. `chexjax.explain.maps` enlarges them and 
   class token, has none.
 - `grad_cam`, `grad_cam_plus_plus`, `layer_cam`: by gradients, at any stage of the trunk; earlier ones are finer.
 - `input_gradient`, `integrated_gradients`: at the film's own resolution.
+- `fine_map`: LayerCAM at an early stage, smoothed.
+
+With `own`, int (batch,), each film gets the map of that finding alone: (batch, height, width, 1). A gradient is then
+taken once, not once for each finding.
 """
 
 import math
@@ -18,6 +22,7 @@ from typing import Any, Final
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from chexjax.errors import ConfigError
 from chexjax.explain.maps import boxes_from_map as boxes_from_map
@@ -27,8 +32,11 @@ PyTree = Any
 Path = tuple[str, ...]
 
 
+Own = jax.Array | None
+
+
 @partial(jax.jit, static_argnames="model")
-def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array, own: Own = None) -> jax.Array:
     """The logits at each place of the last feature map; their mean over the map is the logit.
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation 2, with the bias
@@ -48,16 +56,14 @@ def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array) -> j
     if not _has_map(model):
         raise ConfigError("a network whose logits come from a class token has no class activation maps: use grad_cam")
     features = _apply(model, variables, x, method="features")
-    return _apply(model, variables, features, method="localize").astype(jnp.float32)
-
-
-def usual_map(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
-    """`class_activation_map`, or `grad_cam` of a network that has none; arguments and results are theirs."""
-    return (class_activation_map if _has_map(model) else grad_cam)(model, variables, x)
+    maps = _apply(model, variables, features, method="localize").astype(jnp.float32)
+    return maps if own is None else jnp.take_along_axis(maps, own[:, None, None, None], axis=-1)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
-def grad_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+def grad_cam(
+    model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None, own: Own = None
+) -> jax.Array:
     """The activations of a stage, weighted by the mean gradient of each logit, rectified.
 
     At the last stage it is the rectified CAM without its bias, over the number of places; of a ViT the last stage is
@@ -78,11 +84,13 @@ def grad_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | No
     def weighted(activation: jax.Array, gradient: jax.Array) -> jax.Array:
         return jnp.einsum("nhwc,fnc->nhwf", activation, gradient.mean((2, 3)))
 
-    return _from_stage(model, variables, x, stride, weighted)
+    return _from_stage(model, variables, x, stride, weighted, own)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
-def grad_cam_plus_plus(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+def grad_cam_plus_plus(
+    model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None, own: Own = None
+) -> jax.Array:
     """Grad-CAM with places weighted by how much each contributes, which finds several spots of one finding better.
 
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 3, with the closed form for the score exp(logit); but
@@ -98,11 +106,13 @@ def grad_cam_plus_plus(model: nn.Module, variables: PyTree, x: jax.Array, stride
         weights = (alpha * nn.relu(gradient)).sum((2, 3))
         return jnp.einsum("nhwc,fnc->nhwf", activation, weights)
 
-    return _from_stage(model, variables, x, stride, weighted)
+    return _from_stage(model, variables, x, stride, weighted, own)
 
 
 @partial(jax.jit, static_argnames=("model", "stride"))
-def layer_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None) -> jax.Array:
+def layer_cam(
+    model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None, own: Own = None
+) -> jax.Array:
     """The activations of a stage, each weighted by its positive gradient; made for earlier, finer stages.
 
     Source: Jiang et al., "LayerCAM", IEEE TIP 2021, section III. Arguments, results, errors as for `grad_cam`.
@@ -111,11 +121,33 @@ def layer_cam(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | N
     def weighted(activation: jax.Array, gradient: jax.Array) -> jax.Array:
         return jnp.einsum("nhwc,fnhwc->nhwf", activation, nn.relu(gradient))
 
-    return _from_stage(model, variables, x, stride, weighted)
+    return _from_stage(model, variables, x, stride, weighted, own)
+
+
+@partial(jax.jit, static_argnames=("model", "stride"))
+def fine_map(model: nn.Module, variables: PyTree, x: jax.Array, stride: int, own: Own = None) -> jax.Array:
+    """`layer_cam` at a stage, smoothed by a Gaussian of `SMOOTHING` of the film's side; arguments and results as there.
+
+    An early stage answers to edges, a cell here and a cell there; a finding is where they are many. Beyond the border
+    the map goes on as its outermost cells, so that smoothing favours no place.
+    """
+    maps = layer_cam(model, variables, x, stride, own)
+    down, across = (jnp.asarray(_gaussian(side), maps.dtype) for side in maps.shape[1:3])
+    return jnp.einsum("ih,nhwf,jw->nijf", down, maps, across, precision="highest")
+
+
+def _gaussian(side: int) -> np.ndarray:
+    """The matrix (side, side) that smooths a row of as many cells."""
+    reach = np.arange(-side, side + 1)
+    weights = np.exp(-0.5 * (reach / (SMOOTHING * side)) ** 2)
+    matrix = np.zeros((side, side))
+    for cell in range(side):
+        np.add.at(matrix[cell], np.clip(cell + reach, 0, side - 1), weights / weights.sum())
+    return matrix
 
 
 @partial(jax.jit, static_argnames="model")
-def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array, own: Own = None) -> jax.Array:
     """The gradient of each logit by the film's grey levels, summed over channels; its magnitude is a saliency map.
 
     Source: Simonyan et al., "Deep Inside Convolutional Networks", 2014, section 3.
@@ -123,12 +155,17 @@ def input_gradient(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Arr
     Returns:
       float32 (batch, height, width, findings), signed.
     """
-    return _input_gradients(model, variables, x).sum(-2)
+    return _input_gradients(model, variables, x, own).sum(-2)
 
 
 @partial(jax.jit, static_argnames=("model", "steps"))
 def integrated_gradients(
-    model: nn.Module, variables: PyTree, x: jax.Array, baseline: jax.Array | float = 0.0, steps: int = 32
+    model: nn.Module,
+    variables: PyTree,
+    x: jax.Array,
+    baseline: jax.Array | float = 0.0,
+    steps: int = 32,
+    own: Own = None,
 ) -> jax.Array:
     """What each grey level adds to a logit along the straight path from a baseline film to this one.
 
@@ -145,16 +182,16 @@ def integrated_gradients(
     """
 
     def add(step: jax.Array, total: jax.Array) -> jax.Array:
-        return total + _input_gradients(model, variables, baseline + (step + 0.5) / steps * (x - baseline))
+        return total + _input_gradients(model, variables, baseline + (step + 0.5) / steps * (x - baseline), own)
 
-    zeros = jnp.zeros_like(jax.eval_shape(partial(_input_gradients, model), variables, x))
+    zeros = jnp.zeros_like(jax.eval_shape(partial(_input_gradients, model), variables, x, own))
     mean = jax.lax.fori_loop(0, steps, add, zeros) / steps
     return (mean * (x - baseline)[..., None]).sum(-2)
 
 
-def saliency(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+def saliency(model: nn.Module, variables: PyTree, x: jax.Array, own: Own = None) -> jax.Array:
     """The magnitude of `input_gradient`: how much a grey level matters, in either direction."""
-    return jnp.abs(input_gradient(model, variables, x))
+    return jnp.abs(input_gradient(model, variables, x, own))
 
 
 # The maps that prediction can show. A new one is a function above and one line here.
@@ -169,7 +206,8 @@ METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
 
 
 FINE: Final = "fine"
-FINE_PLACES: Final = 7  # cells a side that a fine map has at least
+FINE_PLACES: Final = 14  # cells a side that a fine map has at least
+SMOOTHING: Final = 3 / 64  # standard deviation, in sides of the film
 
 
 def choose_maps(
@@ -180,9 +218,7 @@ def choose_maps(
     Args:
       networks: models with their variables.
       size: the side of their films.
-      kind: a key of `METHODS`; or "fine": LayerCAM at the coarsest stage that has at least 7 x 7 places. Fine maps look
-        better on small films, but follow the anatomy: unlike those of "cam" they hardly change with random weights
-        (Adebayo et al., "Sanity Checks for Saliency Maps", 2018).
+      kind: a key of `METHODS`; or "fine": `fine_map` at the coarsest stage that has at least 14 x 14 places.
 
     Raises:
       ConfigError: there is no such kind.
@@ -195,14 +231,14 @@ def choose_maps(
         raise ConfigError(f"no maps are called {kind!r}; there are {', '.join((*METHODS, FINE))}")
     x = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
     for stride in (32, 16, 8):
-        method = partial(layer_cam, stride=stride)
+        method = partial(fine_map, stride=stride)
         try:
             sides = [jax.eval_shape(partial(method, model), own, x).shape[1] for model, own in networks]
         except ConfigError:  # a network without a stage of that stride
             continue
         if min(sides) >= FINE_PLACES:
-            return f"layer_cam at stride {stride}", method
-    return "layer_cam at stride 4", partial(layer_cam, stride=4)
+            return f"layer_cam at stride {stride}, smoothed", method
+    return "layer_cam at stride 4, smoothed", partial(fine_map, stride=4)
 
 
 def _has_map(model: Any) -> bool:
@@ -213,10 +249,10 @@ def _has_map(model: Any) -> bool:
 # Gradients, without changing the networks
 
 
-def _input_gradients(model: nn.Module, variables: PyTree, x: jax.Array) -> jax.Array:
+def _input_gradients(model: nn.Module, variables: PyTree, x: jax.Array, own: Own) -> jax.Array:
     """float32 (batch, height, width, channels, findings)."""
     logits, pull = jax.vjp(lambda x: _apply(model, variables, x), x)
-    (gradients,) = jax.vmap(pull)(_one_logit_each(logits))
+    (gradients,) = jax.vmap(pull)(_one_logit_each(logits, own))
     return jnp.moveaxis(gradients.astype(jnp.float32), 0, -1)
 
 
@@ -226,6 +262,7 @@ def _from_stage(
     x: jax.Array,
     stride: int | None,
     weighted: Callable[[jax.Array, jax.Array], jax.Array],
+    own: Own,
 ) -> jax.Array:
     """Sums relu(`weighted`(activation, gradient)) over the trunks, each at its last map of that stride.
 
@@ -246,15 +283,17 @@ def _from_stage(
 
     zeros = {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in taps.items()}
     logits, pull, activations = jax.vjp(logits_of, zeros, has_aux=True)
-    (gradients,) = jax.vmap(pull)(_one_logit_each(logits))
+    (gradients,) = jax.vmap(pull)(_one_logit_each(logits, own))
     maps = [
         nn.relu(weighted(activations[path].astype(jnp.float32), gradients[path].astype(jnp.float32))) for path in taps
     ]
     return jnp.stack(maps).sum(0)
 
 
-def _one_logit_each(logits: jax.Array) -> jax.Array:
-    """(batch, findings) -> cotangents (findings, batch, findings) that each pick one finding."""
+def _one_logit_each(logits: jax.Array, own: Own) -> jax.Array:
+    """(batch, findings) -> cotangents (findings, batch, findings) that each pick one finding; of `own`, one in all."""
+    if own is not None:
+        return jax.nn.one_hot(own, logits.shape[-1], dtype=logits.dtype)[None]
     count = logits.shape[-1]
     return jnp.broadcast_to(jnp.eye(count, dtype=logits.dtype)[:, None], (count, *logits.shape))
 

@@ -6,13 +6,14 @@ if __name__ == "__main__":
 
     run(main)
 
+import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +21,21 @@ import numpy as np
 from scipy.stats import rankdata
 
 from chexjax.data.augment import normalize
+from chexjax.data.images import read_grey
 from chexjax.data.pipeline import Records
 from chexjax.data.prepared import Prepared
+from chexjax.data.recipe import clean_films, recipe_of, shrink
+from chexjax.data.sources import nih
 from chexjax.devices import at_precision
-from chexjax.errors import DataError
+from chexjax.errors import DataError, first_ten, printable
 from chexjax.explain import cam
+from chexjax.explain.evidence import MAPS, Evidence, Pointing, from_json, total
 from chexjax.explain.maps import centre_prior, heat, is_inside, peak_point
 from chexjax.formats import format_figure
 from chexjax.models.configured import create_variables
 from chexjax.runtime import progress_bar
 from chexjax.workdir.restore import Restored
 
-MAPS: Final = "maps.json"
 SHARES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 RANDOM, CENTRE = "random map", "centre of the film"
 COLUMNS: Final = {
@@ -43,6 +47,7 @@ COLUMNS: Final = {
     "gap": "difference",
 }
 _DRAWS: Final = 3  # of new weights
+_REMOVED: Final = 100  # cases of which parts are removed, at most
 _BATCH: Final = 16
 
 PyTree = Any
@@ -85,45 +90,136 @@ def find_cases(films: Prepared, most: int, split: str = "test") -> Cases:
     )
 
 
-def check_maps(restored: Restored, cases: Cases, kinds: Sequence[str] = ("cam",)) -> dict[str, dict[str, float | None]]:
-    """The figures of each network's maps of each kind, and of the two controls, by name; keys as in `COLUMNS`.
+def find_boxes(folder: Path, restored: Restored, most: int, exclude: Path | None = None) -> Cases:
+    """At most `most` cases with boxes of another folder in the NIH's layout, its films prepared as the network's own.
 
-    The controls are judged on the first network. None where there is no figure: pointing without boxes.
+    Args:
+      exclude: a CSV whose first two columns are a film and the part that its patient was in; films with train or val
+        there, which the network has learned from, are left out.
+
+    Raises:
+      DataError: films are missing, or none has a box of a finding that the network knows.
     """
-    found: dict[str, dict[str, float | None]] = {}
+    seen: set[str] = set()
+    if exclude:
+        with exclude.open(newline="", encoding="utf-8-sig") as file:
+            seen = {row[0] for row in csv.reader(file) if len(row) > 1 and row[1] in ("train", "val")}
+    boxed: dict[tuple[str, str], list[list[float]]] = {}
+    entries = {name: entry for name, entry in nih.read_entries(folder).items() if name not in seen}
+    for entry in entries.values():
+        for box in entry.boxes:
+            if box.finding in restored.findings:
+                boxed.setdefault((entry.name, box.finding), []).append([box.left, box.top, box.width, box.height])
+    if not boxed:
+        raise DataError(f"{printable(folder)} has no boxes of these findings on films that may be used")
+    cases = list(boxed)
+    chosen = [cases[k] for k in np.sort(np.random.default_rng(0).permutation(len(cases))[:most])]
+    paths, missing = nih.find_films(folder, {name: entries[name] for name, _ in chosen})
+    if missing:
+        raise DataError(f"{printable(folder)}: films with boxes are missing, {first_ten(missing)}")
+    recipe = recipe_of(restored.config.data)
+    films = {}
+    for name, path in paths.items():
+        (film,) = clean_films([read_grey(path)], recipe, chunk=1) if recipe.clean else (read_grey(path),)
+        films[name] = shrink(film, recipe.size, recipe.enlarge)
+    return Cases(
+        np.stack([films[name] for name, _ in chosen]),
+        np.array([restored.findings.index(finding) for _, finding in chosen]),
+        [np.array(boxed[case], np.float64) for case in chosen],
+    )
+
+
+class Checked(NamedTuple):
+    """`rows`: the figures of maps and controls, by name; keys as in `COLUMNS`, None where there is no figure.
+
+    `evidence`: by network, how its maps did on the boxes.
+    """
+
+    rows: dict[str, dict[str, float | None]]
+    evidence: dict[str, Evidence]
+
+
+def check_maps(restored: Restored, cases: Cases, kinds: Sequence[str] = ("cam",)) -> Checked:
+    """Judges each network's maps of each kind, and the two controls; these on the first network."""
+    rows: dict[str, dict[str, float | None]] = {}
+    evidence: dict[str, Evidence] = {}
     data, size = restored.config.data, restored.config.data.size
     controls: dict[str, list[np.ndarray]] = {}
     with progress_bar(len(restored.models) * len(kinds) + 2, "checking maps", kept=False) as bar:
         for name, model in restored.models.items():
             variables = restored.variables[name]
             score = _in_batches(lambda own, x, model=model: model.apply(own, x), data.mean, data.std)
+            anew = [_drawn_anew(model, variables, size, seed) for seed in range(_DRAWS)]
+            by_kind = {}
             for kind in kinds:
                 label, method = cam.choose_maps([(model, variables)], size, kind)
-                see = _in_batches(partial(method, model), data.mean, data.std)
-                maps = _own(see(variables, cases.films), cases)
-                anew = [_drawn_anew(model, variables, size, seed) for seed in range(_DRAWS)]
+                see = _in_batches(
+                    lambda own, x, finding, method=method, model=model: method(model, own, x, own=finding)[..., 0],
+                    data.mean, data.std,
+                )  # fmt: skip
+                maps = list(see(variables, cases.films, cases.findings))
                 row = judge_maps(maps, cases, partial(score, variables))
+                others = {}
                 for column, place in (("head_anew", 0), ("all_anew", 1)):
-                    others = [_own(see(draw[place], cases.films), cases) for draw in anew]
-                    row[column] = float(np.mean([agreement(maps, other) for other in others]))
-                found[f"{name}, {label}"] = row
+                    others[column] = [list(see(draw[place], cases.films, cases.findings)) for draw in anew]
+                    row[column] = float(np.mean([agreement(maps, other) for other in others[column]]))
+                rows[f"{name}, {label}"] = row
+                by_kind[kind] = count_hits(maps, [*others.values()], cases, restored.findings)
                 bar.update()
                 if not controls:
                     random = np.random.default_rng(0)
                     controls[RANDOM] = [random.random(maps[0].shape) for _ in maps]
                     controls[CENTRE] = [centre_prior()] * len(maps)
                     reference, judge = maps, partial(judge_maps, cases=cases, score=partial(score, variables))
+            evidence[name] = Evidence(by_kind)
         for name, maps in controls.items():
-            found[name] = judge(maps)
+            rows[name] = judge(maps)
             bar.update()
-        found[RANDOM]["head_anew"] = found[RANDOM]["all_anew"] = agreement(reference, controls[RANDOM])
+        rows[RANDOM]["head_anew"] = rows[RANDOM]["all_anew"] = agreement(reference, controls[RANDOM])
+    return Checked(rows, evidence)
+
+
+def count_hits(
+    maps: Sequence[np.ndarray], anew: Sequence[Sequence[Sequence[np.ndarray]]], cases: Cases, findings: Sequence[str]
+) -> dict[str, Pointing]:
+    """The hits of maps, of the centre, and of maps by new weights, by finding, on the cases that have boxes.
+
+    Args:
+      anew: ways of drawing weights anew, each with several draws of maps; the way with more hits counts.
+    """
+    boxed = np.array([len(boxes) > 0 for boxes in cases.boxes])
+    hits, centre = hits_of(maps, cases), hits_of([centre_prior()] * len(maps), cases)
+    ways = [np.mean([hits_of(draw, cases) for draw in draws], axis=0) for draws in anew]
+    found = {}
+    for number in np.unique(cases.findings[boxed]):
+        own = boxed & (cases.findings == number)
+        most = max((float(way[own].sum()) for way in ways), default=0.0)
+        found[findings[number]] = Pointing(int(own.sum()), int(hits[own].sum()), int(centre[own].sum()), most)
     return found
+
+
+def hits_of(maps: Sequence[np.ndarray], cases: Cases) -> np.ndarray:
+    """Whether each map's peak lies in a box of its case, bool (cases,); False of a case without boxes."""
+    peaks = map(peak_point, maps)
+    return np.array(
+        [
+            peak is not None and len(boxes) > 0 and is_inside(peak, boxes)
+            for peak, boxes in zip(peaks, cases.boxes, strict=True)
+        ]
+    )
 
 
 def judge_maps(
     maps: Sequence[np.ndarray], cases: Cases, score: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float | None]:
-    """Pointing and removal of a map (h, w) a case; `score` gives logits (films, findings) of films."""
+    """Pointing and removal of a map (h, w) a case; `score` gives logits (films, findings) of films.
+
+    Removal is measured on at most 100 cases, evenly chosen.
+    """
+    boxed = np.array([len(boxes) > 0 for boxes in cases.boxes])
+    pointing = float(hits_of(maps, cases)[boxed].mean()) if boxed.any() else None
+    some = np.unique(np.linspace(0, len(maps) - 1, min(len(maps), _REMOVED)).round().astype(int))
+    maps, cases = [maps[k] for k in some], Cases(cases.films[some], cases.findings[some], ())
     rows = np.arange(len(maps))
 
     def probability(films: np.ndarray) -> np.ndarray:
@@ -140,9 +236,6 @@ def judge_maps(
             removed = _first(sign * order, share)
             left[column].append(float((probability(fill_in(cases.films, removed)) / whole).mean()))
     most, least = (float(np.mean(left[column])) for column in ("most_removed", "least_removed"))
-    peaks = [(peak_point(each), boxes) for each, boxes in zip(maps, cases.boxes, strict=True) if len(boxes)]
-    hits = [peak is not None and is_inside(peak, boxes) for peak, boxes in peaks]
-    pointing = float(np.mean(hits)) if hits else None
     return {"pointing": pointing, "most_removed": most, "least_removed": least, "gap": least - most}
 
 
@@ -204,20 +297,23 @@ def _first(order: np.ndarray, share: float) -> np.ndarray:
 
 
 def _in_batches(function: Callable[..., jax.Array], mean: float, std: float) -> Callable[..., np.ndarray]:
-    """`function` of (variables, normalised films), for (variables, uint8 (films, height, width))."""
-    run = jax.jit(at_precision("highest", lambda own, films: function(own, normalize(films[..., None], mean, std))))
+    """`function` of (variables, normalised films, more a film), for (variables, uint8 (films, height, width), more)."""
+    run = jax.jit(
+        at_precision("highest", lambda own, films, *more: function(own, normalize(films[..., None], mean, std), *more))
+    )
 
-    def apply(own: PyTree, films: np.ndarray) -> np.ndarray:
-        batches = [films[k : k + _BATCH] for k in range(0, len(films), _BATCH)]
-        padded = [np.concatenate([b, np.zeros((_BATCH - len(b), *b.shape[1:]), b.dtype)]) for b in batches]
-        return np.concatenate([np.asarray(run(own, films)) for films in padded])[: len(films)]
+    def apply(own: PyTree, *rows: np.ndarray) -> np.ndarray:
+        parts = []
+        for k in range(0, len(rows[0]), _BATCH):
+            batch = [each[k : k + _BATCH] for each in rows]
+            parts.append(np.asarray(run(own, *(_padded(each) for each in batch)))[: len(batch[0])])
+        return np.concatenate(parts)
 
     return apply
 
 
-def _own(maps: np.ndarray, cases: Cases) -> list[np.ndarray]:
-    """Of maps (cases, h, w, findings), that of each case's finding."""
-    return [maps[k, ..., finding] for k, finding in enumerate(cases.findings)]
+def _padded(rows: np.ndarray) -> np.ndarray:
+    return np.concatenate([rows, np.zeros((_BATCH - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
 def _drawn_anew(model: Any, variables: PyTree, size: int, seed: int) -> tuple[PyTree, PyTree]:
@@ -250,12 +346,41 @@ def maps_table(found: dict[str, dict[str, float | None]]) -> tuple[list[str], li
     return ["", *COLUMNS.values()], rows
 
 
+def pointing_table(evidence: Mapping[str, Evidence]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: by finding, the share of boxes that each kind of map hits, and the controls."""
+    heads = [
+        "finding",
+        "network",
+        "maps",
+        "boxes",
+        "hit",
+        "95 %",
+        "by the centre",
+        "by new weights",
+        "shown",
+        "said beside the map",
+    ]
+    rows = []
+    for name, each in evidence.items():
+        for kind, found in each.kinds.items():
+            for finding, own in ({"all": total(found.values())} | dict(found)).items():
+                low, high = own.interval
+                shares = [format_figure(share / own.cases, 3) for share in (own.hits, own.centre, own.anew)]
+                is_shown = kind == each.best
+                note = each.note(kind, finding) if is_shown and finding != "all" else ""
+                hit, *others = shares
+                row = [finding, name, kind, str(own.cases), hit, f"{low:.2f}-{high:.2f}", *others]
+                rows.append([*row, "yes" if is_shown else "", note])
+    return heads, rows
+
+
 def read_check(workdir: Path, step: int) -> dict[str, Any] | None:
     """What the command left in a workdir: "step", "cases", "maps"; None without it, or where it is of another step."""
     try:
         found = json.loads((workdir / MAPS).read_text(encoding="utf-8"))
         rows = found["maps"].values()
         fine = found["step"] == step and isinstance(found["cases"], int)
+        from_json(found.get("pointing", {}))  # absent in older workdirs
         fine = fine and all(value is None or math.isfinite(value) for row in rows for value in row.values())
         return found if fine else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -8,7 +8,7 @@ import math
 import re
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -147,6 +147,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
         "classifier": classifier.identity,
         "step": classifier.step,
         "maps": classifier.maps,
+        "map_notes": classifier.map_notes,
         "findings": list(classifier.findings),
         "thresholds": [None if math.isnan(t) else float(t) for t in classifier.thresholds],
         "overlays": options.overlays,
@@ -164,6 +165,7 @@ class _Work:
     def __init__(self, classifier: Classifier, options: Options, out: Path, stems: dict[str, str]) -> None:
         self.classifier, self.options, self.out, self.stems = classifier, options, out, stems
         self.finding_stems = _stems(classifier.findings)
+        self.noted = classifier.map_notes
         self.large = threading.Semaphore(LARGE_AT_ONCE)
 
     def records(self, files: dict[str, Path], pool: Executor) -> Iterator[Record]:
@@ -236,7 +238,13 @@ class _Work:
                     boxes += [[finding, *box[:4]] for box in own] or [[finding, "", "", "", ""]]
                 if finding in shown:
                     name = f"{OVERLAYS}/{self.stems[scores.name]}-{self.finding_stems[finding]}.jpg"
-                    drawing = (self.out / name, scores.film, scores.map(finding), own, title_of(scores, finding))
+                    drawing = (
+                        self.out / name,
+                        scores.film,
+                        scores.map(finding),
+                        own,
+                        title_of(scores, finding, self.noted),
+                    )
                     drawings.append(pool.submit(overlay.write, *drawing, film.shape))
                     pictures.append([finding, name])
             record |= {"boxes": boxes, "flat": flat, "pictures": pictures}
@@ -267,10 +275,11 @@ def _write_dicom(
         warn(f"{prediction.name}: {without_path(error, path, prediction.name)}")
 
 
-def title_of(prediction: Prediction, finding: str) -> str:
-    """The heading of an overlay."""
+def title_of(prediction: Prediction, finding: str, noted: Collection[str] = ()) -> str:
+    """The heading of an overlay; `noted` are the findings whose maps were not shown to point."""
     probability, threshold = format_figure(prediction.probability(finding), 3), prediction.threshold(finding)
     flat = "flat map: no place is shown   " if prediction.is_flat(finding) else ""
+    flat = flat or ("place unproven   " if finding in noted else "")
     return f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {flat}{prediction.name}"
 
 

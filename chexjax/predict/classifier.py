@@ -23,6 +23,7 @@ from chexjax.data.verdict import Verdict
 from chexjax.devices import at_precision
 from chexjax.errors import ConfigError
 from chexjax.explain import cam
+from chexjax.explain.evidence import BEST, read_evidence
 from chexjax.explain.maps import MapBox, average_maps, boxes_on_film, heat, is_flat
 from chexjax.files import local_path
 from chexjax.models.network import ENSEMBLE
@@ -140,7 +141,7 @@ class Classifier:
         self,
         restored: Restored,
         thresholds: np.ndarray,
-        maps: str = "cam",
+        maps: str = BEST,
         batch_size: int = BATCH,
         raw: bool = False,
         prevalence: Mapping[str, float] | None = None,
@@ -163,7 +164,9 @@ class Classifier:
         self.thresholds = self._calibrated(thresholds)
         self._variables = jax.device_put(restored.variables)
         pairs = [(model, restored.variables[name]) for name, model in restored.models.items()]
-        self.maps, method = cam.choose_maps(pairs, data.size, maps)
+        self.evidence = read_evidence(restored)
+        self.kind = self.evidence.best if maps == BEST else maps
+        self.maps, method = cam.choose_maps(pairs, data.size, self.kind)
 
         def score(variables: Any, images: jax.Array) -> Seen:
             x = normalize(images, data.mean, data.std)
@@ -188,6 +191,12 @@ class Classifier:
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     @property
+    def map_notes(self) -> dict[str, str]:
+        """What is to be said beside the maps of some findings: that they were not shown to point, and what was seen."""
+        notes = {finding: self.evidence.note(self.kind, finding) for finding in self.findings}
+        return {finding: note for finding, note in notes.items() if note}
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether its probabilities are calibrated."""
         return self._calibration is not None
@@ -201,7 +210,7 @@ class Classifier:
     def from_checkpoint(
         cls,
         workdir: str | Path,
-        maps: str = "cam",
+        maps: str = BEST,
         batch_size: int = BATCH,
         network: str = ENSEMBLE,
         raw: bool = False,
@@ -211,7 +220,8 @@ class Classifier:
 
         Args:
           workdir: of a run of `chexjax.main`, or a folder of imported weights.
-          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`.
+          maps: one of `cam.METHODS`, or "fine", see `cam.choose_maps`; "best": what `chexjax.explain.check` found best,
+            or "cam" if it was not run.
           batch_size: films per batch.
           network: one of the workdir's networks by name; "ensemble": all of them, averaged.
           raw: whether to skip the calibration that the run fitted on its validation films.

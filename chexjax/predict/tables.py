@@ -140,13 +140,15 @@ def _write_pages(out: Path, head: Record, journals: Sequence[Path], summary: Sum
     shown = min(count, PER_PAGE * PAGES)
     names = ["index.html", *(f"page-{number}.html" for number in range(2, -(-shown // PER_PAGE) + 1))]
     cards = _cards(head, journals)
+    noted = head["map_notes"]
+    hints = {f: ". ".join(filter(None, (RADIOLOGY.get(f), noted.get(f)))) for f in head["findings"]}
     for name in names:
         page = gallery(
             list(islice(cards, PER_PAGE)),
             head["findings"],
             "chexjax: findings and their places",
             _note(head, summary, shown),
-            RADIOLOGY,
+            hints,
             pages=names,
             page=name,
         )
@@ -167,6 +169,10 @@ def _note(head: Record, summary: Summary, shown: int) -> str:
         told.append(f"The first {shown:,} are shown; all are in predictions.csv.")
     if summary.flat:
         told.append(f"{summary.flat:,} of {summary.called:,} called findings have a flat map, which shows no place.")
+    if head["map_notes"]:
+        told.append(
+            f"{len(head['map_notes'])} findings have maps whose place is unproven; sorted by one, the page says why."
+        )
     if not any(threshold is not None for threshold in head["thresholds"]):
         told.append("No thresholds are known: the evaluation of a run finds them.")
     return " ".join([*told, "Not a medical device."])

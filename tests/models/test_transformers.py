@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chexjax.errors import CheckpointError, ConfigError
-from chexjax.explain.cam import choose_maps, class_activation_map, grad_cam, usual_map
+from chexjax.explain.cam import choose_maps, class_activation_map, grad_cam
 from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_branched_model, create_model
 from chexjax.models.network import by_names
@@ -205,7 +205,6 @@ def test_a_vit_is_explained_by_grad_cam(shared_stages: int | None) -> None:
     maps = grad_cam(model, variables, x)
     assert maps.shape == (2, 4, 3, 14)
     assert (np.ptp(maps, axis=(1, 2)) > 0).mean() > 0.3
-    np.testing.assert_array_equal(usual_map(model, variables, x), maps)
     name, method = choose_maps([(model, variables)], 64)
     assert (name.split(",")[0], method) == ("grad_cam", grad_cam)
 
