@@ -19,7 +19,7 @@ from benchmarks.contest import Results, finish, introduce, parser_of, ratio, tab
 from chexjax.data.images import JudgedFilm
 from chexjax.data.verdict import Verdict
 from chexjax.export.onnx_file import to_int8, to_onnx
-from chexjax.predict.batch import cores
+from chexjax.predict.drawing import cores
 from tests.torch_networks import create_torch_network, shake
 
 

@@ -14,12 +14,13 @@ import glob
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 
@@ -69,15 +70,21 @@ def noise(side: int, count: int = 100) -> dict[str, Films]:
 def photographs() -> Films:
     """What the packages bring along, in grey; empty where they are not installed."""
     folders = [("skimage", "data"), ("sklearn", "datasets/images"), ("scipy", "datasets")]
-    found = [importlib.util.find_spec(package) for package, _ in folders]
+    specs = [importlib.util.find_spec(package) for package, _ in folders]
     paths = [
         path
-        for spec, (_, folder) in zip(found, folders, strict=True)
+        for spec, (_, folder) in zip(specs, folders, strict=True)
         if spec and spec.origin
         for path in sorted((Path(spec.origin).parent / folder).glob("*"))
         if path.suffix in (".png", ".jpg", ".jpeg", ".tif", ".gif")
     ]
-    return [np.asarray(Image.open(path).convert("L")) for path in paths]
+    found = []
+    for path in paths:
+        with suppress(
+            UnidentifiedImageError
+        ):  # some TIFF files hold several pictures, in ways that Pillow does not read
+            found.append(np.asarray(Image.open(path).convert("L")))
+    return found
 
 
 def scans() -> Films:

@@ -4,8 +4,8 @@
 
 READERS.csv is Google's table (Majkowska et al., "Chest radiograph interpretation with deep learning models", Radiology
 2020: four findings adjudicated by radiologists, YES or NO) or the RSNA's (`Image Index`, `class`, `target`: Lung
-Opacity; Shih et al., Radiology: AI 2019). Of the NIH's findings those in `MEANS` stand for a reader's; a film has it if
-it has one of them, and a model's score is the largest of their probabilities.
+Opacity; Shih et al., Radiology: AI 2019). The NIH's findings that stand for a reader's are those of
+`labels.WIDE_LABELS`; a film has it if it has one of them, and a model's score is the highest of their probabilities.
 
 First the labels beside the readers: sensitivity, specificity, positive predictive value, Cohen's kappa. Then each model
 against both, on the films that it has: AUROC with DeLong's interval (films of a patient together), and whose side it
@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.contest import finish, introduce
+from chexjax.data.labels import evaluable, preferred_name
 from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.data.sources.tables import read_table
 from chexjax.errors import ConfigError, DataError, told_plainly
@@ -29,13 +30,8 @@ from chexjax.evaluation.tables import Table, as_markdown
 from chexjax.findings import FILM, FINDINGS
 from chexjax.formats import format_figure
 
-_OPACITY: Final = ("Infiltration", "Consolidation", "Pneumonia")  # the labels from which the RSNA's films were drawn
-MEANS: Final = {
-    "Pneumothorax": ("Pneumothorax",),
-    "Nodule or mass": ("Nodule", "Mass"),
-    "Airspace opacity": _OPACITY,
-    "Lung Opacity": _OPACITY,
-}
+_READ: Final = ("Pneumothorax", "Nodule or mass", "Airspace opacity", "Lung Opacity")
+MEANS: Final = {name: evaluable(FINDINGS)[preferred_name(name)].outputs for name in _READ}
 _WORDS: Final = {"YES": 1.0, "NO": 0.0, "1": 1.0, "0": 0.0}
 
 

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "import-weights": Command("chexjax.models.torch_weights", "torchvision's or CheXNet's weights as a folder to use"),
     "probe": Command("chexjax.training.probe", "logistic regression on the frozen features of a network"),
     "study": Command("chexjax.study", "many kinds of run, each with several seeds, in one table"),
+    "self-test": Command("chexjax.self_test", "whether this install computes what it should"),
     "verify": Command(
         "chexjax.workdir.checkpoints", "checks that a run's files are as they were written", ("--verify",)
     ),

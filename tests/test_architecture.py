@@ -38,6 +38,7 @@ ALLOWED = {
     "export": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "predict"},
     "serve": FLOOR | {"templates", "data", "models", "workdir", "trust", "explain", "dicom_out", "predict"},
     "viewer": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "predict"},
+    "self_test": FLOOR | {"models", "workdir", "predict"},
     "main": FLOOR | {"training"},
     "study": FLOOR | {"training", "evaluation", "workdir"},
     "cli": set(),  # it runs modules by name

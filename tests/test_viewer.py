@@ -106,8 +106,8 @@ def test_rows_are_ranked_with_marks_where_thresholds_are_known() -> None:
     maps = np.zeros((2, 2, 14), np.float32)
     rows = list_rows(
         Prediction(
-            name="a", film=FILM, cleaned=None, probabilities=probabilities, thresholds=thresholds, maps=maps,
-            findings=FINDINGS,
+            name="a", film=FILM, cleaned=None, probabilities=probabilities, uncalibrated=probabilities,
+            thresholds=thresholds, maps=maps, findings=FINDINGS,
         )
     )  # fmt: skip
     assert [row.finding for row in rows] == list(FINDINGS[::-1])

@@ -5,7 +5,8 @@
 
 The sources are those of `chexjax.data.sources`; `table` is any folder with a CSV file, `--sources=NAME=FOLDER,...`
 takes several. Films are prepared as the checkpoint's were: their size, and `clean`. Labels that are not known are left
-out, finding by finding. Films of patients that the run has learned from are left out, too, and counted.
+out, finding by finding. A label wider than any output (VinDr's "Nodule/Mass") is evaluated by the highest of the
+outputs that it covers, and named so. Films of patients that the run was trained on are left out, too, and counted.
 
 Thresholds are given twice: those of the run's own validation, applied unchanged, and those at which a network calls as
 many films as have the finding here, for a place that knows its prevalence and has no labels to choose thresholds by.

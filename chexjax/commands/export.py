@@ -1,8 +1,8 @@
-"""A workdir's networks as one file that runs without chexjax; or as a torchvision state dict.
+"""A workdir's networks as one file that runs without chexjax; or one network as a torch state dict.
 
     python -m chexjax.export --checkpoint=WORKDIR --out=FILE [--film=1024x1024] [--network=NAME]
     python -m chexjax.export --checkpoint=WORKDIR --out=FILE.onnx --to=onnx [--network=NAME] [--int8=FILMS]
-    python -m chexjax.export --checkpoint=WORKDIR --out=FILE.safetensors --to=torch [--network=NAME] [--channels=1]
+    python -m chexjax.export --checkpoint=WORKDIR --out=FILE.safetensors --to=torch [--network=NAME] [--library=timm]
 
 The first writes StableHLO: cleaning (where the networks were trained with it), shrinking, normalisation, the networks,
 sigmoid, and of several networks the mean. It takes uint8 films (any number, height, width) and gives float32
@@ -22,7 +22,8 @@ The second writes ONNX, which does the same for films of any size, and gives the
 calibrated where the run's evaluation fitted a calibration; --raw leaves them as the networks give them. With
 --int8=FILMS, a folder of films like those to come, the networks compute in 8 bits, with ranges taken from these films.
 
-The third gives the same logits in torch; how it wants its films stands in the file's metadata.
+The third gives the same logits in torch, in the network that torchvision or timm builds (--library; Hugging Face's
+DINOv2 is transformers). Its metadata says which, and how films are normalised. --channels=1 keeps a grey stem.
 """
 
 import json
@@ -38,6 +39,7 @@ from chexjax.errors import ConfigError, command
 from chexjax.runtime import parse
 
 PLATFORMS: Final = ("cpu", "cuda", "tpu")
+LIBRARIES: Final = ("torchvision", "timm", "transformers")
 
 
 @command
@@ -52,6 +54,9 @@ def main() -> None:
     flags.DEFINE_list("platforms", [*PLATFORMS], "StableHLO: what it can run on.", flag_values=values)
     flags.DEFINE_string("int8", None, "ONNX: a folder of films to compute in 8 bits by.", flag_values=values)
     flags.DEFINE_boolean("raw", False, "ONNX: probabilities without calibration.", flag_values=values)
+    flags.DEFINE_enum(
+        "library", None, [*LIBRARIES], "torch: whose names; by default torchvision's.", flag_values=values
+    )
     flags.DEFINE_enum("channels", "3", ["1", "3"], "torch: 3, as ImageNet's networks, or 1.", flag_values=values)
     rest = parse(sys.argv, values, __doc__)
     if rest or not values.checkpoint or not values.out:
@@ -77,9 +82,10 @@ def main() -> None:
             from safetensors.numpy import save_file
         except ImportError:
             raise ConfigError("--to=torch needs safetensors; install 'chexjax[torch]'") from None
-        arrays, about = to_torch(restored, values.network, int(values.channels))
+        arrays, about = to_torch(restored, values.network, int(values.channels), values.library)
         write(out, partial(save_file, arrays, metadata=about))
-        print(f"{out}: a torchvision state dict of {len(arrays)} arrays, step {restored.step} of {restored.workdir}")
+        library = json.loads(about["library"])
+        print(f"{out}: a state dict of {len(arrays)} arrays for {library}, step {restored.step} of {restored.workdir}")
         return
     if values.to == "onnx":
         write_onnx(restored, values.network, out, values.int8, values.raw)

@@ -99,8 +99,9 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
     """Predicts, says how it went, and exits with the status that goes with it."""
     from chexjax.devices import find_devices
     from chexjax.dicom_out.results import check_installed
-    from chexjax.predict.batch import Options, cores, score_films
+    from chexjax.predict.batch import Options, score_films
     from chexjax.predict.classifier import NO_THRESHOLDS, Classifier
+    from chexjax.predict.drawing import cores
     from chexjax.predict.films import check_out, find_films
     from chexjax.predict.journal import remove_journals
     from chexjax.predict.tables import summarize, write_tables

@@ -115,6 +115,7 @@ NETWORK: Final[Fields] = {
     "head_learning_rate": number(0.0, 0, 1000),  # of the head, at the same schedule; 0: as the trunk's
     "schedule": choice("cosine", "linear", "constant", "onecycle"),
     "warmup_steps": number(0, 0, MOST_STEPS),
+    "restart_steps": number(0, 0, MOST_STEPS, since="0.2"),  # schedule and warm-up begin anew after so many; 0: never
     "weight_decay": number(1e-4, 0, 1000),
     "momentum": number(0.9, 0, 0.999999),  # sgd
     "clip_norm": number(0.0, 0, 1e9),  # of the gradient over all parameters; 0: none

@@ -4,10 +4,13 @@ Two names mean one finding where they differ in case, `_`, `-` and spaces alone 
 thickening"), or where `SYNONYMS` says so, with its reason. A narrower term ("laminar atelectasis") counts for the wider
 one ("Atelectasis"), never the other way. A film has a finding where one of its terms is present; it lacks it where all
 are absent; else it is not known. Names that merely contain one another are not matched.
+
+A label that is wider than each output of a network (VinDr-CXR's "Nodule/Mass", for outputs "Nodule" and "Mass") is
+evaluated by the highest of the outputs in `WIDE_LABELS`. No training label is made that way.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final, Protocol
 
@@ -27,6 +30,22 @@ class Synonym:
     finding: str
     origin: str
     narrower: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluable:
+    """A label on which a network with all of `outputs` can be evaluated, by the highest of them.
+
+    `origin` says why these stand for it; empty where the label is itself an output.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    origin: str = ""
+
+    def __str__(self) -> str:
+        outputs = ", ".join(self.outputs)
+        return f"{self.name} is evaluated by the highest of the outputs {outputs} ({self.origin})"
 
 
 class Labelled(Protocol):
@@ -127,6 +146,18 @@ SYNONYMS: Final = (
 )
 
 
+_OPACITIES: Final = ("Infiltration", "Consolidation", "Pneumonia")
+
+# Of several entries of one name, the first whose outputs the network has counts.
+WIDE_LABELS: Final = (
+    Evaluable("Nodule/Mass", ("Nodule", "Mass"), "VinDr-CXR and Google's readers have one class for both"),
+    Evaluable("Lung Lesion", ("Nodule/Mass",), _LESION),
+    Evaluable("Lung Lesion", ("Nodule", "Mass"), _LESION),
+    Evaluable("Lung Opacity", _OPACITIES, "the labels from which the RSNA's films were drawn (Shih et al. 2019)"),
+    Evaluable("Airspace opacity", _OPACITIES, "as for Lung Opacity; Google's readers (Majkowska et al. 2019)"),
+)
+
+
 def preferred_name(name: str) -> str:
     """What this house calls a finding: its synonym's, the NIH's spelling, or the name itself."""
     finding = next((entry.finding for entry in _meanings(spelled(name)) if not entry.narrower), name)
@@ -171,6 +202,48 @@ def reason_for(own: str, finding: str) -> str:
     entries = [entry for entry in SYNONYMS if spelled(entry.name) in names and spelled(entry.finding) in goal]
     entries += [entry for entry in SYNONYMS if spelled(entry.name) in goal and spelled(entry.finding) in names]
     return entries[0].origin if entries else "the same finding by its synonyms"
+
+
+# What outputs can be evaluated on
+
+
+def evaluable(outputs: Sequence[str]) -> dict[str, Evaluable]:
+    """Every label that a network can be evaluated on, by name: its outputs, then the wide labels that no output means.
+
+    `Evaluable.outputs` are spelled as in `outputs`.
+    """
+    found = {output: Evaluable(output, (output,)) for output in outputs}
+    output_of = {spelled(preferred_name(output)): output for output in outputs}
+    for wide in WIDE_LABELS:
+        parts = [output_of[spelled(part)] for part in wide.outputs if spelled(part) in output_of]
+        if len(parts) == len(wide.outputs) and spelled(wide.name) not in output_of:
+            found.setdefault(wide.name, replace(wide, outputs=tuple(parts)))
+    return found
+
+
+def common_findings(own: Sequence[str], outputs: Sequence[str]) -> dict[str, Evaluable]:
+    """The part of `evaluable(outputs)` that a source with the names `own` labels.
+
+    A wide label is among them only if the source has it as such.
+    """
+    meanings = {spelled(preferred_name(name)) for name in own}
+    labelled = match_findings(own, outputs)
+    return {
+        name: entry
+        for name, entry in evaluable(outputs).items()
+        if labelled.get(name) or (entry.origin and spelled(name) in meanings)
+    }
+
+
+def outputs_of(findings: Sequence[str], outputs: Sequence[str]) -> list[list[int]]:
+    """For each finding, a key of `evaluable(outputs)`, the indices of the outputs of which the highest counts."""
+    entries = evaluable(outputs)
+    return [[outputs.index(part) for part in entries[finding].outputs] for finding in findings]
+
+
+def highest(values: np.ndarray, columns: Sequence[Sequence[int]]) -> np.ndarray:
+    """For each finding the highest of its columns: (..., outputs) -> (..., findings)."""
+    return np.stack([values[..., list(own)].max(axis=-1) for own in columns], axis=-1)
 
 
 # What "uncertain" means

@@ -1,7 +1,8 @@
-"""Films that a run has learned from: on them it is not tested, in whatever data set they turn up again.
+"""Films that a run was trained on: it is not tested on them, whichever data set they appear in.
 
-RSNA's and Google's films are a part of the NIH's. But every hospital numbers its patients from 1, and simulated films
-have names like the NIH's: two films are taken for one where their names and all else that both tables know agree.
+The RSNA's and Google's films are part of the NIH's. But every hospital numbers its patients from 1, and simulated films
+have names like the NIH's: two films count as one if their names agree, and so does all else that both tables know. Ages
+may differ by a year: the two editions of the NIH's table do, for two films in five.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +24,13 @@ from chexjax.findings import FILM
 TABLE: Final = "films.csv"  # of a prepared set
 _FACTS: Final = ("sex", "age", "view")
 _UNKNOWN: Final = ("", "-1")
-_AGREEMENT: Final = 0.9  # ages and views of one film differ in a few rows between the editions of the NIH's table
+_YEARS: Final = 1
+_AGREEMENT: Final = 0.9  # views of one film, too, differ in a few rows between the editions of the NIH's table
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The films of a run: of each its patient, its part, and what else its table says; by the names of the films.
+    """The films of a run: for each, by name, its patient, its part of the split, and its sex, age and view.
 
     `populations` says whose patient numbers they are; see `entries.Entries`.
     """
@@ -45,11 +47,11 @@ class Seen:
 
 
 def read_seen(workdir: Path, config: ConfigDict, digest: str) -> Seen | None:
-    """The films of the run in `workdir`, by its prepared set or its `folds.csv`; None where neither is there any more.
+    """The films of the run in `workdir`, from its prepared set or its `folds.csv`; None if neither exists any more.
 
     Args:
       config: the run's `config.data`.
-      digest: of its films, as its checkpoint has it; "" where it has none.
+      digest: that of its films, from the checkpoint; "" if it has none.
 
     Raises:
       DataError: the table is broken.
@@ -70,7 +72,7 @@ def read_seen(workdir: Path, config: ConfigDict, digest: str) -> Seen | None:
 
 
 def _populations(config: ConfigDict) -> frozenset[str]:
-    """Those of real films; what is simulated shares its patients with nobody."""
+    """Those of real films; simulated films share no patient with any source."""
     try:
         names = {name for name, _, _ in named_sources(config).values()}
     except (AttributeError, ConfigError):  # imported weights have no such fields
@@ -79,16 +81,16 @@ def _populations(config: ConfigDict) -> frozenset[str]:
 
 
 def find_seen(films: Collection, rows: Sequence[int], seen: Seen) -> tuple[list[int], list[str]]:
-    """Which of `rows` show a patient that the run has learned from, and what is to be said of that."""
+    """Which of `rows` show a patient that the run was trained on, and notes for the reader."""
     own, theirs = _keys([films.names[row] for row in rows]), _keys(list(seen.patients))
-    if own is None or theirs is None:  # last parts of paths that do not tell films apart
+    if own is None or theirs is None:  # files of one name in different folders
         own, theirs = {films.names[row]: films.names[row] for row in rows}, {name: name for name in seen.patients}
     named = {theirs[key]: row for row, key in zip(rows, own, strict=True) if key in theirs}
     agreeing = [name for name, row in named.items() if _agrees(seen, name, films, row)]
     if named and len(agreeing) < _AGREEMENT * len(named):
         notes = [
-            f"{len(named):,} films are called like films of the run, but show other patients by sex, age and view: "
-            "they are taken for others"
+            f"{len(named):,} films have the names of films of the run, but by sex, age and view they show other "
+            "patients: they are kept"
         ]
         return [], notes
     populations = {entries.population for entries in films.parts.values()}
@@ -110,20 +112,25 @@ def find_seen(films: Collection, rows: Sequence[int], seen: Seen) -> tuple[list[
 
 
 def _keys(names: Sequence[str]) -> dict[str, str] | None:
-    """The names by their files' own, in order; None where two files of different folders are called alike."""
+    """The names by file name without folders, in order; None if two files in different folders share one."""
     keys = {PurePosixPath(name).name: name for name in names}
     return keys if len(keys) == len(names) else None
 
 
 def _number(patient: str) -> str:
-    """The number of a patient without its population and the zeros that pad it."""
+    """A patient's number without its population and leading zeros."""
     return patient.rpartition(":")[2].lstrip("0") or "0"
 
 
 def _agrees(seen: Seen, name: str, films: Collection, row: int) -> bool:
-    """Whether nothing that both know of a film differs."""
+    """Whether nothing that both tables know of a film differs, save its age by a year."""
     ours = (films.sexes[row], str(int(films.ages[row])), films.views[row])
-    pairs = [*zip(seen.facts.get(name, ()), ours, strict=False)]
+    pairs = dict(zip(_FACTS, zip(seen.facts.get(name, ()), ours, strict=False), strict=False))
     if films.patients[row] != films.names[row]:
-        pairs.append((seen.patients[name], _number(films.patients[row])))
-    return all(a == b for a, b in pairs if a not in _UNKNOWN and b not in _UNKNOWN)
+        pairs["patient"] = (seen.patients[name], _number(films.patients[row]))
+    known = {fact: pair for fact, pair in pairs.items() if not set(pair) & set(_UNKNOWN)}
+    return all(a == b or (fact == "age" and _near(a, b)) for fact, (a, b) in known.items())
+
+
+def _near(age: str, other: str) -> bool:
+    return age.isdecimal() and other.isdecimal() and abs(int(age) - int(other)) <= _YEARS

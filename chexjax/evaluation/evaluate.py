@@ -6,10 +6,9 @@ if __name__ == "__main__":
 
     run(main)
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.data.labels import Uncertain, match_findings
+from chexjax.data.labels import Uncertain, common_findings, evaluable, outputs_of
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared, prepare_collection
 from chexjax.data.recipe import cache_of, prepared_below, recipe_of
@@ -31,12 +30,13 @@ from chexjax.errors import CheckpointError, ConfigError, DataError, first_ten, p
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.page import external_page
-from chexjax.evaluation.report import METRICS, write_run
-from chexjax.evaluation.summary import Summary, Thresholds, summarize_external
+from chexjax.evaluation.report import write_run
+from chexjax.evaluation.summary import Summary, summarize_external
 from chexjax.files import own_folder
 from chexjax.runtime import progress_bar
 from chexjax.workdir.config import CONFIG
 from chexjax.workdir.restore import Restored, restore_best
+from chexjax.workdir.thresholds import METRICS, validation_thresholds
 
 PART: Final = "test"  # what the evaluated films are called in the prepared set, whatever the source calls them
 
@@ -69,7 +69,10 @@ def evaluate(checkpoint: Path, data: ConfigDict, out: Path, split: str = "all", 
     )  # fmt: skip
     prepared = prepare_collection(films, {PART: rows}, prepared_below(cache_of(data)), recipe, progress)
     predictions = predict_films(best, prepared, data.threads, progress)
-    thresholds = validation_thresholds(best, films.findings)
+    thresholds = {
+        name: {finding: rules for finding, rules in own.items() if finding in films.findings}
+        for name, own in validation_thresholds(best.workdir, best.step).items()
+    }
     notes += list(films.notes)
     if not thresholds:
         notes.append(
@@ -78,8 +81,10 @@ def evaluate(checkpoint: Path, data: ConfigDict, out: Path, split: str = "all", 
         )
     where = f"{data.source}, {split} films"
     found = summarize_external(predictions, thresholds, best.config, best.step, where, films.findings, notes)
+    entries = [evaluable(best.findings)[finding] for finding in films.findings]
     found |= {
         "history": [],
+        "evaluated_by": {entry.name: list(entry.outputs) for entry in entries if entry.origin},
         "checkpoint": printable(checkpoint),
         "source": data.source,
         "dir": printable(data.dir),
@@ -126,9 +131,9 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
     # The own division of a source is read where a part of it is asked for; lists of a whole set may name films that
     # are not here.
     data.split = "random" if split == "all" else "official"
-    sources = read_sources(data, best.findings)
+    sources = read_sources(data, tuple(evaluable(best.findings)))
     has = [name for entries in sources.values() for name in entries.findings]
-    common = tuple(finding for finding, names in match_findings(has, best.findings).items() if names)
+    common = common_findings(has, best.findings)
     if not common:
         raise DataError(
             f"{data.sources or data.source} labels none of the findings that the run predicts, "
@@ -136,7 +141,7 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
         )
     policy = data.uncertain or best.config.data.get("uncertain", "")
     try:
-        films = combine(sources, common, Uncertain.parse(policy), takes_frontal(data))
+        films = combine(sources, tuple(common), Uncertain.parse(policy), takes_frontal(data))
     except DataError as error:
         raise DataError(str(error).replace("--config.data.uncertain", "--uncertain")) from None
     if split == "all":
@@ -144,7 +149,9 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
     else:
         rows = divide(films, "official", Path(data.lists) if data.lists else None)[split]
     seen = read_seen(best.workdir, best.config.data, best.metadata.get("data", ""))
-    notes = [f"{len(common)} of the run's {len(best.findings)} findings are labelled here: {', '.join(common)}"]
+    own = [name for name, entry in common.items() if not entry.origin]
+    notes = [f"{len(own)} of the run's {len(best.findings)} findings are labelled here: {', '.join(own)}".rstrip(": ")]
+    notes += [str(entry) for entry in common.values() if entry.origin]
     if seen is None:
         notes.append("which films the run has learned from is not known here, so some of these may be among them")
         return films, rows, notes
@@ -156,51 +163,23 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
 
 
 def predict_films(best: Restored, films: Prepared, threads: int, progress: bool = True) -> Predictions:
-    """What the networks say of the findings of `films`, which are some of their own.
+    """The networks' predictions for the findings of `films`, which are keys of `labels.evaluable` of their own.
 
     Raises:
       CheckpointError: a prediction is not finite.
     """
-    columns = np.array([best.findings.index(finding) for finding in films.findings])
-    networks = {name: _columns_of(model.apply, columns) for name, model in best.models.items()}
+    networks = {name: model.apply for name, model in best.models.items()}
+    columns = outputs_of(films.findings, best.findings)
     data = best.config.data
     predictor = create_predictor(networks, data.mean, data.std, best.config.get("views", "one"))
     batches = evaluation_batches(films.source(PART), best.config.batch_size, threads)
     with progress_bar(len(films.parts[PART].names), "evaluating", shown=progress, kept=False) as bar:
-        predictions = predict_split(predictor, replicate(best.variables), batches, films.parts[PART], bar.update)
+        variables, part = replicate(best.variables), films.parts[PART]
+        predictions = predict_split(predictor, variables, batches, part, bar.update, columns)
     broken = [name for name, values in predictions.probabilities.items() if not np.isfinite(values).all()]
     if broken:
         raise CheckpointError(f"{best.workdir}: the predictions of {', '.join(broken)} are not finite: it diverged")
     return predictions
-
-
-def _columns_of(apply: Callable[..., Any], columns: np.ndarray) -> Callable[..., Any]:
-    def chosen(variables: Any, images: Any, train: bool) -> Any:
-        return apply(variables, images, train=train)[..., columns]
-
-    return chosen
-
-
-def validation_thresholds(best: Restored, findings: Sequence[str]) -> dict[str, Thresholds]:
-    """By network, the thresholds that the run's own evaluation of this checkpoint took from its validation films.
-
-    Empty where there was none, or where its file is broken.
-    """
-    try:
-        results = json.loads((best.workdir / METRICS).read_text(encoding="utf-8"))
-        networks = results["networks"] if results["step"] == best.step else {}
-        return {
-            name: {
-                finding: {
-                    rule: None if value is None else float(value)
-                    for rule, value in entry["thresholds"][finding].items()
-                }
-                for finding in findings
-            }
-            for name, entry in networks.items()
-        }
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
-        return {}
 
 
 def check_out(out: Path) -> None:

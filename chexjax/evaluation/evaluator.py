@@ -1,6 +1,6 @@
 """Applies networks to a split: variables and batches in, the logits of every film out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from chexjax.data.augment import normalize
+from chexjax.data.labels import highest
 from chexjax.data.prepared import Part
 from chexjax.devices import at_precision, each_device, meet
 from chexjax.evaluation import metrics
@@ -63,12 +64,13 @@ def predict_split(
     batches: Iterable[dict[str, Any]],
     films: Part,
     done: Callable[[int], Any] = lambda films: None,
+    columns: Sequence[Sequence[int]] | None = None,
 ) -> Predictions:
     """Runs `batches` (see `pipeline.evaluation_batches`) through the networks; `variables` are replicated.
 
-    `done` is called after each batch with its number of films.
+    `done` is called after each batch with its number of films. For `columns` see `summarize`.
     """
-    return summarize(films, run_split(predictor, variables, batches, done))
+    return summarize(films, run_split(predictor, variables, batches, done), columns)
 
 
 def run_split(
@@ -101,10 +103,18 @@ def gather(batch: dict[str, Any]) -> dict[str, np.ndarray]:
     return multihost_utils.process_allgather({key: np.asarray(value) for key, value in batch.items()})
 
 
-def summarize(films: Part, logits: dict[str, np.ndarray]) -> Predictions:
-    """Probabilities, the ensemble and the losses out of logits (films, 14)."""
+def summarize(
+    films: Part, logits: dict[str, np.ndarray], columns: Sequence[Sequence[int]] | None = None
+) -> Predictions:
+    """Probabilities, the ensemble and the losses out of logits (films, outputs).
+
+    Where the findings of `films` are not the outputs, `columns` has for each finding the outputs whose highest counts.
+    """
     probabilities = {name: probability_of(values) for name, values in logits.items()}
     if len(probabilities) > 1:
         probabilities[ENSEMBLE] = np.mean(list(probabilities.values()), axis=0)
+    if columns is not None:
+        logits = {name: highest(values, columns) for name, values in logits.items()}
+        probabilities = {name: highest(values, columns) for name, values in probabilities.items()}
     losses = {name: metrics.mean_cross_entropy(films.labels, values) for name, values in logits.items()}
     return Predictions(films, probabilities, losses)

@@ -24,6 +24,7 @@ import numpy as np
 from scipy import stats
 
 from chexjax.data.augment import normalize
+from chexjax.data.labels import highest, outputs_of
 from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
 from chexjax.explain.cam import usual_map
@@ -189,17 +190,19 @@ def evaluate_localization(
 
     Args:
       source: the split's records, as `Prepared.source` gives them; the films of `predictions` in the same order.
-      findings: of `predictions` and of the records' boxes, in their order; the networks may know more.
+      findings: of `predictions` and of the records' boxes, in their order; keys of `labels.evaluable` of the networks'
+        own. The map of a wide label is, cell by cell, the highest of its outputs' maps.
     """
     cases = boxed_cases(source, findings)
     chosen = choose_examples(predictions, findings)
     films = sorted({case.film for case in cases} | {film for film, *_ in chosen})
-    pixels, maps = map_films(best, Records(source), films, len(best.findings))
+    pixels, whole = map_films(best, Records(source), films, len(best.findings))
+    columns = outputs_of(findings, best.findings)
+    maps = {name: highest(values, columns) for name, values in whole.items()}
     row = {film: k for k, film in enumerate(films)}
     column = {finding: k for k, finding in enumerate(findings)}
-    output = {finding: k for k, finding in enumerate(best.findings)}
     figures = localize(
-        {name: [own[row[case.film], ..., output[case.finding]] for case in cases] for name, own in maps.items()},
+        {name: [own[row[case.film], ..., column[case.finding]] for case in cases] for name, own in maps.items()},
         [case.boxes for case in cases],
         [case.finding for case in cases],
     )
@@ -213,7 +216,7 @@ def evaluate_localization(
             network=shown,
             probability=float(predictions.probabilities[shown][film, column[finding]]),
             film=pixels[row[film]],
-            map=maps[shown][row[film], ..., output[finding]],
+            map=maps[shown][row[film], ..., column[finding]],
             boxes=truth.get((film, finding), np.zeros((0, 4))),
         )
         for film, finding, kind in chosen

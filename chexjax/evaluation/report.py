@@ -11,11 +11,10 @@ from chexjax.evaluation.predictions import Matched, write_predictions
 from chexjax.evaluation.summary import History, Summary, number
 from chexjax.evaluation.tables import score_tables, write_csv
 from chexjax.files import write_whole
+from chexjax.workdir.thresholds import METRICS
 
 if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
-
-METRICS = "metrics.json"
 
 
 def write_run(

@@ -18,14 +18,13 @@ from chexjax.evaluation.predictions import Matched, short
 from chexjax.evaluation.views import VIEWS
 from chexjax.formats import UNDEFINED, UNKNOWN
 from chexjax.models.network import ENSEMBLE
+from chexjax.workdir.thresholds import Thresholds
 
 if TYPE_CHECKING:  # it loads TFDS, which scoring does not need
     from chexjax.evaluation.evaluator import Predictions
 
 Summary = dict[str, Any]
 History = list[dict[str, float]]  # one entry per validation: "step", "epoch", "train/...", "val/..."
-# finding -> rule -> threshold: a film is called where its probability is at least the threshold
-Thresholds = dict[str, dict[str, float | None]]
 
 SENSITIVITY: Final = 0.9  # of the second threshold
 RESAMPLES: Final = 1000

@@ -90,7 +90,9 @@ def auroc_table(found: Summary, findings: Sequence[str], intervals: bool = True)
     rows = [["mean AUROC", "", *(cell(entry, "mean_auroc") for entry in networks)]]
     for finding in findings:
         cells = [cell(entry, "auroc", finding) for entry in networks]
-        rows.append([finding, positives_of(found, finding), *cells])
+        outputs = found.get("evaluated_by", {}).get(finding)
+        name = f"{finding} (highest of {', '.join(outputs)})" if outputs else finding
+        rows.append([name, positives_of(found, finding), *cells])
     if any("convergence_epoch" in entry for entry in networks):
         rows.append(["converged at epoch", "", *map(_epoch, networks)])
     heads = ["", "positive", *(f"{name} ({entry['model']})" for name, entry in found["networks"].items())]

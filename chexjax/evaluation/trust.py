@@ -16,6 +16,7 @@ from chexjax.data.augment import normalize
 from chexjax.data.pipeline import evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.devices import at_precision, each_device
+from chexjax.errors import CheckpointError
 from chexjax.evaluation import metrics
 from chexjax.evaluation.evaluator import Predictions, PyTree, run_split
 from chexjax.evaluation.summary import Summary, number
@@ -23,7 +24,7 @@ from chexjax.runtime import progress_bar
 from chexjax.trust.calibration import Calibration
 from chexjax.trust.domain import Domain
 from chexjax.trust.features import POSES, see
-from chexjax.trust.kept import Trust
+from chexjax.trust.kept import Trust, read_trust
 from chexjax.trust.selective import Bands, summarize_decisions
 from chexjax.workdir.restore import Restored
 
@@ -55,28 +56,40 @@ def fit_calibration(validation: Predictions) -> tuple[dict[str, Calibration], di
     )
 
 
+def read_kept(best: Restored) -> Trust:
+    """What an earlier evaluation of this checkpoint kept; nothing where that cannot be read, and is fitted anew."""
+    try:
+        return read_trust(best)
+    except CheckpointError:
+        return Trust()
+
+
 def fit_domains(
-    best: Restored, variables: dict[str, PyTree], films: Prepared, split: str
+    best: Restored, variables: dict[str, PyTree], films: Prepared, split: str, kept: Trust
 ) -> tuple[dict[str, Domain], Summary]:
     """What the training films look like to each network, and how often the gate holds up films of `split`.
 
-    All processes take part. `variables` are replicated.
+    All processes take part. `variables` are replicated. What `kept` holds is taken from there: a checkpoint's films are
+    always those it was trained on.
 
     Returns:
       The domains; and per network "films", "false_alarms" (stated), "held_up" (the share of films that are doubtful as
       they are), "poses" (pose -> the shares of films "held_up" and "named": doubtful, and in this very pose).
     """
+    is_fitted = set(kept.domains) == set(best.models)
+    if is_fitted and split in kept.gates:
+        return kept.domains, kept.gates[split]
     shown = [("train", TRAINING, False), ("train", POSED, True), ("val", HELD_OUT, False), (split, MEASURED, True)]
+    shown = shown[-1:] if is_fitted else shown
     count = sum(min(len(films.parts[part].names), most) for part, most, _ in shown)
     with progress_bar(count, "fitting the gate", shown=jax.process_index() == 0, kept=False) as bar:
-        training, posed, held_out, measured = (_features(best, variables, films, *which, bar) for which in shown)
-    domains, found = {}, {}
-    for name in best.models:
-        domain = Domain.fit(training[name], _by_pose(posed[name]), held_out[name])
-        if domain is not None:
+        *fitting, measured = (_features(best, variables, films, *which, bar) for which in shown)
+    domains = kept.domains if is_fitted else {}
+    for name in () if is_fitted else best.models:
+        training, posed, held_out = (features[name] for features in fitting)
+        if (domain := Domain.fit(training, _by_pose(posed), held_out)) is not None:
             domains[name] = domain
-            found[name] = measure_gate(domain, _by_pose(measured[name]))
-    return domains, found
+    return domains, {name: measure_gate(domain, _by_pose(measured[name])) for name, domain in domains.items()}
 
 
 def _features(

@@ -4,7 +4,7 @@ Processes that only draw import this module: nothing here may need JAX.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -31,14 +31,22 @@ def window(film: np.ndarray, center: float = 127.5, width: float = 255.0) -> np.
 def blend(grey: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
     """uint8 grey levels (h, w) under a map in 0..1 of the same shape: uint8 (h, w, 3).
 
-    The colour covers by `opacity` times the map, so that a film stays a film where its map is low.
+    The colour covers by `opacity` times the map, so that a film stays a film where its map is low. The map is rounded
+    to 256 levels.
     """
-    ground = grey.astype(np.float32)[..., None]
-    mixed = np.take(PALETTE.astype(np.float32), np.rint(heat * 255).astype(np.uint8), axis=0)
-    mixed -= ground  # in place: a picture of 640 px a side is 5 MB of float32
-    mixed *= np.float32(opacity) * heat.astype(np.float32)[..., None]
-    mixed += ground
-    return np.rint(mixed, out=mixed).astype(np.uint8)
+    place = np.rint(heat * 255).astype(np.uint16)
+    place <<= 8
+    place |= grey
+    return np.take(_mixtures(opacity), place).view(np.uint8).reshape(*grey.shape, 4)[..., :3]
+
+
+@lru_cache(maxsize=4)
+def _mixtures(opacity: float) -> np.ndarray:
+    """The colours of every level of a map on every grey level, four bytes in one: uint32 (256 * 256,)."""
+    heat, grey = np.arange(256, dtype=np.float32)[:, None, None] / 255, np.arange(256, dtype=np.float32)[:, None]
+    mixed = np.zeros((256, 256, 4), np.uint8)
+    mixed[..., :3] = np.rint(grey + np.float32(opacity) * heat * (PALETTE[:, None] - grey))
+    return mixed.view(np.uint32).ravel()
 
 
 def draw_boxes(

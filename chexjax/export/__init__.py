@@ -1,4 +1,4 @@
-"""A workdir's networks as one file that runs without chexjax: StableHLO, ONNX, or a torchvision state dict.
+"""A workdir's networks as one file that runs without chexjax: StableHLO, ONNX, or a torch state dict.
 
 The names of this package are loaded when they are first used: `--help` needs no JAX.
 """

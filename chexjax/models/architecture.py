@@ -14,11 +14,21 @@ class Spelling:
 
     `modules` maps our modules or arrays to their dotted names where these differ; names below stay. Several names mean
     parts that are concatenated along the first axis. `former` maps the names in older files to ours, for reading only.
+
+    `columns` are the last names of vectors that the library keeps as (channels, 1, 1), and `omitted` those of torch's
+    constants that it does not save. `caution` is what a reader of such a file should know.
     """
 
     library: str
     modules: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     former: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
+    caution: str = ""
+
+    def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Their shape of our array `name`, whose shape in torch is otherwise `shape`."""
+        return (*shape, 1, 1) if name.rpartition(".")[2] in self.columns else shape
 
     def theirs(self, name: str) -> tuple[str, ...]:
         """Their name of our array `name`; several if it is in parts."""

@@ -70,16 +70,31 @@ class ConvNeXt(Trunk, kw_only=True):
         return x
 
 
-_TORCH: Final = TorchNames(
-    anchor="features.1.0.block.0.weight",
-    spellings=(Spelling("torchvision", {"head": "classifier.2", "norm": "classifier.0"}),),
-)
+_TIMM_BLOCK: Final = {
+    "block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2", "layer_scale": "gamma",
+}  # fmt: skip
+
+
+def _timm_names(stages: tuple[int, ...]) -> dict[str, str]:
+    names = {"features.0.0": "stem.0", "features.0.1": "stem.1", "norm": "head.norm", "head": "head.fc"}
+    for stage, blocks in enumerate(stages):
+        if stage:
+            names[f"features.{2 * stage}"] = f"stages.{stage}.downsample"
+        for block in range(blocks):
+            ours, theirs = f"features.{2 * stage + 1}.{block}", f"stages.{stage}.blocks.{block}"
+            names |= {f"{ours}.{layer}": f"{theirs}.{name}" for layer, name in _TIMM_BLOCK.items()}
+    return names
+
+
+def _network(stages: tuple[int, ...], drop: float) -> Architecture:
+    torchvision = Spelling(
+        "torchvision", {"head": "classifier.2", "norm": "classifier.0"}, columns=("layer_scale",)
+    )  # fmt: skip
+    names = TorchNames("features.1.0.block.0.weight", (torchvision, Spelling("timm", _timm_names(stages))))
+    return Architecture(partial(ConvNeXt, stages=stages, drop=drop), "features_0_0", names, norm_epsilon=EPSILON)
+
 
 NETWORKS: Final = {
-    "convnext_tiny": Architecture(
-        partial(ConvNeXt, stages=(3, 3, 9, 3), drop=0.1), "features_0_0", _TORCH, norm_epsilon=EPSILON
-    ),
-    "convnext_small": Architecture(
-        partial(ConvNeXt, stages=(3, 3, 27, 3), drop=0.4), "features_0_0", _TORCH, norm_epsilon=EPSILON
-    ),
+    "convnext_tiny": _network((3, 3, 9, 3), drop=0.1),
+    "convnext_small": _network((3, 3, 27, 3), drop=0.4),
 }

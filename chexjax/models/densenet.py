@@ -77,21 +77,19 @@ class DenseNet(Trunk, kw_only=True):
 
 
 def _torch_names(stages: tuple[int, ...]) -> TorchNames:
-    """torchvision's names; a trunk saved alone lacks their `features.`. Files of 2017 number the layers of a layer."""
+    """torchvision's and timm's names; a trunk saved alone lacks `features.`. Files of 2017 write `norm.1`."""
     blocks = range(1, len(stages) + 1)
     top = ["conv0", "norm0", "norm5", *(f"{kind}{k}" for kind in ("denseblock", "transition") for k in blocks)]
     layers = [f"denseblock{k}.denselayer{layer}" for k in blocks for layer in range(1, stages[k - 1] + 1)]
     former = {
         f"{layer}.{kind}.{k}": f"{layer}.{kind}{k}" for layer in layers for kind in ("norm", "conv") for k in (1, 2)
     }
+    whole = {"head": "classifier", **{name: f"features.{name}" for name in top}}
     return TorchNames(
         anchor="transition1.conv.weight",
         spellings=(
-            Spelling(
-                "torchvision",
-                {"head": "classifier", **{name: f"features.{name}" for name in top}},
-                {f"features.{name}": ours for name, ours in former.items()},
-            ),
+            Spelling("torchvision", whole, {f"features.{name}": ours for name, ours in former.items()}),
+            Spelling("timm", whole),
             Spelling("trunk", {"head": "classifier"}, former),
         ),
     )

@@ -8,7 +8,7 @@ that grows linearly over the blocks.
 
 import math
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import flax.linen as nn
 import jax
@@ -115,11 +115,43 @@ class EfficientNet(Trunk, kw_only=True):
         return scaled(nearest + 8 if nearest < 0.9 * wanted else nearest, self.width)
 
 
-_TORCH: Final = TorchNames(
-    anchor="features.1.0.block.1.fc1.weight", spellings=(Spelling("torchvision", {"head": "classifier.1"}),)
+# timm's names of a block's layers: where it widens, and where it does not.
+_TIMM_WIDE: Final = {
+    "0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2",
+    "2.fc1": "se.conv_reduce", "2.fc2": "se.conv_expand", "3.0": "conv_pwl", "3.1": "bn3",
+}  # fmt: skip
+_TIMM_NARROW: Final = {
+    "0.0": "conv_dw", "0.1": "bn1", "1.fc1": "se.conv_reduce", "1.fc2": "se.conv_expand",
+    "2.0": "conv_pw", "2.1": "bn2",
+}  # fmt: skip
+_CAUTION: Final = (
+    "timm's tf_efficientnet networks have the same names and shapes, but pad as TensorFlow does, with another epsilon: "
+    "their weights give wrong logits here, and the file does not say which it holds"
 )
 
+
+def _timm_names(deepen: float) -> dict[str, str]:
+    rows = [(expansion, math.ceil(count * deepen)) for stage in STAGES for expansion, *_, count in stage]
+    end = f"features.{len(rows) + 1}"
+    names = {
+        "features.0.0": "conv_stem", "features.0.1": "bn1", f"{end}.0": "conv_head", f"{end}.1": "bn2",
+        "head": "classifier",
+    }  # fmt: skip
+    for row, (expansion, blocks) in enumerate(rows):
+        layers = _TIMM_WIDE if expansion > 1 else _TIMM_NARROW
+        for block in range(blocks):
+            ours, theirs = f"features.{row + 1}.{block}.block", f"blocks.{row}.{block}"
+            names |= {f"{ours}.{layer}": f"{theirs}.{name}" for layer, name in layers.items()}
+    return names
+
+
+def _network(deepen: float = 1.0, **fields: Any) -> Architecture:
+    timm = Spelling("timm", _timm_names(deepen), caution=_CAUTION)
+    names = TorchNames("features.1.0.block.1.fc1.weight", (Spelling("torchvision", {"head": "classifier.1"}), timm))
+    return Architecture(partial(EfficientNet, deepen=deepen, **fields), "features_0_0", names)
+
+
 NETWORKS: Final = {
-    "efficientnet_b0": Architecture(EfficientNet, "features_0_0", _TORCH),
-    "efficientnet_b3": Architecture(partial(EfficientNet, widen=1.2, deepen=1.4, dropout=0.3), "features_0_0", _TORCH),
+    "efficientnet_b0": _network(),
+    "efficientnet_b3": _network(widen=1.2, deepen=1.4, dropout=0.3),
 }

@@ -89,10 +89,32 @@ class MobileNetV2(Trunk, kw_only=True):
         return x
 
 
-NETWORKS: Final = {
-    "mobilenet_v2": Architecture(
-        MobileNetV2,
-        "features_0_0",
-        TorchNames(anchor="features.1.conv.0.0.weight", spellings=(Spelling("torchvision", {"head": "classifier.1"}),)),
-    ),
-}
+# timm's names of a block's layers: where it widens, and where it does not.
+_TIMM_WIDE: Final = {
+    "0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3",
+}  # fmt: skip
+_TIMM_NARROW: Final = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+
+
+def _timm_names() -> dict[str, str]:
+    rows = [(expansion, blocks) for stage in STAGES for expansion, _, blocks, _ in stage]
+    end = 1 + sum(blocks for _, blocks in rows)
+    names = {
+        "features.0.0": "conv_stem", "features.0.1": "bn1", f"features.{end}.0": "conv_head",
+        f"features.{end}.1": "bn2", "head": "classifier",
+    }  # fmt: skip
+    place = 0
+    for row, (expansion, blocks) in enumerate(rows):
+        layers = _TIMM_WIDE if expansion > 1 else _TIMM_NARROW
+        for block in range(blocks):
+            place += 1
+            names |= {f"features.{place}.conv.{ours}": f"blocks.{row}.{block}.{name}" for ours, name in layers.items()}
+    return names
+
+
+_TORCH: Final = TorchNames(
+    anchor="features.1.conv.0.0.weight",
+    spellings=(Spelling("torchvision", {"head": "classifier.1"}), Spelling("timm", _timm_names())),
+)
+
+NETWORKS: Final = {"mobilenet_v2": Architecture(MobileNetV2, "features_0_0", _TORCH)}

@@ -94,7 +94,11 @@ class ResNet(Trunk, kw_only=True):
 _CHILDREN: Final = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 _TORCH: Final = TorchNames(
     anchor="layer1.0.conv1.weight",
-    spellings=(Spelling("torchvision", {"head": "fc"}), Spelling("children", {"head": "fc", **_CHILDREN})),
+    spellings=(
+        Spelling("torchvision", {"head": "fc"}),
+        Spelling("timm", {"head": "fc"}),
+        Spelling("children", {"head": "fc", **_CHILDREN}),
+    ),
 )
 
 NETWORKS: Final = {

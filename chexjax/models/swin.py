@@ -146,12 +146,25 @@ def merged(x: jax.Array) -> jax.Array:
     return x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-_TORCH: Final = TorchNames(
-    anchor="features.1.0.attn.relative_position_bias_table",
-    spellings=(Spelling("torchvision"),),
-    constants={"relative_position_bias_table": ("relative_position_index", RELATIVE.reshape(-1))},
-)
+def _timm_names(stages: tuple[int, ...]) -> dict[str, str]:
+    names = {"features.0.0": "patch_embed.proj", "features.0.2": "patch_embed.norm", "head": "head.fc"}
+    for stage, blocks in enumerate(stages):
+        if stage:
+            names[f"features.{2 * stage}"] = f"layers.{stage}.downsample"
+        for block in range(blocks):
+            ours, theirs = f"features.{2 * stage + 1}.{block}", f"layers.{stage}.blocks.{block}"
+            names |= {ours: theirs, f"{ours}.mlp.0": f"{theirs}.mlp.fc1", f"{ours}.mlp.3": f"{theirs}.mlp.fc2"}
+    return names
 
-NETWORKS: Final = {
-    "swin_t": Architecture(partial(Swin, stages=(2, 2, 6, 2), heads=3, drop=0.2), "features_0_0", _TORCH),
-}
+
+def _network(stages: tuple[int, ...], heads: int, drop: float) -> Architecture:
+    index = "relative_position_index"
+    names = TorchNames(
+        anchor="features.1.0.attn.relative_position_bias_table",
+        spellings=(Spelling("torchvision"), Spelling("timm", _timm_names(stages), omitted=(index,))),
+        constants={"relative_position_bias_table": (index, RELATIVE.reshape(-1))},
+    )
+    return Architecture(partial(Swin, stages=stages, heads=heads, drop=drop), "features_0_0", names)
+
+
+NETWORKS: Final = {"swin_t": _network((2, 2, 6, 2), heads=3, drop=0.2)}

@@ -18,7 +18,6 @@ from chexjax.models.weight_files import Tensors
 
 Key = tuple[str, ...]  # the path of an array in a tree of variables
 
-LAYER_SCALE: Final = "layer_scale"
 # Torch's last names for ours; any other is the same there.
 LEAVES: Final = {
     "kernel": "weight",
@@ -61,7 +60,7 @@ def spelling_of(model: str, library: str | None = None) -> Spelling:
         if library in (None, spelling.library):
             return spelling
     known = ", ".join(spelling.library for spelling in spellings)
-    raise ConfigError(f"the names of a {model} in {library!r} are not known; there are {known}")
+    raise ConfigError(f"the names of {model} in {library!r} are not known; there are {known}")
 
 
 @functools.cache
@@ -94,7 +93,10 @@ def torch_names(model: str, num_outputs: int = 14) -> dict[Key, Slot]:
     """
     spelling = spelling_of(model)
     slots = dotted_names(model, num_outputs)
-    return {path: Slot(spelling.theirs(slot.name)[0], slot.shape) for path, slot in slots.items()}
+    return {
+        path: Slot(spelling.theirs(slot.name)[0], spelling.shape_of(slot.name, slot.shape))
+        for path, slot in slots.items()
+    }
 
 
 def torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,9 +105,7 @@ def torch_shape(path: Key, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def to_torch(path: Key, array: Any) -> Any:
-    """Kernels to (out, in, height, width) or (out, in), a layer's scale to (out, 1, 1); others stay as they are."""
-    if path[-1] == LAYER_SCALE:
-        return array[:, None, None]
+    """Kernels to (out, in, height, width) or (out, in); others stay as they are."""
     if path[-1] != "kernel":
         return array
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
@@ -113,8 +113,6 @@ def to_torch(path: Key, array: Any) -> Any:
 
 def to_jax(path: Key, array: np.ndarray) -> np.ndarray:
     """The inverse of `to_torch`."""
-    if path[-1] == LAYER_SCALE:
-        return array.reshape(-1)
     if path[-1] != "kernel":
         return array
     return np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T)
@@ -218,11 +216,13 @@ def written(arrays: dict[str, np.ndarray], torch: TorchNames, spelling: Spelling
     found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         theirs = spelling.theirs(name)
+        array = array.reshape(spelling.shape_of(name, array.shape))
         found |= dict(zip(theirs, np.split(array, len(theirs)) if len(theirs) > 1 else [array], strict=True))
         module, _, leaf = name.rpartition(".")
         if leaf in constants:
             beside, value = constants[leaf]
-            found |= dict.fromkeys(spelling.theirs(f"{module}.{beside}"), value)
+            if beside not in spelling.omitted:
+                found |= dict.fromkeys(spelling.theirs(f"{module}.{beside}"), value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Weights that people have: torchvision's and CheXNet's into ours, a colour stem into a grey one; and back.
+"""Published weights: torchvision's, timm's and CheXNet's into ours, a colour stem into a grey one; and back.
 
 A folder of imported weights holds `weights.npz` (an array a path, as `params/trunk/conv1/kernel`) and `weights.json`
 (whose they are, and how the network wants its films). With a head it is as good as a workdir wherever one is only read:
@@ -89,13 +89,14 @@ def convert_state_dict(
     mean: float = MEAN,
     std: float = STD,
 ) -> dict[str, PyTree]:
-    """The variables of `create_model(model)` out of a torchvision state dict.
+    """The variables of `create_model(model)` from a torch state dict.
 
-    The network is found under any nesting and any prefix (`state_dict.module.densenet121.`). Understands torchvision's
-    names, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), a trunk saved as a Sequential of the network's
-    children (`4.0.conv1`), and a head inside a Sequential (`classifier.0.weight`, as CheXNet has) or beside the trunk
-    (`backbone.`, `head.weight`). What does not belong to the network is left out, with a warning that lists it. Of
-    several networks that fit, averaged weights (EMA, SWA) come first, else the first; a warning names the others.
+    The network is found under any nesting and any prefix (`state_dict.module.densenet121.`). Read are the names of
+    torchvision, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), of timm, and for DINOv2 of Hugging Face; a
+    trunk saved as a Sequential of the network's children (`4.0.conv1`); and a head inside a Sequential
+    (`classifier.0.weight`, as CheXNet has) or beside the trunk (`backbone.`, `head.weight`). Arrays that do not belong
+    to the network are left out, with a warning that lists them. Of several networks that fit, averaged weights (EMA,
+    SWA) come first, else the first; a warning names the others.
 
     A backbone without a head is taken as it is, and the result has no `params/head`. A head is kept if its outputs are
     as many as `findings`, which name them; `outputs_of` says which of them, and in what order. Otherwise it is dropped,
@@ -141,8 +142,10 @@ def convert_state_dict(
     own = [slot.name for path, slot in names.items() if path[1] == "trunk"]
     check = partial(_troubles, torch=torch, own=own, wanted=wanted, anew=anew, stem=stem, channels=input_channels)
     network = _choose(find_networks(torch, stem, tensors), check, model, key, tensors)
+    if network.spelling.caution:
+        warnings.warn(network.spelling.caution, stacklevel=2)
     used = {name: network.names[name] for name in wanted}
-    arrays = {name: _resized(torch, name, original, tensors, wanted[name]) for name, original in used.items()}
+    arrays = {name: _in_shape(torch, network, name, tensors, shape) for name, shape in wanted.items()}
     wants_head = head and not any(name.startswith("head.") for name in anew)
     found = _head(network, tensors, width)
     rows = _rows_of_head(found, tensors, num_outputs, findings) if wants_head and found else None
@@ -171,14 +174,17 @@ def _matching(patterns: Sequence[str], names: Mapping[str, str], model: str) -> 
         matches = [ours for name, ours in names.items() if fnmatch.fnmatchcase(name, pattern)]
         if not matches:
             modules = list(dict.fromkeys(name.rsplit(".", 1)[0].split(".0.")[0] for name in names))
-            raise ConfigError(f"fresh: no array of a {model} is called {pattern!r}; they are of {first_ten(modules)}")
+            raise ConfigError(f"fresh: no array of {model} is called {pattern!r}; they are of {first_ten(modules)}")
         found |= set(matches)
     return found
 
 
-def _resized(torch: TorchNames, name: str, key: str, tensors: Tensors, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of the file in the shape that ours has; a warning tells of one that had to be brought to it."""
+def _in_shape(torch: TorchNames, network: Found, name: str, tensors: Tensors, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of the file in the shape that ours has; a warning names one that has to be resampled."""
+    key = network.names[name]
     array = array_of(key, tensors[key])
+    if network.spelling.shape_of(name, shape) != shape:
+        return array.reshape(shape)
     if array.shape == shape or name not in torch.resized:
         return array
     warnings.warn(f"{key} is resampled from {array.shape} to {shape}", stacklevel=3)
@@ -294,10 +300,11 @@ def _choose(
       CheckpointError: none fits; tells what is wrong with the one that comes nearest.
     """
     if not networks:
-        kin = [name for name, other in NETWORKS.items() if other.torch and _is_kin(name, other.torch, tensors)]
-        hint = f"they are named as a {kin[0]}'s" if kin else "is this a state dict?"
+        alike = {name: _likeness(name, other.torch, tensors) for name, other in NETWORKS.items() if other.torch}
+        kin = max(alike, key=alike.__getitem__)
+        hint = f"they have the names of {kin}" if alike[kin] else "is this a state dict?"
         holds = f"it holds {_grouped(list(tensors))}; {hint}" if tensors else "it holds no tensors at all"
-        raise CheckpointError(f"these are not the weights of a {model}: {holds}")
+        raise CheckpointError(f"these are not the weights of {model}: {holds}")
     asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
     if not asked:
         raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
@@ -307,7 +314,7 @@ def _choose(
         nearest = min(troubles, key=lambda trouble: sum(map(len, trouble.values())))
         only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
         advice = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
-        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(nearest), *advice]))
+        raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines(nearest), *advice]))
     chosen = next((network for network in fitting if network.averaged), fitting[0])
     if others := [network.key for network in fitting if network is not chosen]:
         kind = " (averaged weights)" if chosen.averaged else ""
@@ -315,8 +322,14 @@ def _choose(
     return chosen
 
 
-def _is_kin(model: str, torch: TorchNames, tensors: Tensors) -> bool:
-    return bool(find_networks(torch, dotted_names(model)[stem_path(model)].name, tensors))
+def _likeness(model: str, torch: TorchNames, tensors: Tensors) -> float:
+    """The share of the arrays of the file's likeliest network that a `model` has, too."""
+    slots = dotted_names(model)
+    known = {slot.name for slot in slots.values()}
+    networks = find_networks(torch, slots[stem_path(model)].name, dict(tensors))
+    return max(
+        (len(known & network.names.keys()) / len(known | network.names.keys()) for network in networks), default=0.0
+    )
 
 
 def _troubles(
@@ -325,14 +338,17 @@ def _troubles(
 ) -> dict[str, list[str]]:  # fmt: skip
     """What of the trunk is not as wanted, by kind, in the library's names.
 
-    An array that the network has not is no trouble, unless its name begins as one of the trunk's `own` does.
+    An array that the network lacks is no trouble, unless its name begins as one of the trunk's `own` does, here or in
+    the library.
     """
     shapes = {name: tuple(tensors[key].shape) for name, key in network.names.items() if name in wanted}
     wanted = dict(wanted)
     if stem in shapes and len(shapes[stem]) == 4:
         seen = shapes[stem][1]
         wanted[stem] = (wanted[stem][0], seen if seen in (channels, 3) else channels, *wanted[stem][2:])
+    wanted = {name: network.spelling.shape_of(name, shape) for name, shape in wanted.items()}
     ours = {name.split(".")[0] for name in (*own, *torch.refused)}
+    ours |= {part.split(".")[0] for name in own for part in network.spelling.theirs(name)}
     misshaped = [name for name in shapes if not _fits(torch, name, shapes[name], wanted[name])]
     return {
         "missing": [network.theirs(name) for name in wanted if name not in network.names],
@@ -387,7 +403,7 @@ def _grouped(names: Sequence[str]) -> str:
 def _check_finite(arrays: Arrays, originals: Mapping[str, str], model: str) -> None:
     bad = [originals[name] for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
-        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines({"not finite": bad})]))
+        raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines({"not finite": bad})]))
 
 
 # The way back
@@ -432,12 +448,12 @@ def to_state_dict(
         for path, value in flat.items()
     }
     wanted, stem = {slot.name: slot.shape for slot in names.values()}, names[stem_path(model)].name
-    network = Found("", spelling, {name: name for name in arrays})
+    network = Found("", replace(spelling, columns=()), {name: name for name in arrays})
     torch = replace(torch_of(model), resized={})
     troubles = _troubles(network, arrays, torch, [], wanted, set(), stem, channels)
     troubles["unexpected"] = [name for name in arrays if name not in wanted]
     if any(troubles.values()):
-        raise CheckpointError("\n".join([f"these are not the weights of a {model}", *_lines(troubles)]))
+        raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines(troubles)]))
     _check_finite(arrays, network.names, model)
     return written(arrays, torch, spelling)
 
@@ -564,5 +580,5 @@ def import_file(
         print(f"left out, for a run to draw anew: {_grouped(anew)}")
     kept = "head" in variables["params"]
     head = f"its head, whose outputs are taken to be {', '.join(kept_findings)}" if kept else "no head"
-    print(f"{out}: a {model} of {path.name} for grey films, with {head}")
+    print(f"{out}: {model} from {path.name} for grey films, with {head}")
     return about

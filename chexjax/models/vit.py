@@ -185,7 +185,7 @@ _TRANSFORMERS: Final = _spelling(  # Hugging Face's Dinov2, of which Rad-DINO is
     {
         "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
         "embed": "embeddings.patch_embeddings.projection", "norm": "layernorm", "head": "classifier",
-        "register_tokens": "embeddings.register_tokens",
+        "register_tokens": "embeddings.register_tokens", "mask_token": "embeddings.mask_token",
     },
     "encoder.layer.{}",
     {

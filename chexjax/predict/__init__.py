@@ -7,7 +7,7 @@ The names of this package are loaded when they are first used: `--help` needs no
 
 - `classifier`: the networks of a workdir, applied to films.
 - `films`: which files are films, and any film as uint8 grey levels.
-- `batch`: many films, read ahead, drawn in processes of their own; `journal`: what is done of them.
+- `batch`: many films, read ahead; `drawing`: the processes that draw them; `journal`: what is done of them.
 - `tables`: the CSV files and the page, made from the journals.
 
 `chexjax.commands.predict` is the command, and `chexjax.commands.join` the one that joins the shards of a job array.

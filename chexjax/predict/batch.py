@@ -5,14 +5,11 @@ its picture is kept, until it is drawn.
 """
 
 import math
-import multiprocessing
-import os
 import re
-import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from chexjax.explain import overlay
 from chexjax.explain.maps import boxes_on_film
 from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.predict.classifier import Classifier, Prediction, Ready, Scores
+from chexjax.predict.drawing import cores, drawing
 from chexjax.predict.films import as_judged, without_path
 from chexjax.predict.journal import Journal, Record, fingerprint, remove_journals
 from chexjax.predict.tables import OVERLAYS, write_tables
@@ -121,7 +119,7 @@ def score_films(
         work = _Work(classifier, options, out, stems)
         with (
             progress_bar(len(files), "predicting", done=len(files) - len(left), shown=progress) as bar,
-            _drawing(options.processes if len(left) >= MANY and options.overlays else 0) as pool,
+            drawing(options.processes if len(left) >= MANY and options.overlays else 0) as pool,
         ):
             for record in work.records(left, pool):
                 journal.add(record)
@@ -276,12 +274,7 @@ def title_of(prediction: Prediction, finding: str) -> str:
     return f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {flat}{prediction.name}"
 
 
-# Threads and processes
-
-
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+# Threads
 
 
 def _is_large(path: Path) -> bool:
@@ -311,53 +304,10 @@ def _ahead(pool: Executor, function: Callable[[Any], Any], items: Iterable[Any],
         yield result
 
 
-@contextmanager
-def _drawing(processes: int) -> Iterator[Executor]:
-    """What draws: so many processes, or as many threads as there are processors.
-
-    Processes are started anew, not forked: JAX's threads would be lost in a copy. Ctrl-C is this process's to answer.
-    """
-    pool: Executor
-    if not processes:
-        pool = ThreadPoolExecutor(cores())
-    else:
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _end_with_parent)
-        with _ctrl_c_ignored():
-            pool.submit(os.getpid)  # now they start, and inherit that
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _end_with_parent() -> None:
-    """In a process that draws: a parent that is killed would leave it waiting for work for ever."""
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _drawn(item: tuple[Record, list[Future[None]]]) -> Record:
     record, drawings = item
-    for drawing in drawings:
-        drawing.result()  # raises what went wrong
+    for picture in drawings:
+        picture.result()  # raises what went wrong
     return record
 
 

@@ -32,6 +32,7 @@ from chexjax.trust.features import see
 from chexjax.trust.gate import judge_pixels
 from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored, restore_best
+from chexjax.workdir.thresholds import validation_thresholds
 
 BATCH: Final = 8
 NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
@@ -43,12 +44,14 @@ class Scores:
     """What the networks say of one film, in numbers.
 
     `probabilities` and `thresholds` are float64 (findings,); a threshold that is not known is NaN. `findings` names
-    them, in this order. `verdict` says whether they are to be believed. `distance` is how unlike the training films
-    this one is, 1 being the limit above which it is doubtful; NaN where the run kept no measure of it.
+    them, in this order. `uncalibrated` holds the probabilities before calibration. `verdict` says whether they are to
+    be believed. `distance` is how unlike the training films this one is, 1 being the limit above which it is doubtful;
+    NaN where the run kept no measure of it.
     """
 
     name: str
     probabilities: np.ndarray
+    uncalibrated: np.ndarray
     thresholds: np.ndarray
     findings: tuple[str, ...]
     verdict: Verdict = field(default_factory=Verdict)
@@ -303,12 +306,14 @@ class Classifier:
 
     def _scores(self, batch: Sequence[Ready], seen: Seen) -> Iterator[Scores]:
         logits, features = np.asarray(seen[0]), {name: np.asarray(array) for name, array in seen[1].items()}
-        probabilities = self._calibrated(probability_of(logits).mean(axis=0))
+        uncalibrated = probability_of(logits).mean(axis=0)
+        probabilities = self._calibrated(uncalibrated)
         distances, verdicts = self._judge({name: array[: len(batch)] for name, array in features.items()}, len(batch))
         for k, film in enumerate(batch):
             yield Scores(
                 name=film.name,
                 probabilities=probabilities[k],
+                uncalibrated=uncalibrated[k],
                 thresholds=self.thresholds,
                 findings=self.findings,
                 verdict=film.verdict + verdicts[k],
@@ -367,15 +372,9 @@ def clean_film(film: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 def read_thresholds(restored: Restored) -> np.ndarray:
     """Youden's thresholds on the validation films, as the evaluation of this very checkpoint found them; else NaN."""
-    name = judged_as(restored)
-    try:
-        results = json.loads((restored.workdir / "metrics.json").read_text())
-        found = results["networks"][name]["thresholds"] if results["step"] == restored.step else {}
-        values = [found.get(finding, {}).get("youden") for finding in restored.findings]
-        thresholds = np.array([math.nan if value is None else float(value) for value in values], np.float64)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        thresholds = np.full(len(restored.findings), math.nan)
-    return np.where((thresholds >= 0) & (thresholds <= 1), thresholds, math.nan)
+    found = validation_thresholds(restored.workdir, restored.step).get(judged_as(restored), {})
+    values = [found.get(finding, {}).get("youden") for finding in restored.findings]
+    return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 def _known(thresholds: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from chexjax.evaluation.page import run_page
 from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import model_title, summarize_run
 from chexjax.evaluation.tables import auroc_text, format_epoch
-from chexjax.evaluation.trust import fit_calibration, fit_domains, summarize_trust
+from chexjax.evaluation.trust import fit_calibration, fit_domains, read_kept, summarize_trust
 from chexjax.evaluation.views import VIEWS
 from chexjax.explain.check import read_check
 from chexjax.models import Groups
@@ -211,6 +211,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
             raise
         raise DataError(f"{error}\n{other_films(workdir)}") from error
     history = check_metadata(saved, films, workdir)
+    kept = read_kept(best)  # by all processes, before one of them writes
     predictor = create_predictor(
         {n: m.apply for n, m in best.models.items()}, config.data.mean, config.data.std, config.views
     )
@@ -218,10 +219,11 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
     validation = predict(films, "val", predictor, variables, config)
     predictions = validation if split == "val" else predict(films, split, predictor, variables, config)
     calibrations, bands = fit_calibration(validation)
-    domains, gate = fit_domains(best, variables, films, split)
+    domains, gate = fit_domains(best, variables, films, split, kept)
     if jax.process_index() == 0:
         findings = best.findings
-        trust = Trust(calibrations, bands, domains)
+        gates = {**(kept.gates if domains is kept.domains else {}), split: gate}
+        trust = Trust(calibrations, bands, domains, gates)
         if split == "test" or not (workdir / CALIBRATION).exists():  # other splits leave the run's own results alone
             write_trust(best, trust)
         results = summarize_run(predictions, validation, history, config, best.step, split, findings)

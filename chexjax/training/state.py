@@ -95,7 +95,12 @@ def part_of(path: tuple[Any, ...], leaf: Any = None) -> str:
 
 
 def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
-    """The learning rate at each step: a linear warm-up to its peak, then the decay that the config names."""
+    """The learning rate at each step: a linear warm-up to its peak, then the decay that the config names.
+
+    With `restart_steps` this is one cycle, and the next begins at its end: Loshchilov & Hutter, "SGDR: stochastic
+    gradient descent with warm restarts", ICLR 2017, with cycles of equal length. `steps` then changes nothing.
+    """
+    steps = network.restart_steps or steps
     peak, warmup = network.learning_rate, min(network.warmup_steps, max(steps - 1, 0))
     rest = max(steps - warmup, 1)
     decays: dict[str, Callable[[], optax.Schedule]] = {
@@ -108,7 +113,8 @@ def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
         raise ConfigError(f"no schedule is called {network.schedule!r}; there are {', '.join(decays)}")
     ramp = optax.linear_schedule(0.0, peak, warmup)
     # The warm-up starts one update above zero: a step at rate 0 would only change the batch statistics.
-    return optax.join_schedules([lambda step: ramp(step + 1), decays[network.schedule]()], [warmup])
+    cycle = optax.join_schedules([lambda step: ramp(step + 1), decays[network.schedule]()], [warmup])
+    return (lambda step: cycle(step % steps)) if network.restart_steps else cycle
 
 
 def learning_rates(network: ConfigDict, step: int, steps: int, frozen_steps: int = 0) -> dict[str, float]:

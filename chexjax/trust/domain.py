@@ -10,9 +10,11 @@ directions, fitted on training films that were turned, mirrored and inverted for
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from chexjax.data.verdict import Verdict
 from chexjax.trust.features import POSES
@@ -101,9 +103,11 @@ class Domain:
 
     def measure(self, features: np.ndarray) -> tuple[np.ndarray, list[Verdict]]:
         """Every film's `score`, and its verdict."""
-        names, scores = list(POSES), self.score(features)
+        # OpenBLAS's other threads wait for more work in a busy loop, here while the network computes the next batch.
+        with _blas().limit(limits=1, user_api="blas"):
+            names, scores, posed = list(POSES), self.score(features), self.pose_odds(features)
         verdicts = []
-        for score, odds, pose in zip(scores, *self.pose_odds(features), strict=True):
+        for score, odds, pose in zip(scores, *posed, strict=True):
             reasons = [f"unlike the training films ({score / self.limit:.3g} times the limit)"]
             reasons = reasons if score > self.limit else []
             reasons += [f"seems {names[pose]}"] if odds > self.pose_limit else []
@@ -128,6 +132,12 @@ class Domain:
         if not (known["scales"] > 0).all() or numbers["rest"] <= 0 or numbers["limit"] <= 0:
             raise ValueError("a variance or limit that is not above 0")
         return cls(**known | numbers)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's and SciPy's BLAS, as they are loaded by now."""
+    return ThreadpoolController()
 
 
 def _discriminants(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,11 +28,15 @@ _WHOSE: Final = "checkpoint"  # in both files
 
 @dataclass(frozen=True)
 class Trust:
-    """All parts by network name; calibrations and bands also for the "ensemble" of several. Absent where not fitted."""
+    """Parts by network name; calibrations and bands also for the "ensemble" of several. Absent where not fitted.
+
+    `gates` holds, by split, what `evaluation.trust.measure_gate` found of each network's domain.
+    """
 
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     bands: dict[str, Bands] = field(default_factory=dict)
     domains: dict[str, Domain] = field(default_factory=dict)
+    gates: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def write_trust(restored: Restored, trust: Trust) -> None:
@@ -41,7 +45,8 @@ def write_trust(restored: Restored, trust: Trust) -> None:
         name: {"calibration": calibration.to_json(), "bands": trust.bands[name].to_json()}
         for name, calibration in trust.calibrations.items()
     }
-    found = {_WHOSE: fingerprint(restored), "findings": list(restored.findings), "networks": parts}
+    about = {_WHOSE: fingerprint(restored), "findings": list(restored.findings)}
+    found = {**about, "networks": parts, "gates": trust.gates}
     write_whole(restored.workdir / CALIBRATION, json.dumps(found, indent=1, allow_nan=False))
     arrays: dict[str, Any] = {_WHOSE: np.array(fingerprint(restored))}
     for name, domain in trust.domains.items():
@@ -58,8 +63,8 @@ def read_trust(restored: Restored) -> Trust:
     """
     workdir = restored.workdir
     try:
-        calibrations, bands = _read_calibration(workdir / CALIBRATION, restored)
-        return Trust(calibrations, bands, _read_domains(workdir / DOMAIN, restored))
+        calibrations, bands, gates = _read_calibration(workdir / CALIBRATION, restored)
+        return Trust(calibrations, bands, _read_domains(workdir / DOMAIN, restored), gates)
     except _BROKEN as error:
         raise CheckpointError(
             f"{printable(workdir)}: {CALIBRATION} or {DOMAIN} cannot be read ({type(error).__name__})\n"
@@ -74,19 +79,25 @@ _BROKEN: Final = (
 )  # fmt: skip
 
 
-def _read_calibration(path: Path, restored: Restored) -> tuple[dict[str, Calibration], dict[str, Bands]]:
+def _read_calibration(
+    path: Path, restored: Restored
+) -> tuple[dict[str, Calibration], dict[str, Bands], dict[str, dict[str, Any]]]:
     if not path.exists():
-        return {}, {}
+        return {}, {}, {}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if found[_WHOSE] != fingerprint(restored):
-        return {}, {}
+        return {}, {}, {}
     count = len(restored.findings)
     if found["findings"] != list(restored.findings):
         raise ValueError("other findings")
     networks = found["networks"].items()
+    gates = found.get("gates", {})  # absent in older workdirs
+    if not all(isinstance(gate, dict) for gate in gates.values()):
+        raise ValueError("no gates")
     return (
         {name: Calibration.from_json(parts["calibration"], count) for name, parts in networks},
         {name: Bands.from_json(parts["bands"], count) for name, parts in networks},
+        gates,
     )
 
 

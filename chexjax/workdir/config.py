@@ -55,7 +55,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
 def check_config(workdir: Path, config: ConfigDict) -> None:
     """Checks that `config` made `workdir`, apart from the fields in `MAY_CHANGE`.
 
-    A run with constant learning rates may become longer or shorter: no step so far depends on its length.
+    A run with constant learning rates, or with warm restarts, may become longer or shorter: no step so far depends on
+    its length.
 
     Raises:
       CheckpointError: it did not (the fields that differ are named), or the workdir holds no config.
@@ -64,7 +65,11 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
         flatten_dict(fields, sep=".", keep_empty_nodes=True)
         for fields in (read_config(workdir).to_dict(), _plain(config))
     )
-    schedules = {key: value for key, value in new.items() if key.endswith(".schedule") and value != "constant"}
+    schedules = {
+        key: value
+        for key, value in new.items()
+        if key.endswith(".schedule") and value != "constant" and not new.get(key.replace(".schedule", ".restart_steps"))
+    }
     free = MAY_CHANGE if schedules else (*MAY_CHANGE, *LENGTH)
     differing = {
         key: f"{key}: {old.get(key, 'absent')!r} then, {new.get(key, 'absent')!r} now"
@@ -77,8 +82,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     if set(differing) <= set(LENGTH):
         (key, schedule), *_ = schedules.items()
         way = (
-            f"the learning rate ends with the run, as config.{key} is {schedule} and not constant: to train longer, "
-            f"begin anew from these weights, with another --workdir and --config.init_from={workdir}"
+            f"the learning rate ends with the run, as config.{key} is {schedule}, neither constant nor with "
+            f"restart_steps: to train longer, begin anew from these weights, with another --workdir and "
+            f"--config.init_from={workdir}"
         )
     raise CheckpointError(
         f"{workdir} was made by another config, which differs in {first_ten(list(differing.values()))}\n{way}"

@@ -123,12 +123,12 @@ def _imported(folder: Path) -> Restored:
     variables, about = load_weights(folder)
     if "head" not in variables["params"]:
         raise CheckpointError(
-            f"{folder} holds a {about.model} without a head, which predicts nothing\n"
+            f"{folder} holds {about.model} without a head, which predicts nothing\n"
             f"train one from it: --config.init_from={folder}"
         )
     if about.fresh:
         raise CheckpointError(
-            f"{folder} holds a {about.model} without {first_ten(about.fresh)}, which predicts nothing\n"
+            f"{folder} holds {about.model} without {first_ten(about.fresh)}, which predicts nothing\n"
             f"train it: --config.init_from={folder}"
         )
     data = asdict(Recipe(size=about.size)) | {"mean": about.mean, "std": about.std}

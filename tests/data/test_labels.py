@@ -7,11 +7,15 @@ import pytest
 
 from chexjax.data.labels import (
     SYNONYMS,
+    WIDE_LABELS,
     Uncertain,
     align,
     choose_findings,
+    common_findings,
     describe_mapping,
+    highest,
     match_findings,
+    outputs_of,
     preferred_name,
 )
 from chexjax.errors import ConfigError, DataError
@@ -120,6 +124,36 @@ def test_policies_that_are_none(policy: str) -> None:
 def test_findings_that_nobody_chose() -> None:
     assert choose_findings([["Pleural Effusion", "Cyst"]]) == ("Pleural Effusion", "Cyst")
     assert choose_findings([["Pleural Effusion", "Cyst"], ["Effusion", "Hernia"]]) == ("Effusion", "Cyst", "Hernia")
+
+
+def test_a_wide_label_is_evaluated_where_no_output_means_it() -> None:
+    nih = common_findings(["Nodule/Mass", "Pleural effusion", "ILD"], FINDINGS)
+    assert {name: entry.outputs for name, entry in nih.items()} == {
+        "Effusion": ("Effusion",),
+        "Nodule/Mass": ("Nodule", "Mass"),
+    }
+    assert list(common_findings(["Lung Opacity"], FINDINGS)) == ["Lung Opacity"]  # the RSNA's
+    # A part of it alone, or an output that means it, does not count so; nor do the parts as a source's labels.
+    assert common_findings(["Nodule/Mass"], ["Nodule", "Hernia"]) == {}
+    assert common_findings(["Nodule/Mass"], ["Nodule", "Mass", "Nodule or mass"]).keys() == {"Nodule or mass"}
+    assert common_findings(["Nodule", "Mass"], ["Nodule", "Mass"]).keys() == {"Nodule", "Mass"}
+    assert common_findings(["Lung Lesion"], ["nodule_/mass", "Nodule", "Mass"])["Lung Lesion"].outputs == (
+        "nodule_/mass",
+    )
+
+
+def test_each_wide_label_names_findings_by_their_preferred_names() -> None:
+    for wide in WIDE_LABELS:
+        assert [preferred_name(name) for name in (wide.name, *wide.outputs)] == [wide.name, *wide.outputs]
+        assert wide.origin
+
+
+def test_the_highest_of_the_outputs() -> None:
+    outputs = ("Mass", "Edema", "Nodule")
+    columns = outputs_of(("Edema", "Nodule/Mass"), outputs)
+    values = np.random.default_rng(0).random((7, 3))
+    expected = [[row[1], max(row[0], row[2])] for row in values]
+    np.testing.assert_array_equal(highest(values, columns), expected)
 
 
 def test_the_mapping_is_told_with_its_reasons() -> None:

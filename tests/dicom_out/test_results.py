@@ -39,8 +39,10 @@ def a_prediction(extent: tuple[int, int] = (120, 90), verdict: Verdict = Verdict
     random = np.random.default_rng(1)
     thresholds = np.full(14, 0.5)
     thresholds[3] = math.nan
+    probabilities = random.uniform(0.01, 0.99, 14)
     return Prediction(
-        name="film.dcm", probabilities=random.uniform(0.01, 0.99, 14), thresholds=thresholds, findings=FINDINGS,
+        name="film.dcm", probabilities=probabilities, uncalibrated=probabilities, thresholds=thresholds,
+        findings=FINDINGS,
         verdict=verdict, film=random.integers(0, 256, extent, np.uint8), cleaned=None,
         maps=random.normal(size=(4, 4, 14)).astype(np.float32),
     )  # fmt: skip

@@ -13,13 +13,15 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from chexjax.configs import common
+from chexjax.data import labels
 from chexjax.errors import ChexjaxError, ConfigError, DataError
-from chexjax.evaluation.evaluate import choose_films, data_of, evaluate, validation_thresholds, write_into
+from chexjax.evaluation.evaluate import choose_films, data_of, evaluate, write_into
 from chexjax.evaluation.summary import prevalence_thresholds
 from chexjax.predict import Classifier
 from chexjax.training import loop
 from chexjax.workdir.config import read_config
 from chexjax.workdir.restore import restore_best
+from chexjax.workdir.thresholds import validation_thresholds
 from tests.spots import FINDINGS, draw
 
 
@@ -113,6 +115,57 @@ def test_the_report_on_the_findings_of_both(run: Path, elsewhere: Path, tmp_path
     assert not list((tmp_path / "out").glob("writing-*"))
 
 
+def test_a_label_wider_than_the_outputs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three readers marked "Any spot", which no output means: the higher of the two spots' outputs counts."""
+    wide = labels.Evaluable("Any spot", ("Left spot", "Right spot"), "a test's reason")
+    monkeypatch.setattr(labels, "WIDE_LABELS", (wide,))
+    rows, corners = [], {}
+    for film in range(24):
+        left, right, haze = film % 3 == 0, film % 5 == 0, film % 4 == 0
+        draw(tmp_path / "v" / "train" / f"v{film}.png", np.array([left, right, haze]), 900 + film)
+        marks = (
+            [("Any spot", 5, 10, 15, 20)] * left
+            + [("Any spot", 25, 10, 35, 20)] * right
+            + [("Haze", 0, 25, 40, 40)] * haze
+        )
+        corners[f"v{film}"] = [mark[1:] for mark in marks if mark[0] == "Any spot"]
+        for reader in "abc":
+            rows += [[f"v{film}", *mark, reader] for mark in marks or [("No finding", "", "", "", "")]]
+    write_table(
+        tmp_path / "v" / "train.csv", ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max", "rad_id"), rows
+    )
+    found = evaluate(run, data_of("vindr", str(tmp_path / "v"), cache=str(tmp_path)), tmp_path / "out", progress=False)
+    assert found["evaluated_by"] == {"Any spot": ["Left spot", "Right spot"]}
+    assert found["known"] == {"Haze": 24, "Any spot": 24}
+
+    names = list(corners)
+    predictions = Classifier.from_checkpoint(run).predict([tmp_path / "v" / "train" / f"{name}.png" for name in names])
+    highest = np.array([max(p.probabilities[0], p.probabilities[1]) for p in predictions])
+    truth = [bool(corners[name]) for name in names]
+    auroc = found["networks"]["ensemble"]["auroc"]["Any spot"]
+    assert auroc == pytest.approx(roc_auc_score(truth, highest), abs=1e-9)
+    with (tmp_path / "out" / "predictions_ensemble.csv").open() as file:
+        written = {row["Image Index"]: float(row["Any spot"]) for row in csv.DictReader(file)}
+    np.testing.assert_allclose([written[name] for name in names], highest, atol=2e-6)
+
+    hits = []
+    for prediction, name in zip(predictions, names, strict=True):
+        if corners[name]:
+            cells = np.maximum(prediction.maps[..., 0], prediction.maps[..., 1])
+            row, column = np.unravel_index(cells.argmax(), cells.shape)
+            y, x = (row + 0.5) * 40 / cells.shape[0], (column + 0.5) * 40 / cells.shape[1]
+            hits.append(any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in corners[name]))
+    group = found["localization"]["groups"]["Any spot"]
+    assert group["cases"] == len(hits) > 8
+    assert group["sources"]["ensemble"]["pointing"] == pytest.approx(np.mean(hits))
+
+    # No threshold of the run is known for it; a reader sees how it was evaluated, and why.
+    assert set(found["networks"]["net1"]["thresholds"]) == {"Haze"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Any spot <small>(highest of Left spot, Right spot)</small>" in page
+    assert "Any spot is evaluated by the highest of the outputs Left spot, Right spot (a test&#39;s reason)" in page
+
+
 def test_thresholds_at_the_prevalence_call_as_many_as_there_are() -> None:
     random = np.random.default_rng(0)
     labels = (random.random((200, 3)) < [0.1, 0.5, 0.0]).astype(np.float32)
@@ -150,7 +203,20 @@ def test_other_patients_under_the_same_names_are_kept(run: Path, home: Path, tmp
     (tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
     films, chosen, notes = choose_films(restore_best(run), data_at(tmp_path, run), "all")
     assert len(chosen) == len(films) == 60
-    assert any("taken for others" in note for note in notes)
+    assert any("show other patients: they are kept" in note for note in notes)
+
+
+def test_the_other_edition_of_a_table_names_the_same_films(run: Path, home: Path, tmp_path: Path) -> None:
+    """Google's table has the NIH's films with ages that differ by a year from those of 2020, for two films in five."""
+    rows = [row.split(",") for row in (home / "labels.csv").read_text().splitlines()]
+    rows = [rows[0]] + [[*row[:-1], str(int(row[-1]) + (k % 5 < 2))] for k, row in enumerate(rows[1:])]
+    (tmp_path / "films").mkdir()
+    (tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
+    films, chosen, notes = choose_films(restore_best(run), data_at(tmp_path, run), "all")
+    _, expected, _ = choose_films(restore_best(run), data_at(home, run), "all")
+    assert {films.names[row] for row in chosen} == {films.names[row] for row in expected}
+    assert len(chosen) < 60
+    assert any("left out" in note for note in notes)
 
 
 def test_uncertain_labels_need_a_word(run: Path, elsewhere: Path, tmp_path: Path) -> None:
@@ -189,12 +255,10 @@ def test_a_run_that_is_given_other_films_names_this_command(run: Path, home: Pat
 def test_thresholds_of_another_checkpoint_do_not_count(run: Path, tmp_path: Path) -> None:
     best = restore_best(run)
     results = json.loads((run / "metrics.json").read_text())
-    own = restore_best(run)
-    object.__setattr__(own, "workdir", tmp_path)
     for text in ("", "[]", '{"step": 1}', json.dumps(results | {"step": best.step + 1})):
         (tmp_path / "metrics.json").write_text(text)
-        assert validation_thresholds(own, best.findings) == {}
-    assert set(validation_thresholds(best, ("Haze",))["net2"]["Haze"]) == {"youden", "sensitivity_90"}
+        assert validation_thresholds(tmp_path, best.step) == {}
+    assert set(validation_thresholds(run, best.step)["net2"]["Haze"]) == {"youden", "sensitivity_90"}
 
 
 def test_an_earlier_report_stays_until_a_new_one_is_whole(tmp_path: Path) -> None:

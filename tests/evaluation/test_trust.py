@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 
 from chexjax.commands import check_maps
 from chexjax.errors import CheckpointError
+from chexjax.evaluation import trust as fitting
 from chexjax.evaluation.metrics import expected_calibration_error
 from chexjax.explain import check
 from chexjax.findings import FINDINGS
@@ -71,6 +72,31 @@ def test_the_figures_before_and_after_are_those_of_the_predictions(run: Path, re
             )
             expected = expected_calibration_error(labels[:, k], shown[:, k])
             assert found[finding]["expected_calibration_error"][place] == pytest.approx(expected)
+
+
+def test_the_gate_is_fitted_once_for_a_checkpoint(run: Path, restored: Restored, monkeypatch) -> None:
+    kept, report = read_trust(restored), json.loads((run / "metrics.json").read_text())["trust"]["gate"]
+    passed: list[tuple[str, int, bool]] = []
+    features = fitting._features
+
+    def counted(best, variables, films, split, most, posed, bar):
+        passed.append((split, most, posed))
+        return features(best, variables, films, split, most, posed, bar)
+
+    monkeypatch.setattr(fitting, "_features", counted)
+    loop.evaluate(restored.config, run)
+    assert not passed
+    assert json.loads((run / "metrics.json").read_text())["trust"]["gate"] == report
+    loop.evaluate(restored.config, run, "val")
+    assert passed == [("val", fitting.MEASURED, True)]  # the gate is measured on other films, not fitted anew
+    np.testing.assert_equal(read_trust(restored).domains["net1"].to_arrays(), kept.domains["net1"].to_arrays())
+    (run / DOMAIN).write_bytes(b"broken")
+    loop.evaluate(restored.config, run)
+    assert passed[1:] == [
+        ("train", fitting.TRAINING, False), ("train", fitting.POSED, True), ("val", fitting.HELD_OUT, False),
+        ("test", fitting.MEASURED, True),
+    ]  # fmt: skip
+    np.testing.assert_equal(read_trust(restored).domains["net1"].to_arrays(), kept.domains["net1"].to_arrays())
 
 
 def test_of_another_checkpoint_or_none_nothing_is_believed(run: Path, restored: Restored, tmp_path: Path) -> None:

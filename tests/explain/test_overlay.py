@@ -33,9 +33,10 @@ def test_blending_is_a_mean_weighted_by_the_map(opacity: float) -> None:
     values = np.random.default_rng(2).random((6, 9)).astype(np.float32)
     found = overlay.blend(grey, values, opacity)
     for i, j, c in np.ndindex(6, 9, 3):
-        cover = opacity * values[i, j]
-        colour = overlay.PALETTE[round(float(values[i, j]) * 255)][c]
-        assert abs(found[i, j, c] - (grey[i, j] * (1 - cover) + colour * cover)) <= 0.51
+        level = round(float(values[i, j]) * 255)
+        cover = opacity * level / 255
+        colour = float(overlay.PALETTE[level][c])
+        assert abs(found[i, j, c] - (grey[i, j] * (1 - cover) + colour * cover)) <= 0.501
     assert overlay.blend(grey, np.zeros((6, 9), np.float32), opacity)[..., 0].tolist() == grey.tolist()
 
 

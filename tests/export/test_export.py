@@ -147,6 +147,7 @@ def test_torch_gives_the_same_logits(resnet18: Path, tmp_path: Path, channels: i
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
         about = {key: json.loads(value) for key, value in file.metadata().items()}
     assert (about["model"], about["findings"], about["size"]) == ("resnet18", list(FINDINGS), 64)
+    assert about["library"] == "torchvision"
     network = create_torch_network("resnet18", channels=channels).eval()
     network.load_state_dict(weights)  # strictly
 
@@ -164,6 +165,19 @@ def test_what_went_to_torch_comes_back(resnet18: Path) -> None:
     arrays, _ = export.to_torch(restored, "ensemble", 1)
     back = convert_state_dict("resnet18", arrays, 1)
     jax.tree.map(np.testing.assert_array_equal, back, dict(restored.variables["net1"]))
+
+
+def test_the_names_are_those_of_the_library_that_is_asked_for(tmp_path: Path) -> None:
+    from chexjax.configs import baseline
+
+    restored = restore_best(save_untrained(baseline.get_config("mobilenet_v2"), tmp_path / "run"))
+    arrays, about = export.to_torch(restored, "ensemble", 3, "timm")
+    assert json.loads(about["library"]) == "timm"
+    assert {"conv_stem.weight", "blocks.6.0.conv_pwl.weight", "classifier.bias"} <= arrays.keys()
+    torchvision, _ = export.to_torch(restored, "ensemble", 3)
+    assert sorted(map(np.shape, arrays.values())) == sorted(map(np.shape, torchvision.values()))
+    with pytest.raises(ConfigError, match="'transformers' are not known; there are torchvision, timm"):
+        export.to_torch(restored, "ensemble", 3, "transformers")
 
 
 def test_a_pair_needs_a_name_for_torch(pair: Path) -> None:

@@ -210,9 +210,9 @@ def test_everything_that_does_not_fit_is_listed(resnet) -> None:
 
 
 def test_weights_of_another_network_are_refused(resnet, densenet) -> None:
-    with pytest.raises(CheckpointError, match=r"not the weights of a resnet34\nmissing \d+: .*layer4\.2\.bn2"):
+    with pytest.raises(CheckpointError, match=r"not the weights of resnet34\nmissing \d+: .*layer4\.2\.bn2"):
         convert_state_dict("resnet34", resnet)
-    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18: .* they are named as a densenet121's"):
+    with pytest.raises(CheckpointError, match=r"not the weights of resnet18: .* they have the names of densenet121"):
         convert_state_dict("resnet18", densenet)
     with pytest.raises(CheckpointError, match=r"features.conv0.weight \(64, 4, 7, 7\) for \(64, 1, 7, 7\)"):
         convert_state_dict("densenet121", densenet | {"features.conv0.weight": np.zeros((64, 4, 7, 7))}, 1)
@@ -305,7 +305,7 @@ def test_a_gap_is_taken_only_where_it_is_named(resnet) -> None:
         assert len(flatten_dict(found)) == len(torch_names("resnet18")) - 25 - 2
     with pytest.raises(CheckpointError, match=r"missing \d+: layer3\.1\.bn1"):
         convert_state_dict("resnet18", {k: x for k, x in part.items() if "layer3.1.bn1" not in k}, fresh=["layer4.*"])
-    with pytest.raises(ConfigError, match="no array of a resnet18 is called 'layr4"):
+    with pytest.raises(ConfigError, match="no array of resnet18 is called 'layr4"):
         convert_state_dict("resnet18", part, fresh=["layr4.*"])
 
 
@@ -348,7 +348,7 @@ def test_what_is_left_out_is_listed(resnet) -> None:
 
 def test_a_deeper_network_is_not_cut_to_a_shallower_one() -> None:
     """All that a ResNet-18 wants is in a ResNet-34, in its shapes."""
-    with pytest.raises(CheckpointError, match=r"not the weights of a resnet18\nunexpected \d+: layer1\.2\.conv1"):
+    with pytest.raises(CheckpointError, match=r"not the weights of resnet18\nunexpected \d+: layer1\.2\.conv1"):
         convert_state_dict("resnet18", numpy_dict(create_torch_network("resnet34")))
 
 

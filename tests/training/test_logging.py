@@ -42,7 +42,14 @@ def config(small_baseline: ConfigDict, phantom_folder: Path, tmp_path: Path) -> 
     small_baseline.data.update({"source": "chestxray14", "dir": str(phantom_folder), "val_fraction": 0.3})
     small_baseline.data.cache = str(tmp_path / "cache")
     small_baseline.update({"max_steps": 5, "eval_epochs": 10.0, "log_every": 1, "steps_per_call": 1})
-    network = {"momentum": 0.0, "weight_decay": 0.0, "clip_norm": 0.0, "schedule": "linear", "warmup_steps": 2}
+    network = {
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "clip_norm": 0.0,
+        "schedule": "linear",
+        "warmup_steps": 2,
+        "restart_steps": 0,
+    }
     small_baseline.networks.net1.update(network)
     return small_baseline
 

@@ -240,9 +240,12 @@ def test_another_config_is_refused_with_the_fields_named(dml: ConfigDict, run_th
         loop.train(dml, run_through)
 
 
-def test_under_a_constant_rate_a_run_that_ended_goes_on_to_a_later_end(dml: ConfigDict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("schedule", [{"schedule": "constant"}, {"schedule": "cosine", "restart_steps": 2}])
+def test_where_no_step_depends_on_the_end_a_run_goes_on_to_a_later_one(
+    dml: ConfigDict, tmp_path: Path, schedule: dict[str, str | int]
+) -> None:
     for network in dml.networks.values():
-        network.update({"schedule": "constant", "warmup_steps": 1})
+        network.update(schedule | {"warmup_steps": 1})
     loop.train(dml, tmp_path / "six")
     dml.max_steps = 3
     loop.train(dml, tmp_path / "three")
@@ -269,7 +272,7 @@ def test_where_the_rate_ends_with_the_run_a_longer_one_is_begun_from_its_weights
     with pytest.raises(CheckpointError, match=r"differs in 3: max_steps: 6 then, 9 now, networks"):
         loop.train(dml, run_through)
     dml.networks.net1.schedule = dml.networks.net2.schedule = "cosine"
-    with pytest.raises(CheckpointError, match=r"net1\.schedule is cosine.*--config\.init_from=/"):
+    with pytest.raises(CheckpointError, match=r"net1\.schedule is cosine.*restart_steps.*--config\.init_from=/"):
         loop.train(dml, run_through)
 
 

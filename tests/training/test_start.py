@@ -111,7 +111,7 @@ def test_arrays_left_out_on_import_are_drawn_anew(small_baseline: ConfigDict, tm
         elif not path.endswith("offset"):
             ours = imported[path.replace("/branch/", "/").replace("/shared/", "/trunk/")]
             np.testing.assert_array_equal(now[path], np.broadcast_to(ours, now[path].shape))
-    with pytest.raises(CheckpointError, match=r"holds a resnet18 without (a head|25)"):
+    with pytest.raises(CheckpointError, match=r"holds resnet18 without (a head|25)"):
         restore_best(tmp_path / "part")
 
 

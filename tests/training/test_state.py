@@ -33,6 +33,20 @@ def test_schedules_warm_up_and_then_decay(schedule: str, expected: list[float]) 
     np.testing.assert_allclose([rate(step) for step in range(6)], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("warmup", [0, 3])
+@pytest.mark.parametrize("steps", [7, 24, 1000])  # of the whole run, which must not matter
+def test_a_warm_restart_begins_schedule_and_warm_up_anew(warmup: int, steps: int) -> None:
+    """SGDR's equation 5, with a linear warm-up in front, step by step."""
+    expected = []
+    for step in range(20):
+        now = step % 8
+        decayed = 0.5 * (1.0 + np.cos(np.pi * (now - warmup) / (8 - warmup)))
+        expected.append((now + 1) / warmup if now < warmup else decayed)
+    rate = create_schedule(network(schedule="cosine", warmup_steps=warmup, restart_steps=8), steps)
+    np.testing.assert_allclose([rate(step) for step in range(20)], expected, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(rate)(jnp.int32(17)), expected[17], atol=1e-6)
+
+
 @pytest.mark.parametrize("steps", [10, 25, 200])
 def test_one_cycle_is_torchs(steps: int) -> None:
     torch = pytest.importorskip("torch")

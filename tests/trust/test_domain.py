@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from threadpoolctl import threadpool_info
 
 from chexjax.models import create_model
 from chexjax.trust.domain import _SHRINKAGE, Domain
@@ -55,6 +56,17 @@ def test_the_limits_keep_the_stated_share_of_new_films(domain: Domain) -> None:
     verdicts = domain.judge(fresh[:2000])
     assert 0 < sum(verdict.status == "doubtful" for verdict in verdicts) < 100
     assert {verdict.status for verdict in verdicts} == {"ok", "doubtful"}
+
+
+def test_measuring_gives_the_scores_and_leaves_blas_its_threads(domain: Domain) -> None:
+    before = [library["num_threads"] for library in threadpool_info()]
+    scores, verdicts = domain.measure(films := features(6, 40))
+    np.testing.assert_allclose(scores, domain.score(films), rtol=1e-12)
+    assert [verdict.status == "doubtful" for verdict in verdicts] == [
+        bool(score > domain.limit or odds > domain.pose_limit)
+        for score, odds in zip(domain.score(films), domain.pose_odds(films)[0], strict=True)
+    ]
+    assert [library["num_threads"] for library in threadpool_info()] == before
 
 
 def test_what_lies_far_away_is_doubtful_and_says_how_far(domain: Domain) -> None:

@@ -77,8 +77,9 @@ def read(request: Request) -> Entries:
         raise DataError(f"{printable(table.path)} has no column 'path' or 'Image Index'; it has {shown}")
     files = film_paths(table, path, request.folder)
     check_unique(table, files)
-    findings, labels = _labels(table, column, request.findings)
-    alone = column["patient"] is None
+    findings, labels, notes = _labels(table, column, request.findings)
+    if column["patient"] is None:
+        notes = ["the table has no patients (column 'patient'): each film counts as one", *notes]
     return Entries(
         source="table",
         folder=request.folder,
@@ -92,7 +93,7 @@ def read(request: Request) -> Entries:
         views=texts(table.get(column["view"])),
         splits=_splits(table, column["split"]),
         film_folders=("", "images*/images", "images*") if _lies_in_images(request.folder, files, path) else (),
-        notes=("the table tells no patients (column 'patient'): each film counts as one",) if alone else (),
+        notes=tuple(notes),
     )
 
 
@@ -107,16 +108,16 @@ def _lies_in_images(folder: Path, files: Sequence[str], path: str) -> bool:
 
 def _labels(
     table: Table, column: dict[str, str | None], wanted: tuple[str, ...]
-) -> tuple[tuple[str, ...], np.ndarray]:  # fmt: skip
-    """The findings and their labels, float32 (films, findings)."""
+) -> tuple[tuple[str, ...], np.ndarray, list[str]]:  # fmt: skip
+    """The findings, their labels, float32 (films, findings), and notes."""
     free = [name for name in table.columns if name not in column.values()]
     if wanted:
         named = dict.fromkeys(name for names in match_findings(free, wanted).values() for name in names)
         if named:
-            return tuple(named), label_columns(table, tuple(named), words=True)
+            return tuple(named), label_columns(table, tuple(named), words=True), []
     joined = column["labels"]
     if joined is not None:
-        return _joined(table, joined)
+        return *_joined(table, joined), []
     if wanted:
         raise DataError(f"{printable(table.path)} has no column {' or '.join(map(repr, wanted))[:200]}; it has "
                         f"{first_ten([name[:40] for name in free])}")  # fmt: skip
@@ -126,12 +127,23 @@ def _labels(
             f"{printable(table.path)} has no column of labels (0, 1, -1, empty or a number between, not all empty)\n"
             "name those that are meant: --config.data.findings=A,B,C (--findings)"
         )
-    return found, label_columns(table, found)
+    notes = [note for name in free if name not in found and (note := _note_on_stray_cell(table, name))]
+    return found, label_columns(table, found), notes
 
 
 def _is_finding(cells: Sequence[str]) -> bool:
     values = [parse_label(cell) for cell in set(cells)]
     return None not in values and any(value == value for value in values)
+
+
+def _note_on_stray_cell(table: Table, column: str) -> str:
+    """Names the first cell that keeps a column from being a finding, if most of the others are labels; else empty."""
+    not_labels = {cell for cell in set(table[column]) if parse_label(cell) is None}
+    rows = [row for row, cell in enumerate(table[column]) if cell in not_labels]
+    if not 0 < len(rows) < len(table) / 2:
+        return ""
+    where = f"line {table.lines[rows[0]]} has {printable(table[column][rows[0]][:40])!r}"
+    return f"column {printable(column)[:80]!r} is not used: {where}, which is not a label"
 
 
 def _joined(table: Table, column: str) -> tuple[tuple[str, ...], np.ndarray]:

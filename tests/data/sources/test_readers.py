@@ -297,6 +297,14 @@ def test_columns_of_labels_are_found_by_their_cells(tmp_path: Path) -> None:
     assert entries.patients == entries.names == ("a/x.png", "a/y.png")
 
 
+def test_a_column_that_one_cell_keeps_from_being_a_finding_is_named(tmp_path: Path) -> None:
+    lines = [f"{k}.png,{'O' if k == 3 else 0},1,{'old' * (k > 1)}" for k in range(6)]
+    entries = table(tmp_path, "path,Edema,Mass,note", *lines)
+    assert entries.findings == ("Mass",)
+    assert "column 'Edema' is not used: line 5 has 'O', which is not a label" in entries.notes
+    assert not any("'note'" in note for note in entries.notes)
+
+
 def test_columns_are_chosen_by_name_and_may_say_yes_and_no(tmp_path: Path) -> None:
     lines = ("Image Index,Patient ID,View Position,Fracture,Nodule or mass", "a.png,7,AP,YES,NO")
     entries = table(tmp_path, *lines, findings=("Nodule/Mass", "Fracture"))
