@@ -1,4 +1,4 @@
-"""Makes what `chexjax self-test` compares with: `python -m tests.make_self_test [--run=WORKDIR]`.
+"""Makes what `chexjax self-test` compares with: `python -m tests.self_test_files [--run=WORKDIR]`.
 
 Trains a small network on simulated films (a minute on two quiet cores; or takes that of an evaluated run), and keeps
 its best checkpoint without the optimiser's part, its calibration and gate, six films, and what it makes of them. The
