@@ -1,8 +1,8 @@
 """Stored films through a stored network, compared with what it should make of them.
 
 `stored/` holds simulated films, a ResNet-18 a sixteenth as wide, trained on such films, and what it makes of them,
-computed in float64 (`tests/self_test_files.py`). The films take the way of `predict`: read, cleaned, shrunk, normalised,
-classified, mapped, calibrated, judged.
+computed in float64 (`tests/self_test_files.py`). The films pass through what `predict` does: read, cleaned, shrunk,
+normalised, classified, mapped, calibrated, judged.
 """
 
 import zipfile
