@@ -1,10 +1,10 @@
-"""Does this install compute what it should?
+"""Tests whether this installation computes what it should.
 
     chexjax self-test
 
-Simulated films that come with chexjax go through a small network that comes with it, on each of JAX's backends that is
-here: CPU, GPU, TPU. A line a check tells the largest difference from what was computed in float64, and the largest that
-passes. It needs no network connection, and writes nothing but compiled programs into the cache.
+Runs simulated films through a small network, both part of the package, on each backend that JAX finds: CPU, GPU, TPU.
+Each check prints one line: the largest difference from the results in float64, and the largest difference allowed. It
+needs no internet connection and writes nothing but compiled programs, to the cache.
 
 Exit status: 0 all checks pass, 1 one fails or the stored files cannot be read, 64 usage.
 """

@@ -122,7 +122,7 @@ def data_of(source: str, folder: str, **fields: Any) -> ConfigDict:
 
 
 def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collection, list[int], list[str]]:
-    """The films of `data` by the findings that the run has too, the rows that are evaluated, and what is to be said.
+    """The films of `data` by the findings that the run has too, the rows to evaluate, and notes for the reader.
 
     Raises:
       ConfigError, DataError: as for `evaluate`.

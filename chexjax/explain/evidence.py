@@ -1,7 +1,7 @@
-"""What a run's maps were shown to be worth, finding by finding: kept beside its checkpoint, and said beside each map.
+"""How well a run's maps point at boxes, finding by finding: saved beside the checkpoint, stated beside each map.
 
-`python -m chexjax.explain.check` finds it, and keeps it in `maps.json`. It serves the very checkpoint and network that
-it was found with.
+`python -m chexjax.explain.check` measures it and saves it as `maps.json`. It holds only for the checkpoint and the
+network with which it was measured.
 """
 
 import json
@@ -15,16 +15,16 @@ from chexjax.trust.kept import fingerprint
 from chexjax.workdir.restore import Restored
 
 MAPS: Final = "maps.json"
-BEST: Final = "best"  # the kind of map that the evidence speaks for
+BEST: Final = "best"  # the kind of map that the evidence prefers
 USUAL: Final = "cam"  # without evidence
-LEAST_CASES: Final = 50  # with boxes, of all findings, from which on one kind of map is preferred to another
+LEAST_CASES: Final = 50  # with boxes, of all findings together; with fewer, no kind of map is preferred
 LEAST_OF_FINDING: Final = 10
 
 
 class Pointing(NamedTuple):
-    """How many of the cases with boxes were hit: by the maps' peaks, by the film's centre, by maps of new weights.
+    """How many of the cases with boxes were hit: by the maps' peaks, by the film's centre, by maps of random weights.
 
-    The last is a mean over several draws: of the head or of all weights, whichever hit more.
+    `anew` is a mean over several draws, of the head or of all weights, whichever hit more.
     """
 
     cases: int
@@ -42,12 +42,12 @@ class Pointing(NamedTuple):
 
     @property
     def follows_weights(self) -> bool:
-        """Whether the maps hit surely more than those of weights drawn anew."""
+        """Whether the maps hit significantly more cases than those of random weights do."""
         return self.interval[0] * self.cases > self.anew
 
     @property
     def beats_centre(self) -> bool:
-        """Whether they hit surely more than the film's centre does."""
+        """Whether the maps hit significantly more cases than the film's centre does."""
         return self.interval[0] * self.cases > self.centre
 
 
@@ -56,19 +56,19 @@ ByFinding = Mapping[str, Pointing]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Of one network: by kind of map and finding."""
+    """One network's figures, by kind of map and finding."""
 
     kinds: Mapping[str, ByFinding] = field(default_factory=dict)
 
     @property
     def best(self) -> str:
-        """The kind that hits most cases, of those that follow the weights; "cam" of none, or of too few cases."""
+        """Among the kinds that follow the weights, the one that hits most cases; "cam" if there is none."""
         totals = {kind: total(found.values()) for kind, found in self.kinds.items()}
         able = {k: t for k, t in totals.items() if t.cases >= LEAST_CASES and t.follows_weights}
         return max(able, key=lambda kind: able[kind].hits, default=USUAL)
 
     def note(self, kind: str, finding: str) -> str:
-        """What is to be said beside a map of a finding; "" where it points, or was never checked."""
+        """The warning beside a finding's map; "" if the map points better than the centre, or was never checked."""
         if kind not in self.kinds:
             return ""
         own = self.kinds[kind].get(finding, Pointing(0, 0, 0, 0.0))
@@ -81,13 +81,13 @@ class Evidence:
 
 
 def total(parts: Any) -> Pointing:
-    """Of several findings, all cases together."""
+    """The cases of several findings together."""
     found = list(parts)
     return Pointing(*(sum(part[k] for part in found) for k in range(4))) if found else Pointing(0, 0, 0, 0.0)
 
 
 def to_json(evidence: Mapping[str, Evidence]) -> dict[str, Any]:
-    """By network; what `from_json` takes back."""
+    """The evidence of each network as JSON; `from_json` is the inverse."""
     return {
         name: {kind: {finding: list(own) for finding, own in found.items()} for kind, found in each.kinds.items()}
         for name, each in evidence.items()
@@ -95,7 +95,7 @@ def to_json(evidence: Mapping[str, Evidence]) -> dict[str, Any]:
 
 
 def from_json(found: Mapping[str, Any]) -> dict[str, Evidence]:
-    """Checked: any other value than `to_json` gives raises ValueError, TypeError or AttributeError."""
+    """The inverse of `to_json`; any other value raises ValueError, TypeError or AttributeError."""
     return {
         name: Evidence(
             {
@@ -108,7 +108,7 @@ def from_json(found: Mapping[str, Any]) -> dict[str, Evidence]:
 
 
 def read_evidence(restored: Restored) -> Evidence:
-    """What was found of this checkpoint's one network; empty without it, of several networks, or of a broken file."""
+    """This checkpoint's evidence; empty if there is none, if its file is broken, or if it has several networks."""
     if len(restored.models) != 1:
         return Evidence()
     (name,) = restored.models

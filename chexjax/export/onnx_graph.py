@@ -423,9 +423,12 @@ class _Translation:
             name = self.graph.add("Transpose", name, perm=order)
         return self.reshaped(name, shape)
 
-    def _convolve(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
+    def _convolve(self, inputs: list[Value], shape: Shape, params: Any, group: int = 1) -> Tensor:
         padding = (inputs[1].shape[0] - 1) // 2
-        return self.convolution(inputs, shape, [params["stride"]] * 2, [padding] * 4, 1)
+        return self.convolution(inputs, shape, [params["stride"]] * 2, [padding] * 4, group)
+
+    def _depthwise(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
+        return self._convolve(inputs, shape, params, group=inputs[1].shape[-1])
 
     def _conv_general_dilated(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         numbers = params["dimension_numbers"]

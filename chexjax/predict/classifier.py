@@ -192,7 +192,7 @@ class Classifier:
 
     @property
     def map_notes(self) -> dict[str, str]:
-        """What is to be said beside the maps of some findings: that they were not shown to point, and what was seen."""
+        """Warnings about the maps of some findings, by finding: they did not point better than the film's centre."""
         notes = {finding: self.evidence.note(self.kind, finding) for finding in self.findings}
         return {finding: note for finding, note in notes.items() if note}
 

@@ -1,8 +1,8 @@
-"""Stored films through a stored network, compared with what it should make of them.
+"""Runs stored films through a stored network and compares the results with stored ones.
 
-`stored/` holds simulated films, a ResNet-18 a sixteenth as wide, trained on such films, and what it makes of them,
-computed in float64 (`tests/self_test_files.py`). The films pass through what `predict` does: read, cleaned, shrunk,
-normalised, classified, mapped, calibrated, judged.
+`stored/` holds simulated films, a ResNet-18 of a sixteenth of the width that was trained on such films, and its results
+in float64 (`tests/self_test_files.py` makes them). The films take every step of `predict`: they are read, cleaned,
+shrunk, normalised, classified, mapped, calibrated and judged.
 """
 
 import zipfile
@@ -40,7 +40,7 @@ TOLERANCES: Final[Mapping[str, float]] = {
 
 
 class Check(NamedTuple):
-    """One comparison. `difference` is the largest, and infinite where something is not a number."""
+    """One comparison. `difference` is the largest one found; infinite if a value is NaN."""
 
     name: str
     difference: float
