@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from chexjax.cli import COMMANDS
+from chexjax.serve.command import LIBRARIES
 from tests.untrained import save_untrained
 
 UNSET = {"JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"}
@@ -73,11 +75,15 @@ def test_every_command_asks_for_devices_first(workdir: Path, phantom_folder: Pat
         "check-maps": [f"--checkpoint={workdir}"],
         "probe": [f"--weights={workdir}", f"--films={phantom_folder}"],
         "study": ["--config=configs/study.py", f"--workdir={tmp_path / 'study'}"],
+        "self-test": [],
+        "serve": [f"--checkpoint={workdir}", "--port=0"],
     }
     assert COMMANDS.keys() - arguments.keys() == {"simulate", "verify"}  # they compute nothing
+    if not all(map(find_spec, LIBRARIES)):
+        del arguments["serve"]  # it says what to install
     for name, given in arguments.items():
         done = run("-m", "chexjax.cli", name, *given, JAX_PLATFORMS="nonsense")
-        assert done.returncode == (64 if name == "predict" else 1), name
+        assert done.returncode == (64 if name in ("predict", "serve") else 1), name
         assert done.stderr.startswith("error: JAX finds no nonsense here"), (name, done.stderr)
         assert done.stderr.count("\n") == 1, (name, done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["w.pth"]
