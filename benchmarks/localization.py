@@ -10,7 +10,6 @@ with `train` or `val` there are left out.
 """
 
 import argparse
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,11 @@ import numpy as np
 
 from benchmarks.contest import finish, introduce
 from chexjax.data.images import read_grey
-from chexjax.data.sources.nih import Entry, find_films, read_entries
+from chexjax.data.sources.nih import boxed_entries, boxes_by_case, find_films
 from chexjax.errors import DataError, first_ten, told_plainly
 from chexjax.evaluation.localization import localize
 from chexjax.evaluation.tables import as_markdown, localization_tables
 from chexjax.predict import Classifier
-
-
-def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]:
-    """The films of an NIH folder that have boxes, without those that `exclude` says were seen in training."""
-    seen: set[str] = set()
-    if exclude:
-        with exclude.open(newline="", encoding="utf-8-sig") as file:
-            seen = {name for name, part, *_ in csv.reader(file) if part in ("train", "val")}
-    return {name: entry for name, entry in read_entries(folder).items() if entry.boxes and name not in seen}
 
 
 def judge_folder(classifiers: Mapping[str, Classifier], folder: Path, exclude: Path | None = None) -> dict[str, Any]:
@@ -45,10 +35,7 @@ def judge_folder(classifiers: Mapping[str, Classifier], folder: Path, exclude: P
     paths, missing = find_films(folder, entries)
     if missing or not entries:
         raise DataError(f"{folder}: films with boxes are missing, {first_ten(missing)}")
-    truth: dict[tuple[str, str], list[list[float]]] = {}
-    for entry in entries.values():
-        for box in entry.boxes:
-            truth.setdefault((entry.name, box.finding), []).append([box.left, box.top, box.width, box.height])
+    truth = boxes_by_case(entries.values())
     maps: dict[str, list[np.ndarray]] = {}
     for kind, classifier in classifiers.items():
         films = ((name, read_grey(path)) for name, path in sorted(paths.items()))

@@ -35,6 +35,7 @@ class TrainingError(ChexjaxError):
 # sysexits.h's EX_TEMPFAIL, "invited to retry". Not 143, which a process killed by SIGTERM without saving also has.
 STOPPED_STATUS: Final = 75
 INTERRUPTED_STATUS: Final = 130  # the shell's status for Ctrl-C
+USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was attempted
 
 
 class Stopped(ChexjaxError):
@@ -158,6 +159,15 @@ def fail(message: str, status: int = 1) -> NoReturn:
     """Prints ``error: message`` on stderr and exits with `status`."""
     print(f"error: {printable_lines(message)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """Exits with `USAGE_STATUS` on an error that a user can cause: for what precedes the first film."""
+    try:
+        yield
+    except ChexjaxError as error:
+        fail(str(error), USAGE_STATUS)
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from absl import flags
 
-from chexjax.commands.predict import report, usage
-from chexjax.errors import ConfigError, command
+from chexjax.commands.predict import report
+from chexjax.errors import ConfigError, command, usage
 from chexjax.runtime import parse
 
 

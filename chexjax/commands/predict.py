@@ -7,29 +7,19 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from absl import flags
 
-from chexjax.errors import (
-    ChexjaxError,
-    ConfigError,
-    command,
-    fail,
-    first_ten,
-    printable,
-    printable_lines,
-)
+from chexjax.errors import ConfigError, command, first_ten, printable, printable_lines, usage
 from chexjax.predict import TRAIN_FIRST
 from chexjax.runtime import parse
 
 if TYPE_CHECKING:
     from chexjax.predict.tables import Summary
 
-USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was attempted
 MAPS: Final = "cam, grad_cam, grad_cam_plus_plus, layer_cam, saliency, integrated_gradients, or fine"
 _SHOWN: Final = 10  # errors that are printed; errors.csv has all
 
@@ -190,15 +180,6 @@ def read_shard(text: str) -> tuple[int, int]:
 
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
-
-
-@contextmanager
-def usage() -> Iterator[None]:
-    """Exits with the status for errors that precede the first film."""
-    try:
-        yield
-    except ChexjaxError as error:
-        fail(str(error), USAGE_STATUS)
 
 
 def _to_stderr(text: str) -> None:

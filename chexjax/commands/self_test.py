@@ -14,8 +14,7 @@ from importlib.metadata import version
 
 from absl import flags
 
-from chexjax.commands.predict import usage
-from chexjax.errors import ConfigError, command
+from chexjax.errors import ConfigError, command, usage
 from chexjax.runtime import parse
 
 

@@ -6,14 +6,13 @@ if __name__ == "__main__":
 
     run(main)
 
-import csv
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +50,7 @@ _REMOVED: Final = 100  # cases of which parts are removed, at most
 _BATCH: Final = 16
 
 PyTree = Any
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_cases(films: Prepared, most: int, split: str = "test") -> Cases:
     found = list(boxed) or present
     if not found:
         raise DataError(f"no film of the {split} split has a finding")
-    chosen = [found[k] for k in np.sort(np.random.default_rng(0).permutation(len(found))[:most])]
+    chosen = _some(found, most)
     records = Records(source)
     return Cases(
         np.stack([records[film]["image"][..., 0] for film, _ in chosen]),
@@ -90,31 +90,26 @@ def find_cases(films: Prepared, most: int, split: str = "test") -> Cases:
     )
 
 
+def _some(cases: Sequence[T], most: int) -> list[T]:
+    """At most `most` of the cases, drawn by a fixed seed, in their order."""
+    return [cases[k] for k in np.sort(np.random.default_rng(0).permutation(len(cases))[:most])]
+
+
 def find_boxes(folder: Path, restored: Restored, most: int, exclude: Path | None = None) -> Cases:
     """At most `most` cases with boxes of another folder in the NIH's layout, its films prepared as the network's own.
 
     Args:
-      exclude: a CSV whose first two columns are a film and the part that its patient was in; films with train or val
-        there, which the network has learned from, are left out.
+      exclude: see `nih.boxed_entries`.
 
     Raises:
       DataError: films are missing, or none has a box of a finding that the network knows.
     """
-    seen: set[str] = set()
-    if exclude:
-        with exclude.open(newline="", encoding="utf-8-sig") as file:
-            seen = {row[0] for row in csv.reader(file) if len(row) > 1 and row[1] in ("train", "val")}
-    boxed: dict[tuple[str, str], list[list[float]]] = {}
-    entries = {name: entry for name, entry in nih.read_entries(folder).items() if name not in seen}
-    for entry in entries.values():
-        for box in entry.boxes:
-            if box.finding in restored.findings:
-                boxed.setdefault((entry.name, box.finding), []).append([box.left, box.top, box.width, box.height])
-    if not boxed:
+    boxed = nih.boxes_by_case(nih.boxed_entries(folder, exclude).values())
+    cases = [(name, finding) for name, finding in boxed if finding in restored.findings]
+    if not cases:
         raise DataError(f"{printable(folder)} has no boxes of these findings on films that may be used")
-    cases = list(boxed)
-    chosen = [cases[k] for k in np.sort(np.random.default_rng(0).permutation(len(cases))[:most])]
-    paths, missing = nih.find_films(folder, {name: entries[name] for name, _ in chosen})
+    chosen = _some(cases, most)
+    paths, missing = nih.find_films(folder, dict.fromkeys(name for name, _ in chosen))
     if missing:
         raise DataError(f"{printable(folder)}: films with boxes are missing, {first_ten(missing)}")
     recipe = recipe_of(restored.config.data)

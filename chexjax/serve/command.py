@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from absl import flags
 
-from chexjax.errors import ChexjaxError, ConfigError, Interrupted, command, fail, printable, warn
+from chexjax.errors import ChexjaxError, ConfigError, Interrupted, command, fail, printable, usage, warn
 from chexjax.runtime import parse
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from chexjax.serve.service import Limits, Service
 
 TOKEN: Final = "CHEXJAX_TOKEN"
-USAGE_STATUS: Final = 64  # as for chexjax.predict
 LIBRARIES: Final = ("fastapi", "uvicorn", "prometheus_client", "pynetdicom", "highdicom", "pydicom")
 _LEAST_TOKEN: Final = 16  # characters
 _CONNECTIONS: Final = 512  # open at once, idle ones among them
@@ -91,7 +90,7 @@ def main() -> None:
     """The command line."""
     values = flags.FlagValues()
     define_flags(values)
-    with _usage():
+    with usage():
         addresses = ("stow-to", "dicom-to", "calling", "ae-title", "host")
         rest = parse(sys.argv, values, ABOUT, addresses)
         if rest or not values.checkpoint:
@@ -365,12 +364,3 @@ def _log() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _usage() -> Iterator[None]:
-    """What is wrong before the first film has a status of its own."""
-    try:
-        yield
-    except ChexjaxError as error:
-        fail(str(error), USAGE_STATUS)

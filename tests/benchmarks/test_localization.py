@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from benchmarks.localization import boxed_entries, judge_folder
-from chexjax.data.sources.nih import read_entries
+from benchmarks.localization import judge_folder
+from chexjax.data.sources.nih import boxed_entries, read_entries
 from chexjax.errors import DataError
 from chexjax.evaluation.localization import judge
 from chexjax.predict import Classifier

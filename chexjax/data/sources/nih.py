@@ -256,6 +256,28 @@ def _check_names(
     return parts
 
 
+def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]:
+    """The films of a folder that have boxes, without those that the CSV `exclude` assigns to training or validation.
+
+    Its first two columns are a film and the part of a run's split that the film's patient was in.
+
+    Raises:
+      DataError: a table is missing or broken.
+    """
+    rows = csv.reader(io.StringIO(read_text(exclude), newline="")) if exclude else ()
+    seen = {row[0] for row in rows if len(row) > 1 and row[1] in ("train", "val")}
+    return {name: entry for name, entry in read_entries(folder).items() if entry.boxes and name not in seen}
+
+
+def boxes_by_case(entries: Iterable[Entry]) -> dict[tuple[str, str], list[list[float]]]:
+    """All boxes (left, top, width, height) of each finding on each film, by (film, finding)."""
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for entry in entries:
+        for box in entry.boxes:
+            found.setdefault((entry.name, box.finding), []).append([box.left, box.top, box.width, box.height])
+    return found
+
+
 def find_films(folder: Path, names: Iterable[str]) -> tuple[dict[str, Path], list[str]]:
     """The path of each named film below `folder`, and the names of the missing ones.
 
