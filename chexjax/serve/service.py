@@ -22,7 +22,7 @@ from chexjax.data.verdict import Status
 from chexjax.dicom_out.results import Algorithm, encode_results
 from chexjax.errors import ChexjaxError, ConfigError, DataError
 from chexjax.explain import overlay
-from chexjax.explain.maps import boxes_on_film
+from chexjax.explain.maps import MapBox, boxes_on_film
 from chexjax.predict.batch import LARGE, LARGE_AT_ONCE, cores, title_of
 from chexjax.predict.classifier import Classifier, Prediction, Scores, clean_film
 from chexjax.predict.films import as_judged
@@ -184,6 +184,7 @@ class Service:
         pictures = maps and not refused and isinstance(scores, Prediction)
         called = scores.called
         shown = (called or scores.ranked[:1])[:OVERLAYS] if pictures else []
+        boxes = {name: _boxes(scores, name, found.extent) for name in {*called, *shown}} if pictures else {}
         return Answer(
             status=found.status,
             reasons=list(scores.verdict.reasons),
@@ -196,11 +197,11 @@ class Service:
                     probability=scores.probability(name),
                     threshold=_known(scores.threshold(name)),
                     called=None if math.isnan(scores.threshold(name)) else name in called,
-                    boxes=_boxes(scores, name, found.extent) if pictures and name in called else None,
+                    boxes=[Box(*box[:4]) for box in boxes[name]] if pictures and name in called else None,
                 )
                 for name in scores.ranked
             ],
-            overlays=[Overlay(name, _png(scores, name, found.extent)) for name in shown],
+            overlays=[Overlay(name, _png(scores, name, boxes[name], found.extent)) for name in shown],
             model=self._model,
         )  # fmt: skip
 
@@ -235,14 +236,13 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _boxes(scores: Scores, finding: str, extent: tuple[int, int]) -> list[Box]:
+def _boxes(scores: Scores, finding: str, extent: tuple[int, int]) -> list[MapBox]:
     assert isinstance(scores, Prediction)
-    return [Box(*box[:4]) for box in boxes_on_film(scores.map(finding), extent[1], extent[0])]
+    return boxes_on_film(scores.map(finding), extent[1], extent[0])
 
 
-def _png(scores: Scores, finding: str, extent: tuple[int, int]) -> str:
+def _png(scores: Scores, finding: str, boxes: list[MapBox], extent: tuple[int, int]) -> str:
     assert isinstance(scores, Prediction)
-    boxes = boxes_on_film(scores.map(finding), extent[1], extent[0])
     title = title_of(scores, finding).rstrip()
     picture = overlay.annotate(scores.film, scores.map(finding), boxes, title, extent=extent)
     file = io.BytesIO()
