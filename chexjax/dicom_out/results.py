@@ -216,7 +216,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
     for finding in result.ranked:
         value, scheme, meaning, _ = code_of(finding)
         code = sr.CodedConcept(value, scheme, meaning)
-        common = {"finding_type": code, "algorithm_id": identification}
+        common: dict[str, Any] = {"finding_type": code, "algorithm_id": identification}
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(
                 tracking_identifier=sr.TrackingIdentifier(uid=hd.UID(), identifier=finding[:_STRING]),

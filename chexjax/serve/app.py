@@ -105,7 +105,7 @@ def create_app(service: Service, instances: Instances, token: str = "") -> Appli
             raise _Refusal(503, str(error)) from None
 
     @app.post(
-        "/predict", summary="The findings of a film", responses={200: {"model": Answer}} | troubles,
+        "/predict", summary="The findings of a film", responses={200: {"model": Answer}, **troubles},
         openapi_extra=_PREDICT_BODY,
     )  # fmt: skip
     async def predict(

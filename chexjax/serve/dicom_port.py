@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from chexjax.errors import ConfigError, printable
@@ -86,7 +86,7 @@ class StorePort:
         entity.add_supported_context(_VERIFICATION)
         for film in FILMS:
             entity.add_supported_context(film, list(_SYNTAXES))
-        handlers: list[tuple[Any, Callable[..., Any]]] = [
+        handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._bound),
             (evt.EVT_ACCEPTED, lambda event: self._received.pop(event.assoc, None)),
