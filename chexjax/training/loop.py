@@ -440,8 +440,9 @@ def digest_of(metadata: Metadata | None, config: ConfigDict, workdir: Path) -> s
 
     "" without a checkpoint, or where `data.dir` is not the run's own: a folder that is newly named must be there.
     """
-    ours = read_config(workdir).data.dir == config.data.dir
-    return metadata["data"] if metadata is not None and ours else ""
+    if metadata is None:  # then the first process has perhaps not yet written the config
+        return ""
+    return metadata["data"] if read_config(workdir).data.dir == config.data.dir else ""
 
 
 def other_films(workdir: Path) -> str:
