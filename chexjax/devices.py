@@ -109,8 +109,12 @@ def each_device(
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device] | None = None) -> Any:
-    """A copy of every array on each of `devices`, by default all local ones: a leading axis of devices."""
-    return flax.jax_utils.replicate(tree, devices)
+    """A copy of every array on each of `devices`, by default all local ones: a leading axis of devices.
+
+    The axis has the name that `each_device` gives it: by another one, a step is compiled anew when its own states come
+    back to it.
+    """
+    return flax.jax_utils.replicate(tree, devices, axis_name=AXIS)
 
 
 def unreplicate(tree: Any) -> Any:

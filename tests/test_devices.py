@@ -78,3 +78,29 @@ def test_the_mean_over_devices_is_that_of_numpy() -> None:
         for one in np.asarray(found[name]):
             np.testing.assert_allclose(one, values.mean(axis=0), rtol=1e-6)
     assert jax.tree.map(np.asarray, unreplicate(replicate({"a": np.arange(3)})))["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_step_whose_states_come_back_to_it_is_compiled_once(count: int) -> None:
+    compiled: list[str] = []
+
+    def note(event: str, seconds: float, **about: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    devices = jax.devices()[:count]
+    first = {"a": np.arange(5, dtype=np.float32), "b": jnp.ones((2, 3)), "count": np.int32(7)}
+    step = each_device(lambda tree: jax.tree.map(lambda x: 2 * x, tree), donate_argnums=0, devices=devices)
+    states = step(replicate(first, devices))
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        states = step(states)
+        assert not compiled
+        jax.jit(lambda x: x - count)(1.0)
+        assert compiled  # so the listener hears
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    for name, value in states.items():
+        np.testing.assert_array_equal(value, np.stack([4 * np.asarray(first[name])] * count))
+    np.testing.assert_array_equal(first["a"], np.arange(5))  # what a step consumes are copies
+    np.testing.assert_array_equal(first["b"], np.ones((2, 3)))
