@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
 from chexjax.errors import ConfigError, fail, told_plainly
-from chexjax.files import local_path
+from chexjax.files import folder_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/dml.py, configs/dml.py:VARIANT, RUN/config.json ...")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     from chexjax.devices import ended_together, find_devices, join_processes
 
     with ended_together(), told_plainly():
-        workdir = local_path(WORKDIR.value or "", "--workdir")
+        workdir = folder_path(WORKDIR.value or "", "--workdir")
         if DISTRIBUTED.value:
             join_processes()
         find_devices()

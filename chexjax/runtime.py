@@ -45,7 +45,9 @@ def parse(
         value = values[name].value
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
-                local_path(text, f"--{name}")
+                path = local_path(text, f"--{name}")
+                if text.startswith("~/"):  # a shell does not expand it in --name=~/folder
+                    values[name].value = str(path)
     for text in rest:
         local_path(text, "a file")
     keep_compilations()
