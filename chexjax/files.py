@@ -43,7 +43,9 @@ def address_complaint(text: str | os.PathLike[str]) -> str:
         return ""
     if address[1].lower() == "file":
         return "give the path alone, without file://"
-    return f"it takes local folders and files only, not {address[1]}:// addresses: mount the bucket, or copy it here"
+    is_web = address[1].lower() in ("http", "https", "ftp")
+    way = "download it first" if is_web else "mount the bucket, or copy it here"
+    return f"it takes local folders and files only, not {address[1]}:// addresses: {way}"
 
 
 def local_path(text: str | os.PathLike[str], what: str) -> Path:

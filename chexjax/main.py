@@ -52,8 +52,9 @@ def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
         module = sys.argv[0] if __name__ == "__main__" else __name__
         print(f"{about}\n{flags.FLAGS.module_help(module)}")
         raise SystemExit(0)
-    arguments = find_configs(argv)
+    arguments = argv
     try:
+        arguments = find_configs(argv)
         given, nothings = take_nothings(arguments)
         remaining = flags.FLAGS(given)
         if not flags.FLAGS["config"].present:

@@ -49,7 +49,7 @@ def parse(
                 if text.startswith("~/"):  # a shell does not expand it in --name=~/folder
                     values[name].value = str(path)
     for text in rest:
-        local_path(text, "a file")
+        local_path(text, "the argument")
     keep_compilations()
     keep_freed_memory()
     return rest

@@ -24,6 +24,10 @@ def run(command: tuple[str, ...], folder: Path, **environment: str) -> subproces
     "command",
     [
         (*TRAIN, f"--workdir={BUCKET}"),
+        ("chexjax.main", f"--workdir={BUCKET}"),
+        ("chexjax.main", f"--config={BUCKET}/config.json", "--workdir=w"),
+        (*TRAIN, "--workdir=w", f"--config.data.sources=nih={BUCKET},table=t"),
+        (*TRAIN, "--workdir=w", f"--config.groups.network={BUCKET}"),
         (*TRAIN, "--workdir=w", f"--config.data.cache={BUCKET}"),
         (*TRAIN, "--workdir=w", "--config.data.source=chestxray14", f"--config.data.dir={BUCKET}"),
         (*TRAIN, "--workdir=w", f"--config.init_from={BUCKET}"),
