@@ -1,13 +1,15 @@
 """Errors that a user can cause: one family of exceptions; each message says what was found, where, and what to do."""
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 _LONG: Final = 400  # characters shown of a name
 
@@ -102,11 +104,14 @@ def _prompt_interrupts() -> Iterator[None]:
     if not _is_python_interrupted():
         yield
         return
+    before = sys.unraisablehook
+    sys.unraisablehook = _repeat_interrupt
     signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = before
 
 
 def _is_python_interrupted() -> bool:
@@ -116,22 +121,37 @@ def _is_python_interrupted() -> bool:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    names = set()
+    files = set()
     while frame is not None:
-        names.add((frame.f_code.co_filename, frame.f_code.co_name))
+        files.add(frame.f_code.co_filename)
         frame = frame.f_back
-    is_loading = any(file.startswith("<frozen importlib.") for file, _ in names)
+    is_loading = any(file.startswith("<frozen importlib.") for file in files)
     processes = sys.modules.get("multiprocessing")
     if is_loading and not (processes and processes.active_children()):  # they would be left behind
         print("error: interrupted", file=sys.stderr, flush=True)
         os._exit(INTERRUPTED_STATUS)
-    if any(name == "_xla_gc_callback" for _, name in names):
-        # JAX's, in the garbage collector, where every exception is lost: once more in a moment.
-        again = threading.Timer(0.01, signal.raise_signal, [signal.SIGINT])
-        again.daemon = True
-        again.start()
-        return
     raise KeyboardInterrupt
+
+
+def _repeat_interrupt(lost: Any) -> None:
+    """For `sys.unraisablehook`: an interrupt that nobody can catch is repeated in a moment.
+
+    Python drops every exception that is raised in a `__del__`, in a callback of a weak reference or of the garbage
+    collector (JAX has one), or where C code calls Python and cannot fail.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    # Not by `threading`, whose locks the interrupted code may hold.
+    _thread.start_new_thread(_interrupt_again, ())
+
+
+def _interrupt_again() -> None:
+    time.sleep(0.01)
+    if hasattr(signal, "pthread_kill"):  # wakes the main thread, too
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

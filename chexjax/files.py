@@ -22,6 +22,12 @@ from chexjax.errors import ConfigError, DataError, printable, reason_of
 
 MANIFEST: Final = "manifest.json"
 PARTIAL: Final = ".partial"  # the end of a name until the file or folder is whole
+# Names that end so are tables, pictures or weights, and no folders.
+FILE_ENDINGS: Final = (
+    ".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet", ".feather", ".xls", ".xlsx", ".pkl", ".h5", ".npy", ".npz",
+    ".html", ".htm", ".pdf", ".gz", ".zip", ".tar", ".png", ".jpg", ".jpeg", ".dcm",
+    ".pth", ".pt", ".ckpt", ".safetensors", ".onnx",
+)  # fmt: skip
 _RUN: Final = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell that is run begins with (OWASP, "CSV Injection")
 _NUMBER: Final = re.compile(r"[+-]?\d+(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 
@@ -37,7 +43,9 @@ def address_complaint(text: str | os.PathLike[str]) -> str:
         return ""
     if address[1].lower() == "file":
         return "give the path alone, without file://"
-    return f"it takes local folders and files only, not {address[1]}:// addresses: mount the bucket, or copy it here"
+    is_web = address[1].lower() in ("http", "https", "ftp")
+    way = "download it first" if is_web else "mount the bucket, or copy it here"
+    return f"it takes local folders and files only, not {address[1]}:// addresses: {way}"
 
 
 def local_path(text: str | os.PathLike[str], what: str) -> Path:
@@ -49,6 +57,22 @@ def local_path(text: str | os.PathLike[str], what: str) -> Path:
     if complaint := address_complaint(text):
         raise ConfigError(f"{what} is {printable(text)}; {complaint}")
     return Path(text).expanduser()
+
+
+def folder_path(text: str | os.PathLike[str], flag: str) -> Path:
+    """A `local_path` of a folder to write, which need not exist.
+
+    Raises:
+      ConfigError: it is an address, a file, or called like one.
+    """
+    path = local_path(text, flag)
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{flag}={printable(path)} is a file; it takes a folder")
+    if path.suffix.lower() in FILE_ENDINGS and not path.is_dir():
+        raise ConfigError(
+            f"{flag}={printable(path)} is a file's name; it takes a folder: {flag}={printable(path.with_suffix(''))}"
+        )
+    return path
 
 
 # Whole or not at all.

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
 from chexjax.errors import ConfigError, fail, told_plainly
-from chexjax.files import local_path
+from chexjax.files import folder_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/dml.py, configs/dml.py:VARIANT, RUN/config.json ...")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     from chexjax.devices import ended_together, find_devices, join_processes
 
     with ended_together(), told_plainly():
-        workdir = local_path(WORKDIR.value or "", "--workdir")
+        workdir = folder_path(WORKDIR.value or "", "--workdir")
         if DISTRIBUTED.value:
             join_processes()
         find_devices()
@@ -52,8 +52,9 @@ def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
         module = sys.argv[0] if __name__ == "__main__" else __name__
         print(f"{about}\n{flags.FLAGS.module_help(module)}")
         raise SystemExit(0)
-    arguments = find_configs(argv)
+    arguments = argv
     try:
+        arguments = find_configs(argv)
         given, nothings = take_nothings(arguments)
         remaining = flags.FLAGS(given)
         if not flags.FLAGS["config"].present:

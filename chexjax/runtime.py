@@ -45,9 +45,11 @@ def parse(
         value = values[name].value
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):
-                local_path(text, f"--{name}")
+                path = local_path(text, f"--{name}")
+                if text.startswith("~/"):  # a shell does not expand it in --name=~/folder
+                    values[name].value = str(path)
     for text in rest:
-        local_path(text, "a file")
+        local_path(text, "the argument")
     keep_compilations()
     keep_freed_memory()
     return rest

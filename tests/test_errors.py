@@ -21,8 +21,24 @@ BODIES = {
         gc.callbacks.append(_xla_gc_callback)
         gc.collect()
         gc.callbacks.clear()
-        for _ in range(600):
-            time.sleep(0.1)""",
+        time.sleep(60)""",
+    "in a finaliser": """
+        class Finalised:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+        Finalised()
+        time.sleep(60)""",
+    "in a callback of a weak reference": """
+        class Referred:
+            pass
+        referred = Referred()
+        reference = weakref.ref(referred, lambda _: signal.raise_signal(signal.SIGINT))
+        del referred
+        time.sleep(60)""",
+    "in Python that C calls": """
+        back = ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))
+        back()
+        time.sleep(60)""",
     "in a call that turns every exception into its own": """
         with interrupts_held():
             try:
@@ -32,7 +48,7 @@ BODIES = {
         time.sleep(60)""",
 }
 PROGRAM = """
-import gc, signal, time
+import ctypes, gc, signal, time, weakref
 from chexjax.errors import interrupts_held, told_plainly
 with told_plainly():
     if True:
@@ -67,3 +83,19 @@ def test_interrupts_are_held_back_and_the_handler_stays() -> None:
         work()
     assert reached == ["the end"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_else_cannot_be_raised_is_shown_as_ever() -> None:
+    program = """
+        class Finalised:
+            def __del__(self):
+                raise ValueError("not mine")
+        Finalised()"""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(body=program)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "Exception ignored in" in done.stderr
+    assert "ValueError: not mine" in done.stderr

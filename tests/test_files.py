@@ -75,3 +75,21 @@ def test_a_path_is_no_address(path: str) -> None:
 def test_the_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.local_path("~/a", "--out") == tmp_path / "a"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "X.CSV", "run.html", "films.tar.gz", "net.safetensors", "a/b.parquet"])
+def test_a_folder_is_not_called_like_a_file(tmp_path: Path, name: str) -> None:
+    without = re.escape(str((tmp_path / name).with_suffix("")))
+    with pytest.raises(ConfigError, match=rf"is a file's name; it takes a folder: --out={without}$"):
+        files.folder_path(tmp_path / name, "--out")
+    (tmp_path / name).mkdir(parents=True)  # it is there, so it is meant
+    assert files.folder_path(tmp_path / name, "--out") == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["new", "version-1.5", "a.b/c", "2024.11.25"])
+def test_other_names_are_folders(tmp_path: Path, name: str) -> None:
+    assert files.folder_path(tmp_path / name, "--out") == tmp_path / name
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="is a file; it takes a folder"):
+        files.folder_path(tmp_path / name, "--out")

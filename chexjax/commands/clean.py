@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from chexjax.errors import ConfigError, command, fail, first_ten, printable_lines
+from chexjax.files import folder_path
 from chexjax.runtime import parse
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     rest = parse(sys.argv, values, __doc__)
     if len(rest) != 1 or not values.out:
         raise ConfigError("usage: python -m chexjax.scanline FILE_OR_FOLDER --out=DIR [--compare]; --help says more")
-    out = Path(values.out)
+    out = folder_path(values.out, "--out")
 
     from chexjax.data.cleaning import clean_files, options_of
     from chexjax.devices import find_devices

@@ -17,6 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from chexjax.errors import ConfigError, command, printable
+from chexjax.files import folder_path
 from chexjax.runtime import parse
 
 
@@ -56,12 +57,13 @@ def main() -> None:
     from chexjax.models import NETWORKS
     from chexjax.models.torch_weights import import_file, names_in
 
+    out = folder_path(values.out, "--out")
     find_devices()
     known = [name for name, network in NETWORKS.items() if network.torch]
     if values.model not in known:
         raise ConfigError(f"--model is {printable(values.model)}; it may be {', '.join(known)}")
     named = {} if values.findings is None else {"findings": names_in(values.findings)}
     import_file(
-        values.model, Path(rest[0]), Path(values.out), values.size, head=values.head, source_mean=mean, source_std=std,
+        values.model, Path(rest[0]), out, values.size, head=values.head, source_mean=mean, source_std=std,
         fresh=values.fresh, key=values.key, **named,
     )  # fmt: skip

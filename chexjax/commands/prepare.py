@@ -13,7 +13,7 @@ from absl import flags
 
 from chexjax.data.sources import SOURCES
 from chexjax.errors import ConfigError, command
-from chexjax.files import local_path
+from chexjax.files import folder_path
 from chexjax.runtime import cache_folder, parse
 
 
@@ -69,7 +69,7 @@ def main() -> None:
     if also["source"] == "phantom":
         also["source"] = "nih"  # a folder with simulated films
     find_devices()
-    out = local_path(values.out, "--out") if values.out else cache_folder()
+    out = folder_path(values.out, "--out") if values.out else cache_folder()
     prepared = prepare_source(ConfigDict({**given, **also}), prepared_below(out), recipe)
     print(prepared.summary())
     print(f"prepared films: {prepared.path}")

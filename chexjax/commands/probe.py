@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from chexjax.errors import ConfigError, command
-from chexjax.files import local_path
+from chexjax.files import folder_path
 from chexjax.runtime import parse, progress_bar
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     find_devices()
     frozen = open_trunk(Path(values.weights).expanduser(), values.stages, values.network)
     films = load(Path(values.films).expanduser())
-    out = local_path(values.out, "--out") if values.out else None
+    out = folder_path(values.out, "--out") if values.out else None
     parts = [films.parts[name] for name in PARTS]
     features = []
     with progress_bar(sum(len(part.names) for part in parts), "features", shown=True) as bar:

@@ -14,6 +14,7 @@ from typing import Final
 from absl import flags
 
 from chexjax.errors import ConfigError, command, printable
+from chexjax.files import folder_path
 from chexjax.runtime import parse
 
 GROUPINGS: Final = ("sex", "age", "view")
@@ -52,6 +53,7 @@ def main() -> None:
     from chexjax.evaluation.tables import as_text, score_tables
 
     find_devices()
+    out = folder_path(values.out, "--out") if values.out else None
     labels = read_labels(Path(values.labels), columns_of(Path(values.predictions)))
     read = [read_predictions(Path(path), labels.findings) for path in (values.predictions, values.against) if path]
     films, notes = match(labels.entries, read, labels.findings)
@@ -74,8 +76,8 @@ def main() -> None:
     print(f"{found['films']:,} films of {found['patients']:,} patients\n")
     print("\n\n".join(map(as_text, score_tables(found, films.findings))))
     print(f"\n{INTERVALS}")
-    if values.out:
+    if out:
         from chexjax.evaluation.report import write_score  # matplotlib takes half a second to load
 
-        write_score(Path(values.out), films, found)
+        write_score(out, films, found)
         print(f"metrics.json, tables.csv, charts and report.html are in {values.out}")

@@ -12,7 +12,7 @@ from functools import partial
 from absl import app, logging
 
 from chexjax.errors import ConfigError, told_plainly
-from chexjax.files import local_path
+from chexjax.files import folder_path
 from chexjax.main import CONFIG, WORKDIR, parse
 
 
@@ -35,7 +35,7 @@ def run_all(argv: list[str]) -> None:
         find_devices()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")
-        config, out = CONFIG.value, local_path(WORKDIR.value or "", "--workdir")
+        config, out = CONFIG.value, folder_path(WORKDIR.value or "", "--workdir")
         found: dict[str, list[study.Results]] = {name: [] for name in study.chosen(config)}
         for seed in range(1, config.seeds + 1):
             for name in found:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from chexjax import configs
 from chexjax.configs import common
 from chexjax.errors import ConfigError, printable
+from chexjax.files import local_path
 
 SAVED: Final = "config.json"  # what a run calls its own config, see `workdir.config`
 _NOTHING: Final = ("None", "none", "null", "")
@@ -32,7 +33,13 @@ _MISTAKES: Final = {
 
 
 def find_configs(argv: Sequence[str]) -> list[str]:
-    """The arguments, with the config file that is meant in place of the one that is typed, or left out."""
+    """The arguments, with the config file that is meant in place of the one that is typed, or left out.
+
+    Raises:
+      ConfigError: `--config` or `--workdir` is an address.
+    """
+    for flag in ("workdir", "config"):
+        local_path(_value_of(flag, argv), f"--{flag}")
     found = list(argv)
     named = False
     for place, flag in enumerate(argv):

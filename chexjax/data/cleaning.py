@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chexjax import scanline
 from chexjax.data.images import SUFFIXES, read_grey
 from chexjax.errors import ConfigError, DataError, printable
-from chexjax.files import cell
+from chexjax.files import cell, folder_path
 from chexjax.runtime import progress_bar
 from chexjax.scanline.rule import AXES, check_arguments
 
@@ -111,8 +111,7 @@ def _plan(source: Path, out: Path) -> list[Job]:
         raise DataError(f"{source}: no such file or folder")
     if not names:
         raise DataError(f"{source}: no film in it or below it (looked for {', '.join(SUFFIXES)})")
-    if out.exists() and not out.is_dir():
-        raise DataError(f"--out={out} is a file, not a folder")
+    folder_path(out, "--out")
     real_out, real_folder = (Path(os.path.realpath(path)) for path in (out, folder))
     if real_out == real_folder or (source.is_dir() and real_folder in real_out.parents):
         raise DataError(f"--out={out} lies in the input folder {folder}: films would be overwritten, or cleaned twice")

@@ -34,7 +34,7 @@ from chexjax.data.dicom import read_judged
 from chexjax.data.images import MAX_SIDE, JudgedFilm, Placement
 from chexjax.data.recipe import CHUNK, Recipe, clean_films, shrink
 from chexjax.data.sources import NIH_LAYOUT, nih, open_folder
-from chexjax.data.sources.entries import Box
+from chexjax.data.sources.entries import Box, why_missing
 from chexjax.data.sources.gather import gather
 from chexjax.data.sources.merge import Collection, Counts, count_by_source
 from chexjax.data.sources.nih import (
@@ -171,7 +171,7 @@ def prepare(folder: str | Path, out: str | Path, recipe: Recipe, progress: bool 
     unknown: list[str] | None = [] if recipe.skip_unreadable else None
     splits = read_splits(folder, entries, recipe.split, lists, recipe.val_fraction, recipe.split_seed, unknown)
     found, missing = find_films(folder, (name for names in splits.values() for name in names))
-    skipped = _check_missing(missing, str(folder), film_folders(folder), recipe, unknown or ())
+    skipped = _check_missing(missing, {folder: film_folders(folder)}, recipe, unknown or ())
     digest = _digest(folder, recipe, lists, splits, found)
     return _find_or_write(out / "chest_xray14", digest, nih.FINDINGS, entries, splits, found, skipped, recipe, progress)
 
@@ -206,8 +206,8 @@ def prepare_collection(
     paths = films.find(rows)
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
     missing = [films.names[row] for row, path in zip(rows, paths, strict=True) if path is None]
-    folders = ", ".join(dict.fromkeys(str(entries.folder) for entries in films.parts.values()))
-    skipped = _check_missing(missing, folders, (), recipe)
+    places = {entries.folder: entries.places for entries in films.parts.values()}
+    skipped = _check_missing(missing, places, recipe)
     splits = {part: [films.names[row] for row in listed] for part, listed in parts.items()}
     entries = {films.names[row]: _entry(films, row) for row in rows}
     digest = _digest_of_entries(recipe, films.findings, entries, splits, found)
@@ -217,7 +217,12 @@ def prepare_collection(
 def is_nih_alone(config: ConfigDict) -> bool:
     """Whether `config.data` is one folder in the NIH's layout, with all its findings and its own lists."""
     chosen = config.get("findings") or config.get("sources") or config.split not in nih.SPLIT_NAMES
-    return config.source in NIH_LAYOUT and not chosen
+    if config.source not in NIH_LAYOUT or chosen:
+        return False
+    if config.source == "phantom" or config.split != "official":
+        return True
+    lists = Path(config.lists).expanduser() if config.lists else None
+    return not nih.is_sample(Path(config.dir).expanduser(), lists)
 
 
 def _entry(films: Collection, row: int) -> Entry:
@@ -235,15 +240,23 @@ def _entry(films: Collection, row: int) -> Entry:
 
 
 def _check_missing(
-    missing: Sequence[str], folder: str, places: Sequence[Path], recipe: Recipe, unknown: Sequence[str] = ()
+    missing: Sequence[str], places: Mapping[Path, Sequence[Path]], recipe: Recipe, unknown: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The films that are left out, with reasons; warns with their number."""
+    """The films that are left out, with reasons; warns with their number.
+
+    `places` are the folders of the sources, and where in them films were looked for.
+    """
     if missing and not recipe.skip_unreadable:
-        looked = first_ten([str(place.relative_to(folder)) for place in places])
+        folders = ", ".join(printable(folder) for folder in places)
+        lines = [line for folder, searched in places.items() for line in why_missing(folder, searched, missing)]
         raise DataError(
-            f"films are listed but missing in {printable(folder)}, {first_ten(missing)}\n"
-            + (f"looked in folders {looked} of it; " if places else "")
-            + "put them there, or go on without them with --skip-unreadable (data.skip_unreadable)"
+            "\n".join(
+                [
+                    f"films are listed but missing in {folders}, {first_ten(missing)}",
+                    *lines,
+                    "to go on without them: --skip-unreadable (data.skip_unreadable)",
+                ]
+            )
         )
     skipped = dict.fromkeys(unknown, NO_ROW) | dict.fromkeys(missing, MISSING)
     for reason, count in Counter(skipped.values()).items():
@@ -435,7 +448,10 @@ def write_set(
         names = {split: [name for name in listed if name in found] for split, listed in splits.items()}
         for split, present in names.items():
             if not present:
-                raise DataError(f"not one of the {len(splits[split])} films of the {split} part was found")
+                raise DataError(
+                    f"not one of the {len(splits[split])} films of the {split} part was found\n"
+                    "--split=random (data.split) divides all films by patient instead"
+                )
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
             films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}

@@ -32,7 +32,7 @@ from chexjax.evaluation.localization import evaluate_localization
 from chexjax.evaluation.page import external_page
 from chexjax.evaluation.report import write_run
 from chexjax.evaluation.summary import Summary, summarize_external
-from chexjax.files import own_folder
+from chexjax.files import folder_path, own_folder
 from chexjax.runtime import progress_bar
 from chexjax.workdir.config import CONFIG
 from chexjax.workdir.restore import Restored, restore_best
@@ -147,7 +147,7 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
     if split == "all":
         rows = [row for row, part in enumerate(films.splits) if part != LEFT_OUT]
     else:
-        rows = divide(films, "official", Path(data.lists) if data.lists else None)[split]
+        rows = divide(films, "official", Path(data.lists).expanduser() if data.lists else None)[split]
     seen = read_seen(best.workdir, best.config.data, best.metadata.get("data", ""))
     own = [name for name, entry in common.items() if not entry.origin]
     notes = [f"{len(own)} of the run's {len(best.findings)} findings are labelled here: {', '.join(own)}".rstrip(": ")]
@@ -190,8 +190,7 @@ def check_out(out: Path) -> None:
     """
     if (out / CONFIG).exists():
         raise ConfigError(f"--out={printable(out)} holds a run; choose a folder of its own")
-    if out.is_file() or out.suffix.lower() in (".csv", ".json", ".html"):
-        raise ConfigError(f"--out={printable(out)} is the name of a file; give a folder")
+    folder_path(out, "--out")
 
 
 def write_into(out: Path, write: Callable[[Path], None]) -> None:

@@ -1,33 +1,44 @@
 """The predictions CSV: one row per film, one number per finding; written, read, and joined with a table of labels.
 
 It has the column `Image Index` and one per finding, named `Atelectasis` or `prob_Atelectasis`, in any order, gzipped or
-not. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left out and counted.
-Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are probabilities; if any
-lies outside 0 to 1, they are logits or other scores, of which only the order counts.
+not. Where there is no such column, one that is called like it (`image_id`, `filename`, pandas's unnamed index) is
+taken, with a note. It may have `status` and `reasons`, which `chexjax.predict` writes; films that it refused are left
+out and counted. Other columns (an index, `No Finding`, a count of models) are ignored, with a note. Numbers are
+probabilities; if any lies outside 0 to 1, they are logits or other scores, of which only the order counts.
+
+Spaces, underscores and capitals do not matter in the name of a finding, nor folder, suffix and capitals in that of a
+film.
 """
 
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from chexjax.data.sources import nih
+from chexjax.data.sources.entries import names_alike
 from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.data.sources.tables import is_film_name, parse_age
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import cell, read_text, text_of
 from chexjax.findings import FILM as NAME
+from chexjax.findings import spelled
 
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
 # Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
 _NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *COLUMNS, *_OF_PATIENTS}
+# What other tables call the column of film names, in lower case, likeliest first; pandas's index comes last.
+_NAMES: Final = (
+    NAME.lower(), "image_index", "image_id", "imageid", "image", "image_name", "filename", "file_name", "file",
+    "image_path", "path", "img", "name", "id", "", "unnamed: 0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class PredictionFile:
 
     `probabilities` is float64 (films, findings), as written: any finite numbers. `findings` are those that were asked
     for and have a column; `passed_over` are the ignored columns; `refused` counts rows without probabilities.
+    `name_column` is the one that was taken for `Image Index`.
     """
 
     path: Path
@@ -44,6 +56,7 @@ class PredictionFile:
     probabilities: np.ndarray
     passed_over: tuple[str, ...] = ()
     refused: int = 0
+    name_column: str = NAME
 
     @property
     def are_probabilities(self) -> bool:
@@ -144,7 +157,8 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
     if not names:
         raise DataError(f"{path} has a header and no film" + (f" but {refused:,} refused ones" if refused else ""))
     _refuse_twice(path, names, "films")
-    return PredictionFile(path, tuple(names), tuple(findings), np.array(values, np.float64), passed_over, refused)
+    numbers = np.array(values, np.float64)
+    return PredictionFile(path, tuple(names), findings, numbers, passed_over, refused, head[columns[NAME]])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -172,9 +186,11 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
     _refuse_separator(path, head)
     found: dict[str, int] = {}
     others, twice = [], []
+    meant = {spelled(finding): finding for finding in findings}
     for position, column in enumerate(head):
         name = text_of(column)
         name = name if name in findings else name.removeprefix("prob_")
+        name = name if name in findings else meant.get(spelled(name), name)
         if column != NAME and name not in findings:
             others += [] if column in COLUMNS else [column]
         elif name in found:
@@ -184,7 +200,12 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
     if twice:
         raise DataError(f"{path}, line 1: columns that stand more than once, {first_ten(twice)}")
     if NAME not in found:
-        raise DataError(f"{path}, line 1: no column {NAME!r}")
+        lower = [column.lower() for column in head]
+        position = next((lower.index(name) for name in _NAMES if name in lower), None)
+        if position is None:
+            raise DataError(f"{path}, line 1: no column {NAME!r}; it has {first_ten(list(map(short, head)))}")
+        found[NAME] = position
+        others.remove(head[position])
     if len(found) < 2:
         has = f"; it has {first_ten(list(map(short, others)))}" if others else ""
         raise DataError(f"{path}, line 1: no column for any of the {len(findings)} findings{has}")
@@ -308,9 +329,11 @@ def match(
     Raises:
       DataError: there are none, or the tables have no finding in common.
     """
+    notes = list(filter(None, map(_note, tables)))
+    tables, renamed = zip(*(_as_in_entries(table, entries) for table in tables), strict=True)
+    notes += filter(None, renamed)
     first = tables[0]
     names = [name for name in first.names if name in entries]
-    notes = list(filter(None, map(_note, tables)))
     notes.append(f"{printable(first.path.name)}: {len(names):,} of {len(first.names):,} rows match the entry file")
     if len(names) < len(first.names):
         strangers = [name for name in first.names if name not in entries]
@@ -345,9 +368,28 @@ def match(
     return Matched(tuple(names), findings, labels, models, rows, ranked_only), notes
 
 
+def _as_in_entries(table: PredictionFile, entries: Mapping[str, Entry]) -> tuple[PredictionFile, str]:
+    """The table with the entries' names of its films, where they differ in folder, suffix or case alone; a note of it.
+
+    Raises:
+      DataError: two of its rows are one film then.
+    """
+    alike = names_alike((name for name in table.names if name not in entries), entries)
+    if not alike:
+        return table, ""
+    name = min(alike)
+    names = tuple(alike.get(name, name) for name in table.names)
+    _refuse_twice(table.path, names, "films")
+    where = printable(table.path.name)
+    said = f"{len(alike):,} film names differ from the entry file's in folder, suffix or case, such as {short(name)}"
+    return replace(table, names=names), f"{where}: {said} for {short(alike[name])}"
+
+
 def _note(table: PredictionFile) -> str:
     """A note on one table: ignored columns, numbers that are not probabilities."""
     notes = []
+    if table.name_column != NAME:
+        notes.append(f"no column {NAME!r}: {short(table.name_column)} is taken for it")
     if table.refused:
         notes.append(f"{table.refused:,} films without probabilities are left out: they were refused")
     if table.passed_over:

@@ -300,10 +300,11 @@ def _choose(
       CheckpointError: none fits; tells what is wrong with the one that comes nearest.
     """
     if not networks:
-        alike = {name: _likeness(name, other.torch, tensors) for name, other in NETWORKS.items() if other.torch}
-        kin = max(alike, key=alike.__getitem__)
-        hint = f"they have the names of {kin}" if alike[kin] else "is this a state dict?"
-        holds = f"it holds {_grouped(list(tensors))}; {hint}" if tensors else "it holds no tensors at all"
+        kin, _ = _nearest(tensors)
+        names = [name or "a tensor without a name" for name in tensors]
+        holds = f"it holds {_grouped(names)}; they have the names of {kin}"
+        if not kin:
+            holds = f"it holds {first_ten(names)}; is this a state dict?" if names else "it holds no tensors at all"
         raise CheckpointError(f"these are not the weights of {model}: {holds}")
     asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
     if not asked:
@@ -314,6 +315,9 @@ def _choose(
         nearest = min(troubles, key=lambda trouble: sum(map(len, trouble.values())))
         only_gaps = [kind for kind, keys in nearest.items() if keys] == ["missing"]
         advice = ["where a run is to draw some of them anew, name them: --fresh='layer4.*'"] if only_gaps else []
+        kin, is_whole = _nearest(tensors)
+        if is_whole and kin != model:
+            advice = [f"their names are those of {kin}: --model={kin}"]
         raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines(nearest), *advice]))
     chosen = next((network for network in fitting if network.averaged), fitting[0])
     if others := [network.key for network in fitting if network is not chosen]:
@@ -322,14 +326,22 @@ def _choose(
     return chosen
 
 
+def _nearest(tensors: Tensors) -> tuple[str, bool]:
+    """The network that a file's names are most like, "" where like none, and whether they are the same, heads aside."""
+    alike = {name: _likeness(name, other.torch, tensors) for name, other in NETWORKS.items() if other.torch}
+    kin = max(alike, key=alike.__getitem__)
+    return (kin, alike[kin] == 1.0) if alike[kin] else ("", False)
+
+
 def _likeness(model: str, torch: TorchNames, tensors: Tensors) -> float:
     """The share of the arrays of the file's likeliest network that a `model` has, too."""
     slots = dotted_names(model)
-    known = {slot.name for slot in slots.values()}
+    known = {slot.name for path, slot in slots.items() if path[1] != "head"}
     networks = find_networks(torch, slots[stem_path(model)].name, dict(tensors))
-    return max(
-        (len(known & network.names.keys()) / len(known | network.names.keys()) for network in networks), default=0.0
-    )
+    own = {name.split(".")[0] for name in known}
+    found = [{name for name in network.names if name.split(".")[0] in own} for network in networks]
+    found = [{name for name in names if not name.endswith(tuple(known_names(torch)))} for names in found]
+    return max((len(known & names) / len(known | names) for names in found), default=0.0)
 
 
 def _troubles(

@@ -38,10 +38,17 @@ _KINDS: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xd8\xff", "a picture (JPEG)"),
     (b"GGUF", f"a GGUF file: {_PYTORCH_ONLY}"),
 )
+_MAGIC_NUMBER: Final = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # in the files of torch.save before 1.6
+_PICKLE: Final = (
+    "a Python pickle that torch did not write, which is code and is not loaded; where it was made, save the network's "
+    "state_dict() by torch.save, or as .safetensors"
+)
 _NUMPY_KINDS: Final = "biufcSUV?"  # kinds of dtype whose values are plain bytes
 # What trainers save beside the weights: options, paths, dates. An inert stand-in takes each one's place.
 _INERT: Final = (
     "argparse.Namespace", *(f"builtins.{name}" for name in ("list", "dict", "int", "float", "bool", "str", "slice")),
+    *(f"builtins.{name}" for name in ("set", "frozenset", "tuple", "complex", "range", "bytearray")),
+    "decimal.Decimal", "fractions.Fraction", "zoneinfo.ZoneInfo._unpickle",
     "datetime.date", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "types.SimpleNamespace",
     "uuid.UUID", "torch.torch_version.TorchVersion",
     *(f"pathlib.{dot}{name}" for dot in ("", "_local.") for name in (
@@ -160,9 +167,9 @@ def read_state_dict(path: Path) -> Any:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} is a broken safetensors file: {reason_of(error)}") from None
     try:
-        with safe_globals(_stand_ins()), warnings.catch_warnings():
+        with safe_globals(_stand_ins()), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # torch's own, of a pickle's protocol
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location="cpu", weights_only=True)  # by its content, whatever its suffix
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, ...: torch has no family for it
         raise CheckpointError(_unreadable(path, error)) from None
     return found
@@ -201,11 +208,16 @@ def kind_of(path: Path) -> str:
             return kind
     if data.startswith(b"PK\x03\x04"):
         return _kind_of_zip(path)
-    if data.startswith(b"\x80") or data[257:262] == b"ustar":
-        return "torch" if data.startswith(b"\x80") else "a tar archive: unpack it first"
+    if data.startswith(b"\x80"):
+        return "torch" if _MAGIC_NUMBER in data[:64] else _PICKLE
+    if data[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
     if len(data) > 8 and data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**32:
         return "safetensors"
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace").lstrip().lower()
+    written = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace").lstrip()
+    text = written.lower()
+    if text.startswith("<?xml") and "<html" not in text:
+        return "an XML document, not the weights, as a server's answer where it refuses: fetch the file again"
     if text.startswith(("<!doctype", "<html", "<head", "<body", "<?xml", "<!--", "<script", "<meta")):
         return "a web page (HTML), not the weights: fetch the file itself, with a login where the site asks for one"
     if text.startswith("version https://git-lfs"):
@@ -213,7 +225,7 @@ def kind_of(path: Path) -> str:
     if b"pytorch" in data[:64] or path.suffix == ".onnx":
         return f"an ONNX graph: {_PYTORCH_ONLY}"
     if "\ufffd" not in text[:200] and text[:200].replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
-        return "text, not weights; it begins " + repr(text[:60])
+        return "text, not weights; it begins " + repr(written[:60])
     return f"of no kind that is known: {_PYTORCH_ONLY} (first bytes {data[:8].hex(' ')})"
 
 
@@ -244,6 +256,11 @@ def _unreadable(path: Path, error: Exception) -> str:
         return (
             f"{path} holds a whole pickled {whole} (torch.save(network)), which is code and is not loaded\n"
             "where it was made, save network.state_dict() instead"
+        )
+    if "Unsupported operand" in str(error):
+        return (
+            f"{path} has a pickle protocol that torch's safe reader does not know; it reads protocol 2\n"
+            "where it was made, save the network's state_dict() by torch.save without pickle_protocol"
         )
     words = str(error).split("GLOBAL ")
     if len(words) > 1:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,26 +16,9 @@ from chexjax.data.images import JudgedFilm, check_size, judge_colour, judge_size
 from chexjax.data.kinds import classify
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
+from chexjax.files import folder_path
 
 Film = str | Path | bytes | Image.Image | np.ndarray | jax.Array
-
-# Names that end so are tables or pictures, and no folders.
-FILE_ENDINGS: Final = (
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".json",
-    ".jsonl",
-    ".html",
-    ".htm",
-    ".xlsx",
-    ".gz",
-    ".zip",
-    ".pdf",
-    ".png",
-    ".jpg",
-)
-
 
 # Any film as grey levels
 
@@ -198,17 +181,9 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
     """Refuses to write where films are read: overlays could be read as films the next time, or overwrite one.
 
     Raises:
-      ConfigError: `out` is a file's name or lies in one of the folders, or a film lies in its overlays.
+      ConfigError: `out` is a file or called like one, or lies in one of the folders, or a film lies in its overlays.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(
-            f"--out={printable(out)} is a file; it takes a folder, which gets predictions.csv and the rest"
-        )
-    if out.suffix.lower() in FILE_ENDINGS and not out.is_dir():
-        raise ConfigError(
-            f"--out={printable(out)} is a file's name; it takes a folder, for predictions.csv and the rest: "
-            f"--out={printable(out.with_suffix(''))}"
-        )
+    folder_path(out, "--out")
     place = Path(os.path.realpath(out))
     for path in map(os.path.realpath, inputs):
         if place.is_relative_to(path) or Path(path).is_relative_to(place / "overlays"):

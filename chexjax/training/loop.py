@@ -14,9 +14,11 @@ from ml_collections import ConfigDict
 from chexjax.configs import common
 from chexjax.data.feed import open_feed, peak_memory, training_slots
 from chexjax.data.films import check_classes, open_films, write_division
+from chexjax.data.labels import Uncertain
 from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
+from chexjax.data.sources.gather import named_sources
 from chexjax.devices import AXIS, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, DataError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
@@ -532,6 +534,8 @@ def check(config: ConfigDict) -> None:
       ConfigError: names the field, what it holds and what it may hold.
     """
     common.check(config, TABLES)
+    named_sources(config.data)
+    Uncertain.parse(config.data.uncertain)
     for name, network in config.networks.items():
         create_network(config, name, groups=((0,),), num_outputs=1)  # raises ConfigError if a name is unknown
         create_optimizer(network, steps=1)

@@ -12,6 +12,7 @@ from scipy.special import logit
 from chexjax.data.prepared import Prepared
 from chexjax.errors import ConfigError, DataError
 from chexjax.evaluation.predictions import read_predictions, short
+from chexjax.models.weight_files import SUFFIXES
 
 # Probabilities nearer to 0 or 1 are moved there: rounded to five digits they are 0 or 1, whose logits are infinite.
 CLIP: Final = 1e-6
@@ -38,6 +39,8 @@ class Targets:
 def is_table(teacher: str) -> bool:
     """Whether a config's `teacher` is a predictions CSV, and no workdir."""
     path = Path(teacher).expanduser()
+    if path.name.lower().endswith(SUFFIXES):  # weights, which have to be imported first
+        return False
     return path.is_file() or (path.name.endswith((".csv", ".csv.gz")) and not path.is_dir())
 
 

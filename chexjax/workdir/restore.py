@@ -23,7 +23,7 @@ from chexjax.models.network import by_names
 from chexjax.models.torch_weights import ABOUT, load_weights
 from chexjax.models.weight_files import SUFFIXES
 from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
-from chexjax.workdir.config import CONFIG, read_config
+from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
 PyTree = Any
 IMPORTED: Final = "net1"  # the name of the one network in a folder of imported weights
@@ -88,11 +88,13 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
 
 
 def check_no_file(workdir: Path) -> None:
-    """Refuses weights that are not imported yet: a file, or a folder that holds only such files.
+    """Refuses what lies in a workdir, and weights that are not imported yet: a file, or a folder of such files.
 
     Raises:
       CheckpointError: says what to do first.
     """
+    if workdir.exists() and not (workdir / CHECKPOINTS).is_dir() and (owner := _owner_of(workdir)):
+        raise CheckpointError(f"{workdir} lies in a workdir; name that: {owner}")
     files = [workdir] if workdir.is_file() else []
     if workdir.is_dir() and not (workdir / CONFIG).exists():
         files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
@@ -102,6 +104,14 @@ def check_no_file(workdir: Path) -> None:
             f"{workdir} is {found}\nimport weights first, then name the folder this makes: "
             f"python -m chexjax.models.torch_weights --model=MODEL {files[0]} --out=DIR"
         )
+
+
+def _owner_of(path: Path) -> Path | None:
+    """The workdir, or the folder of imported weights, that a path lies in."""
+    for folder in path.parents:
+        if (folder / ABOUT).is_file() or ((folder / CONFIG).is_file() and (folder / CHECKPOINTS).is_dir()):
+            return folder
+    return None
 
 
 def _restore(workdir: Path, checkpoints: Checkpoints) -> Restored:

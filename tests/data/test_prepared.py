@@ -1,11 +1,12 @@
 """Preparing: what comes out equals what went in, once; and nothing half-made is ever taken for whole."""
 
 import io
+import re
 import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,45 @@ def test_missing_films_are_counted_and_named(folder: Path, tmp_path: Path) -> No
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     assert str(caught.value).count(".png") == 10
     assert not list((tmp_path / "out").rglob("*.array_record*"))
+
+
+def test_missing_films_are_said_to_be_where_they_are(folder: Path, tmp_path: Path) -> None:
+    count = len(list((folder / "images").iterdir()))
+    (folder / "images_001.tar.gz").touch()
+    moved = (folder / "images").rename(folder / "png")
+    where = re.escape(str(folder))
+    told = rf"missing in {where}, {count}: .*\nlooked in 1: the folder itself\n{count} lie in png; rename it to images"
+    with pytest.raises(DataError, match=told):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    films = moved.rename(folder / "images_a")
+    for path in films.iterdir():
+        path.rename(path.with_suffix(".PNG"))
+        path.with_suffix(".jpg").touch()
+    told = rf"images_a\nof {count} there are several files, such as \S+\.PNG and \S+\.jpg for"
+    with pytest.raises(DataError, match=told):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+    shutil.rmtree(films)
+    with pytest.raises(DataError, match=r"there are archives, 1: images_001\.tar\.gz; unpack them there"):
+        prepare(folder, tmp_path / "out", RECIPE, progress=False)
+
+
+def test_the_sample_without_lists_is_divided_by_patient(folder: Path, tmp_path: Path, capsys) -> None:
+    (table,) = folder.glob("Data_Entry*.csv")
+    table.rename(folder / "sample_labels.csv")
+    (folder / "sample" / "sample").mkdir(parents=True)
+    (folder / "images").rename(folder / "sample" / "sample" / "images")
+    lists = [path.rename(tmp_path / path.name) for path in folder.glob("*_list.txt")]
+    recipe = asdict(RECIPE)
+    config = ConfigDict({**recipe, "source": "chestxray14", "dir": str(folder)})
+    found = prepare_source(config, tmp_path / "out", RECIPE)
+    assert f"{folder} has no official lists: its films are divided by patient" in capsys.readouterr().out
+    homes = {part: {*found.parts[part].patients} for part in found.parts}
+    assert not homes["train"] & homes["test"]
+    assert all(homes.values())
+    config.lists = str(tmp_path)  # the complete set's, beside the sample
+    assert sorted(path.name for path in lists) == ["test_list.txt", "train_val_list.txt"]
+    official = prepare_source(config, tmp_path / "out", replace(RECIPE, lists=str(tmp_path)), progress=False)
+    assert {*official.parts["test"].names} == {*(tmp_path / "test_list.txt").read_text().split()}
 
 
 def test_a_part_of_the_set_is_prepared_beside_the_complete_lists(folder: Path, tmp_path: Path, capsys) -> None:

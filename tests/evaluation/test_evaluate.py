@@ -236,7 +236,7 @@ def test_what_cannot_be_evaluated_is_told(run: Path, elsewhere: Path, tmp_path: 
     data = data_at(elsewhere, run)
     with pytest.raises(ConfigError, match="holds a run"):
         evaluate(run, data, run)
-    with pytest.raises(ConfigError, match="name of a file"):
+    with pytest.raises(ConfigError, match="a file's name"):
         evaluate(run, data, tmp_path / "x.csv")
     write_table(tmp_path / "other.csv", ("path", "Other", "labels"), [["a.png", "1", "Thing"]])
     data = data_of("table", str(tmp_path), table=str(tmp_path / "other.csv"))

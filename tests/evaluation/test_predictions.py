@@ -213,6 +213,35 @@ def test_columns_that_are_no_finding_are_named(tmp_path: Path, entry_file: Path)
     assert notes[0] == "p.csv: columns that are no finding are passed over, 2: '', 'No Finding'"
 
 
+@pytest.mark.parametrize("column", ["", "image_id", "Filename", "Unnamed: 0", "path", "image index"])
+def test_films_under_another_name_of_column_folder_suffix_and_case(
+    tmp_path: Path, entry_file: Path, column: str
+) -> None:
+    names = ["f00.png", "data/images/f01.png", "F02.PNG", "f03.jpg", "f04", "c:\\\\films\\\\f05.png"]
+    rows = "\n".join(f"{name},{ROW},9" for name in names)
+    table = read_predictions(written(tmp_path, f"{HEADER.replace('Image Index', column)},fold\n{rows}\n"), FINDINGS)
+    found, notes = match(read_entry_file(entry_file), [table], FINDINGS)
+    assert found.names == tuple(f"f0{k}.png" for k in range(6))
+    said = f"p.csv: no column 'Image Index': {column!r} is taken for it; columns that are no finding are passed over"
+    assert notes[0] == f"{said}, 1: 'fold'"
+    assert notes[1].startswith("p.csv: 5 film names differ from the entry file's in folder, suffix or case, such as")
+    twice = read_predictions(written(tmp_path, f"{HEADER}\nf00.png,{ROW}\nf00.jpg,{ROW}\n"), FINDINGS)
+    with pytest.raises(DataError, match=r"films more than once, 1: f00\.png"):
+        match(read_entry_file(entry_file), [twice], FINDINGS)
+
+
+def test_findings_are_known_under_other_spellings(tmp_path: Path) -> None:
+    plain = read_predictions(written(tmp_path, f"{HEADER}\na.png,{ROW}\n"), FINDINGS)
+    for spelling in (str.lower, str.upper, lambda name: name.replace("_", " "), lambda name: f"prob_{name.lower()}"):
+        head = ",".join(["Image Index", *map(spelling, FINDINGS)])
+        other = read_predictions(written(tmp_path, f"{head}\na.png,{ROW}\n"), FINDINGS)
+        assert other.findings == plain.findings
+        np.testing.assert_array_equal(other.probabilities, plain.probabilities)
+        assert not other.passed_over
+    with pytest.raises(DataError, match="more than once, 1: Pleural_Thickening"):
+        read_predictions(written(tmp_path, f"{HEADER},Pleural Thickening\na.png,{ROW},1\n"), FINDINGS)
+
+
 def test_numbers_that_are_no_probabilities_are_kept_and_named(tmp_path: Path, entry_file: Path) -> None:
     path = written(tmp_path, "Image Index,Mass\nf00.png,-12.5\nf01.png,31.25\n")
     found, notes = match(read_entry_file(entry_file), [read_predictions(path, FINDINGS)], FINDINGS)

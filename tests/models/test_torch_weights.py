@@ -3,6 +3,7 @@
 import argparse
 import collections
 import datetime
+import decimal
 import io
 import json
 import os
@@ -353,6 +354,14 @@ def test_a_deeper_network_is_not_cut_to_a_shallower_one() -> None:
         convert_state_dict("resnet18", numpy_dict(create_torch_network("resnet34")))
 
 
+@pytest.mark.parametrize(
+    ("given", "asked"), [("resnet34", "resnet18"), ("resnet18", "resnet50"), ("resnet50", "resnet101")]
+)
+def test_the_network_that_the_weights_are_of_is_named(given: str, asked: str) -> None:
+    with pytest.raises(CheckpointError, match=rf"\ntheir names are those of {given}: --model={given}$"):
+        convert_state_dict(asked, {f"module.{key}": x for key, x in numpy_dict(create_torch_network(given)).items()})
+
+
 @pytest.mark.parametrize("averaged", ["model_ema", "ema.module", "state_dict_ema", "swa"])
 @pytest.mark.filterwarnings("ignore:left out")
 def test_of_raw_and_averaged_weights_it_says_which(resnet, averaged: str) -> None:
@@ -497,7 +506,7 @@ def test_a_broken_file_is_told(tmp_path: Path, suffix: str) -> None:
 
 def test_a_checkpoint_of_something_else_is_told(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match=r"list\.pth: these are not .* it holds 0; is this a state dict"):
+    with pytest.raises(CheckpointError, match=r"list\.pth: these are not .* it holds 1: 0; is this a state dict"):
         import_file("resnet18", tmp_path / "list.pth", tmp_path / "out")
     with pytest.raises(CheckpointError, match="it holds no tensors at all"):
         convert_state_dict("resnet18", {"epoch": 3})
@@ -510,6 +519,7 @@ def test_numpy_and_options_beside_the_weights_are_data(resnet, tmp_path: Path) -
         "names": np.array(["a"]), "objects": np.array([{}], object), "none": np.array([]), "step": np.int64(3),
         "args": argparse.Namespace(out=Path("x")), "random": np.random.default_rng(0).bytes(3),
         "log": collections.defaultdict(list, {"loss": [1.0]}), "time": datetime.datetime(2020, 1, 1),
+        "seen": {1, 2}, "frozen": frozenset("a"), "count": collections.Counter("aab"), "rate": decimal.Decimal("0.1"),
     }  # fmt: skip
     for legacy in (False, True):
         torch.save({"state_dict": tensors, **beside}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
@@ -535,7 +545,9 @@ def test_a_file_is_named_by_its_first_bytes(tmp_path: Path) -> None:
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "Git LFS pointer",
         b"\x89HDF\r\n\x1a\n" + bytes(99): "an HDF5 file", b"\x1f\x8b\x08" + bytes(9): "compressed by gzip",
         archive.getvalue(): "an archive of NumPy arrays", (tmp_path / "whole.pth").read_bytes()[:300]: "cut off",
-        b"": "an empty file", b'{"error": "not found"}': "text, not weights", bytes(range(1, 99)): "of no kind",
+        b"": "an empty file", b'{"error": "Not found"}': "text, not weights; it begins .* \"Not found\"",
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "an XML document",
+        bytes(range(1, 99)): "of no kind", pickle.dumps({"a": 1}): "a Python pickle that torch did not write",
     }  # fmt: skip
     for suffix in (".pth", ".safetensors", ".bin"):
         for data, kind in kinds.items():
@@ -547,6 +559,17 @@ def test_a_file_is_named_by_its_first_bytes(tmp_path: Path) -> None:
     tensors = pytest.importorskip("safetensors.numpy")
     tensors.save_file({"a": np.ones(3, np.float32)}, tmp_path / "renamed.pth")
     np.testing.assert_array_equal(read_state_dict(tmp_path / "renamed.pth")["a"], np.ones(3))
+    (tmp_path / "whole.pth").rename(tmp_path / "whole.safetensors")
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "whole.safetensors")["a"], np.zeros(3))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_protocol_that_is_not_read_is_named(tmp_path: Path, legacy: bool) -> None:
+    torch.save(
+        {"a": torch.ones(2)}, tmp_path / "a.pth", pickle_protocol=4, _use_new_zipfile_serialization=not legacy
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"a\.pth has a pickle protocol .*\n.*without pickle_protocol$"):
+        read_state_dict(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -449,7 +449,7 @@ def test_broken_films_are_told_and_the_rest_is_cleaned(
         (["nih", "--out=nih"], "--out=nih lies in the input folder"),
         (["nih", "--out=nih/cleaned"], "--out=nih/cleaned lies in the input folder"),
         (["nih/c.png", "--out=nih"], "--out=nih lies in the input folder"),
-        (["nih", "--out=nih/c.png"], "is a file, not a folder"),
+        (["nih", "--out=nih/c.png"], "is a file; it takes a folder"),
         (["nih/broken.png", "--out=out"], "nih/broken.png: not an image"),
         (["nih"], "--out=DIR"),
         (["--out=out"], "FILE_OR_FOLDER"),

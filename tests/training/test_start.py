@@ -1,6 +1,7 @@
 """A run that starts from other weights gives their numbers, and takes nothing that does not fit."""
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from chexjax.models.torch_weights import About, save_weights, torch_names
 from chexjax.training import loop
 from chexjax.training.start import start_from
 from chexjax.training.state import create_network, create_optimizer, create_state, for_branches
+from chexjax.training.targets import is_table
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
@@ -124,6 +126,17 @@ def test_a_file_of_weights_is_told_to_be_imported_first(small_baseline: ConfigDi
         small_baseline.init_from = str(path)
         with pytest.raises(CheckpointError, match=r"init_from of net1: .*\nimport weights first"):
             started(small_baseline, "net1")
+    assert not is_table(str(tmp_path / "folder" / "a.pth"))  # as config.teacher
+
+
+def test_what_lies_in_a_workdir_is_told_apart_from_weights(earlier: Path, tmp_path: Path) -> None:
+    (step,) = (earlier / "checkpoints").glob("[0-9]*")
+    save_weights(tmp_path / "imported", restore_best(earlier).variables["net1"], About("tiny", 0.4, 0.3, "file.pth"))
+    for path in (earlier / "config.json", earlier / "checkpoints", step, step / "config.json"):
+        with pytest.raises(CheckpointError, match=rf"lies in a workdir; name that: {re.escape(str(earlier))}$"):
+            restore_best(path)
+    with pytest.raises(CheckpointError, match=rf"name that: {re.escape(str(tmp_path / 'imported'))}$"):
+        restore_best(tmp_path / "imported" / "weights.npz")
 
 
 def test_a_head_of_other_findings_is_new_and_one_in_another_order_is_put_in_order(

@@ -1,9 +1,11 @@
 """What a source returns: a row per film and a column per finding, under the source's own names."""
 
+import fnmatch
 import os
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Final
 
 import numpy as np
@@ -15,6 +17,7 @@ SPLITS: Final = ("train", "val", "test")
 TRAIN_VAL: Final = "train_val"  # the training part, from which validation patients are still to be held out
 LEFT_OUT: Final = "none"  # in no part
 UNKNOWN_AGE: Final = -1
+_MOST_FILES: Final = 1_000_000  # searched for films that are not where they should be
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,11 @@ class Entries:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def places(self) -> list[Path]:
+        """The folders that may hold the films; none where `files` are paths."""
+        return folders_below(self.folder, self.film_folders)
+
     def take(self, rows: Iterable[int]) -> "Entries":
         """The entries of these rows, in this order."""
         rows = list(rows)
@@ -153,8 +161,7 @@ class Entries:
         if self.film_folders:
             found = find_in_folders(self.folder, files, self.film_folders, self.suffixes)
             if not self.suffixes:
-                places = folders_below(self.folder, self.film_folders)
-                found |= find_alike(places, set(files) - found.keys())
+                found |= find_alike(self.places, set(files) - found.keys())
             return [found.get(file) for file in files]
         found = {file: path for file in files if (path := self.folder / file).exists()}
         lost: dict[Path, dict[str, str]] = {}
@@ -198,15 +205,20 @@ def find_alike(places: Iterable[Path], files: Iterable[str]) -> dict[str, Path]:
 
 
 def _alike(places: Iterable[Path], names: Set[str]) -> dict[str, Path]:
+    pictures = _pictures_alike(places, names)
+    return {name: path for name, paths in pictures.items() if len(paths) == 1 for path in paths.values()}
+
+
+def _pictures_alike(places: Iterable[Path], names: Set[str]) -> dict[str, dict[str, Path]]:
+    """The pictures in `places` that have a film's name but for suffix or case, by that name and their own."""
     stems = {Path(name).stem.casefold() for name in names}
     pictures: dict[str, dict[str, Path]] = {}
     for place in places if stems else ():
         for path in place.iterdir():
             stem = path.stem.casefold()
             if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
-                pictures.setdefault(stem, {})[path.name] = path
-    each = {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
-    return {name: path for name, paths in each.items() if len(paths) == 1 for path in paths.values()}
+                pictures.setdefault(stem, {}).setdefault(path.name, path)
+    return {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
 
 
 def _tell_alike(alike: Mapping[str, Path]) -> None:
@@ -218,10 +230,83 @@ def _tell_alike(alike: Mapping[str, Path]) -> None:
         )
 
 
+def names_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """For each name, the only one of `known` that differs from it in folder, suffix or case alone."""
+    stems: dict[str, list[str]] = {}
+    for name in known:
+        stems.setdefault(Path(name).stem.casefold(), []).append(name)
+    each = {
+        name: stems.get(PureWindowsPath(name).stem.casefold(), []) for name in names
+    }  # takes / and \ for separators
+    return {name: found[0] for name, found in each.items() if len(found) == 1}
+
+
+def why_missing(folder: Path, places: Sequence[Path], files: Iterable[str]) -> list[str]:
+    """Where films were looked for, and what to do: lines of an error.
+
+    Args:
+      folder: the source's folder.
+      places: the folders in it that were searched.
+      files: the films that are in none of them.
+    """
+    files = set(files)
+    lines = [f"looked in {first_ten([_below(folder, place) for place in places])}"] if places else []
+    several = {name: paths for name, paths in _pictures_alike(places, files).items() if len(paths) > 1}
+    if several:
+        name, paths = min(several.items())
+        which = " and ".join(sorted(paths))
+        lines.append(f"of {len(several):,} there are several files, such as {which} for {name}; keep one of each")
+    elsewhere = Counter(_places_of(folder, {Path(name).stem.casefold() for name in files}, set(places)))
+    for place, count in elsewhere.most_common(3):
+        lines.append(f"{count:,} lie in {_below(folder, place)}" + ("; rename it to images" if places else ""))
+    packed = sorted(path.name for place in {folder, *places} for path in place.glob("*") if _is_packed(path))
+    if packed and not elsewhere:
+        lines.append(f"there are archives, {first_ten(packed)}; unpack them there")
+    return lines
+
+
+def _below(folder: Path, place: Path) -> str:
+    return "the folder itself" if place == folder else str(place.relative_to(folder))
+
+
+def _is_packed(path: Path) -> bool:
+    return (
+        path.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")) and ".csv" not in path.name.lower()
+    )
+
+
+def _places_of(folder: Path, stems: Set[str], searched: Set[Path]) -> Iterator[Path]:
+    """The folder of each picture below `folder` that is called one of `stems`, but for those in `searched`."""
+    seen = 0
+    for place, _, listed in os.walk(folder):
+        seen += len(listed)
+        if seen > _MOST_FILES:
+            return
+        if Path(place) not in searched:
+            pictures = (Path(name) for name in listed)
+            alike = (path.stem.casefold() in stems and path.suffix.lower() in SUFFIXES for path in pictures)
+            yield from (Path(place) for is_one in alike if is_one)
+
+
 def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The folders that `patterns` match below `folder`, each once, in the order of the patterns; "" is `folder`."""
-    places = (place for pattern in patterns for place in (sorted(folder.glob(pattern)) if pattern else [folder]))
+    """The folders that `patterns` match below `folder`, each once, in the order of the patterns; "" is `folder`.
+
+    Capitals do not matter.
+    """
+    places = (place for pattern in patterns for place in _matching(folder, pattern.lower().split("/")))
     return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
+def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    if not parts or parts == [""]:
+        yield folder
+        return
+    try:
+        names = sorted(name for name in os.listdir(folder) if fnmatch.fnmatchcase(name.lower(), parts[0]))
+    except OSError:  # no folder, or one that may not be read
+        return
+    for name in names:
+        yield from _matching(folder / name, parts[1:])
 
 
 def path_below(folder: Path, text: str) -> str:

@@ -26,6 +26,7 @@ from chexjax.data.sources.entries import (
     find_alike,
     find_in_folders,
     folders_below,
+    names_alike,
 )
 from chexjax.data.sources.splits import FOLDS, check_patients, read_folds
 from chexjax.data.sources.tables import ages, check_unique, film_names, read_table, require, texts
@@ -37,8 +38,11 @@ SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
 COORDINATES: Final = 1024.0  # boxes are given in pixels of the 1024 x 1024 films, whatever the film's size here
 ENTRY_FILES: Final = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
 # The first two are those of the NIH's download, the rest those of Kaggle's copies, resized and sample.
-FILM_FOLDERS: Final = ("images*/images*", "images*", "sample/images", "sample/sample/images", "")
+FILM_FOLDERS: Final = (
+    "images*/images*", "images*", "images*/images*/images*", "sample/images", "sample/sample/images", "",
+)  # fmt: skip
 BOX_FILE: Final = "BBox_List_2017.csv"
+_PACKED: Final = ("", ".gz", ".zip")  # a table is read as it is, or packed
 _OPTIONAL: Final = ("Patient Age", "Patient Gender", "Patient Sex", "View Position")
 _BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
 
@@ -79,7 +83,9 @@ def read_entries(folder: Path) -> dict[str, Entry]:
 
 
 def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
-    """The first of `names` that exists, else the only file whose name begins like one of them, in any case.
+    """The first of `names` that exists, a table also packed (`.csv.gz`, `.csv.zip`).
+
+    Else the only file whose name begins like one of them, in any case.
 
     With `report`, a warning names a file that is used in place of another.
 
@@ -87,8 +93,9 @@ def find_table(folder: Path, *names: str, report: bool = True) -> Path | None:
       DataError: none of `names` exists, and several files begin like them.
     """
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
+        for ending in _PACKED if name.endswith(".csv") else ("",):
+            if (folder / f"{name}{ending}").is_file():
+                return folder / f"{name}{ending}"
     starts, suffixes = tuple(Path(name).stem.lower() for name in names), {Path(name).suffix for name in names}
     found = [path for path in folder.glob("*") if path.name.lower().startswith(starts)]
     found = sorted(path for path in found if path.suffix.lower() in suffixes and path.is_file())
@@ -106,10 +113,12 @@ def read_entry_file(path: Path, boxes: dict[str, list[Box]] | None = None) -> di
     Raises:
       DataError: see `read_entries`.
     """
-    boxes = boxes or {}
     table = read_table(path, (FILM, "Finding Labels", "Patient ID"), _OPTIONAL)
     names = film_names(table, FILM)
     check_unique(table, names)
+    boxes = boxes or {}
+    renamed = _as_in_table(boxes.keys() - set(names), names, "the table of boxes")
+    boxes = {renamed.get(name, name): found for name, found in boxes.items()}
     named = [[part.strip() for part in cell.split("|")] for cell in table["Finding Labels"]]
     unknown = Counter(part for parts in named for part in parts if part not in FINDINGS and part != NO_FINDING)
     if unknown:
@@ -229,7 +238,8 @@ def _read_list(folder: Path, part: str) -> list[str]:
         texts = sorted(found.name for found in folder.glob("*") if found.suffix.lower() in (".txt", ".csv"))
         raise DataError(
             f"{folder / name} does not exist; the split needs it. The lists and tables there: {first_ten(texts)}\n"
-            f"rename the list to {name}, or name the folder where it lies: --lists (data.lists)"
+            f"rename the list to {name}, or name the folder where it lies: --lists (data.lists); "
+            "without lists, --split=random (data.split) divides all films by patient"
         )
     try:
         return [line.split()[0] for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -240,6 +250,9 @@ def _read_list(folder: Path, part: str) -> list[str]:
 def _check_names(
     parts: dict[str, list[str]], entries: dict[str, Entry], lists: Path, left_out: list[str] | None = None
 ) -> dict[str, list[str]]:
+    strange = {name for names in parts.values() for name in names if name not in entries}
+    renamed = _as_in_table(strange, entries, f"the lists in {lists}")
+    parts = {part: [renamed.get(name, name) for name in names] for part, names in parts.items()}
     unknown = [name for names in parts.values() for name in names if name not in entries]
     if unknown and left_out is None:
         raise DataError(
@@ -254,6 +267,25 @@ def _check_names(
     if twice:
         raise DataError(f"the lists in {lists} name films more than once, {first_ten(twice)}")
     return parts
+
+
+def _as_in_table(names: Iterable[str], known: Iterable[str], where: str) -> dict[str, str]:
+    """The entry file's name for each of `names` that differs from it in folder, suffix or case alone; warns of them."""
+    alike = names_alike(names, known)
+    if alike:
+        name = min(alike)
+        warn(
+            f"{len(alike):,} names in {where} differ from the entry file's in folder, suffix or case, "
+            f"such as {name} for {alike[name]}; they are taken for the same films"
+        )
+    return alike
+
+
+def is_sample(folder: Path, lists: Path | None = None) -> bool:
+    """Whether the folder is Kaggle's sample (`sample_labels.csv`), without lists there or in `lists`."""
+    table = find_table(folder, *ENTRY_FILES, report=False)
+    is_named_so = table is not None and table.name.lower().startswith("sample_")
+    return is_named_so and not _list_path(lists or folder, "test", report=False)
 
 
 def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]:
@@ -318,6 +350,11 @@ def read(request: Request) -> Entries:
         check_patients(_patients_of(parts, entries))
     split_of = {name: part for part, names in parts.items() for name in names}
     films = [entries[name] for name in (split_of or entries)]
+    notes = []
+    if unknown:
+        notes.append(f"{len(unknown):,} films of the lists are left out: the entry file has no row for them")
+    if not parts and request.split == "official":
+        notes.append(f"{folder} has no official lists: its films are divided by patient")
     return Entries(
         source="nih",
         folder=folder,
@@ -332,9 +369,7 @@ def read(request: Request) -> Entries:
         splits=tuple(split_of.get(film.name, "") for film in films),
         boxes={film.name: film.boxes for film in films if film.boxes},
         film_folders=FILM_FOLDERS,
-        notes=(f"{len(unknown):,} films of the lists are left out: the entry file has no row for them",)
-        if unknown
-        else (),
+        notes=tuple(notes),
     )
 
 

@@ -1,5 +1,7 @@
 """The tables of an NIH folder, with the quirks of the real ones, and what is refused."""
 
+import gzip
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -222,3 +224,46 @@ def test_labels_are_in_the_order_of_the_findings(tmp_path: Path) -> None:
     rows = [f"{k}.png,{finding},0,{k},50,M,PA,,,,," for k, finding in enumerate(FINDINGS)]
     entries = nih.read_entries(write(tmp_path, rows))
     np.testing.assert_array_equal(np.stack([entry.labels for entry in entries.values()]), np.eye(14))
+
+
+def test_folders_of_other_depth_and_case_are_searched(tmp_path: Path) -> None:
+    present = ["images/images_001/images/a.png", "Images_02/b.png", "IMAGES/c.png", "e.png", "masks/f.png"]
+    for place in present:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    found, missing = nih.find_films(tmp_path, [f"{letter}.png" for letter in "abcef"])
+    assert {str(path.relative_to(tmp_path)) for path in found.values()} == set(present[:4])
+    assert missing == ["f.png"]
+
+
+def test_lists_and_boxes_may_spell_the_films_otherwise(listed, capsys) -> None:
+    """As of a copy whose films and table became JPEG, but whose lists did not."""
+    folder, entries = listed
+    expected = nih.read_splits(folder, entries, val_fraction=0.3)
+    (folder / nih.BOX_FILE).write_text("header\n0_0.jpg,Mass,1,2,3,4\n")
+    for part in ("train_val", "test"):
+        path = folder / f"{part}_list.txt"
+        path.write_text("".join(f"images\\{line.upper()}\n" for line in path.read_text().split()))
+    capsys.readouterr()
+    assert nih.read_splits(folder, entries, val_fraction=0.3) == expected
+    told = capsys.readouterr().err
+    assert (
+        f"{len(entries)} names in the lists in {folder} differ from the entry file's in folder, suffix or case" in told
+    )
+    assert [box.finding for box in nih.read_entries(folder)["0_0.png"].boxes] == ["Mass"]
+    assert "1 names in the table of boxes differ" in capsys.readouterr().err
+    (folder / "test_list.txt").write_text("0_0.png\n0_0.jpg\n")
+    with pytest.raises(DataError, match=r"more than once, 1: 0_0\.png"):
+        nih.read_splits(folder, entries)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zip"])
+def test_a_packed_table_is_read(tmp_path: Path, ending: str) -> None:
+    plain = (write(tmp_path, ["1_0.png,Mass,0,1,50,M,PA,1,1,1,1,"]) / "Data_Entry_2017.csv").rename(tmp_path / "kept")
+    packed = tmp_path / f"Data_Entry_2017.csv{ending}"
+    if ending == ".gz":
+        packed.write_bytes(gzip.compress(plain.read_bytes()))
+    else:
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.write(plain, "Data_Entry_2017.csv")
+    assert list(nih.read_entries(tmp_path)) == ["1_0.png"]

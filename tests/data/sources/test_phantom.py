@@ -26,7 +26,7 @@ from chexjax.data.sources.phantom import (
 )
 from chexjax.data.sources.phantom import folder as folder_module
 from chexjax.data.sources.phantom.anatomy import CM_PER_UNIT, FILM, Scene, healthy_scene
-from chexjax.errors import ConfigError, DataError
+from chexjax.errors import ChexjaxError, ConfigError, DataError
 from chexjax.findings import FINDINGS, NO_FINDING
 
 ENTRY_HEADER = (
@@ -573,8 +573,11 @@ def test_an_existing_folder_is_kept(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for name in ("full", "file"):
-        with pytest.raises(DataError, match=f"{name} exists and is not an empty folder"):
+    for name, told in (
+        ("full", "full exists and is not an empty folder"),
+        ("file", "file is a file; it takes a folder"),
+    ):
+        with pytest.raises(ChexjaxError, match=told):
             write_films(tmp_path / name, count=2, size=32, progress=False)
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()

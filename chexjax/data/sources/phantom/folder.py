@@ -21,7 +21,7 @@ from chexjax.data.recipe import cache_of
 from chexjax.data.sources.phantom.drawing import ARTIFACTS, Film, FindingBox, render_film
 from chexjax.data.sources.phantom.table import plan_films
 from chexjax.errors import ConfigError, DataError
-from chexjax.files import local_path, own_folder
+from chexjax.files import folder_path, own_folder
 from chexjax.runtime import progress_bar
 
 VERSION: Final = 1  # raise it when a seed gives different films: cached films are then drawn again
@@ -110,7 +110,7 @@ def write_films(
         cue_finding=cue_finding,
         cue_share=cue_share,
     )
-    target = local_path(out, "out").absolute()
+    target = folder_path(out, "--out").absolute()
     part: Path | None = None
     try:
         if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
