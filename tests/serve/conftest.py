@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,24 @@ def checked(workdir: Path, tmp_path: Path) -> Classifier:
     kept = {"checkpoint": fingerprint(restore_best(folder)), "pointing": to_json({"net1": found})}
     (folder / MAPS).write_text(json.dumps(kept))
     return Classifier.from_checkpoint(folder, batch_size=4)
+
+
+def create_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that has signed itself, and its key."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    wanted = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    try:
+        subprocess.run(["openssl", "req", *wanted, *names], check=True, capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return cert, key
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The service's own certificate and key."""
+    return create_certificate(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 def film_of(number: int, size: int = 96) -> np.ndarray:
