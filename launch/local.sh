@@ -63,7 +63,8 @@ while ((left > 0)); do
   if ((status == stopped)); then
     result=$stopped # the others are about to end likewise
   elif ((status != 0)); then
-    echo "a process ended with status $status; its last words are above or in $workdir/process-*.log" >&2
+    echo "a process ended with status $status; its last words are above, or these of $workdir/process-*.log:" >&2
+    ((count == 1)) || tail -q -n 3 "$workdir"/process-*.log >&2
     exit "$status"
   fi
 done

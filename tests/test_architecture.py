@@ -5,6 +5,7 @@ module that keeps a command's name, and the lines under `if __name__ == "__main_
 """
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,30 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
 def test_scoring_loads_neither_tfds_nor_what_draws() -> None:
     loaded = loaded_by("chexjax.evaluation.score")
     assert not loaded & {"tensorflow_datasets", "grain", "orbax.checkpoint", "matplotlib", "tkinter", "torch"}
+
+
+def test_training_does_not_load_the_torch_that_tensorboardx_would_load(tmp_path: Path) -> None:
+    """tensorboardX imports torch where it finds one: 2 s and 400 MB. Nor is scikit-learn needed to start."""
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch is loaded')\n")
+    program = """
+import sys
+from pathlib import Path
+from chexjax.training import logging, loop
+scalars = logging.Scalars(Path(sys.argv[1]), 0)
+scalars.write(1, {"train/loss": 0.5})
+scalars.close()
+assert "sklearn" not in sys.modules
+assert "torch" not in sys.modules
+try:
+    import torch
+except SystemExit as told:  # later, who wants it finds it
+    print(told)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}"}
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "torch is loaded\n"), done.stderr
+    assert list((tmp_path / "run").rglob("events.*"))
 
 
 def test_one_module_knows_pmap() -> None:

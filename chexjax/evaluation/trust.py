@@ -100,11 +100,13 @@ def _features(
     poses = list(POSES.values()) if posed else [POSES["upright"]]
 
     def look(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
-        shown = [normalize(pose(images), data.mean, data.std) for pose in poses]
-        return {
-            name: jnp.concatenate([see(model, variables[name], x)[1] for x in shown], axis=-1)
-            for name, model in best.models.items()
-        }
+        def look_once(images: jax.Array) -> dict[str, jax.Array]:
+            x = normalize(images, data.mean, data.std)
+            return {name: see(model, variables[name], x)[1] for name, model in best.models.items()}
+
+        # A loop: the networks are compiled once, and hold the feature maps of one pose at a time.
+        found = jax.lax.map(look_once, jnp.stack([pose(images) for pose in poses]))
+        return {name: jnp.concatenate(list(features), axis=-1) for name, features in found.items()}
 
     count = len(films.parts[split].names)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:most])

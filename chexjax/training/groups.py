@@ -6,7 +6,6 @@ first finding, findings in the usual order.
 
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.cluster import AgglomerativeClustering
 
 from chexjax.data.prepared import Prepared
 from chexjax.errors import ConfigError
@@ -87,6 +86,8 @@ def cluster(similarity: np.ndarray, count: int) -> Groups:
     """`count` groups from similarities (findings, findings), by average linkage of 1 - similarity."""
     if len(similarity) == 1:  # scikit-learn refuses a single sample
         return ((0,),)
+    from sklearn.cluster import AgglomerativeClustering  # 1 s and 100 MB that other runs do without
+
     rule = AgglomerativeClustering(n_clusters=count, metric="precomputed", linkage="average")
     home = rule.fit_predict(1.0 - similarity)
     groups = [tuple(int(output) for output in np.flatnonzero(home == label)) for label in range(count)]

@@ -104,8 +104,8 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
             for line in rate_groups(config.networks[name], model, states[name], shape):
                 say(f"{name}: {line}")
 
-        films_of = film_names_of(config, shown)
-        step, history, window = 0, [], Window(tuple(states), films_of, films.findings)
+        networks, films_of = tuple(states), film_names_of(config, shown)
+        step, history, window = 0, [], Window(networks, films_of, films.findings)
         if latest is not None and saved is not None:
             step = latest
             states, _ = checkpoints.restore(step, states)
@@ -135,6 +135,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
         fixed = replicate(Fixed(np.int32(config.seed), variables, targets))
         predictor = create_predictor({n: m.apply for n, m in models.items()}, config.data.mean, config.data.std)
         replicated = replicate(tuple(states.values()))
+        del states  # the devices have their own
         size = config.batch_size
         scalars, pace = Scalars(workdir, step), Pace(step, size)
         bar = progress_bar(last_step * size, "training", step * size, shown=jax.process_index() == 0)
@@ -159,24 +160,23 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
             stopping, validating = stop.due(), step % eval_steps == 0 or step == last_step
             if validating or stopping:
                 window.close()
-                states = dict(zip(states, unreplicate(replicated), strict=True))
             if step % config.log_every < count and window.latest is not None:
                 done = window.latest + 1
                 measurements = window.means("train") | window.norms("train") | rates(window.latest)
                 scalars.write(done, measurements | pace.point(done))
             if validating:
-                variables = {name: state.variables for name, state in zip(states, replicated, strict=True)}
+                variables = {name: state.variables for name, state in zip(networks, replicated, strict=True)}
                 predictions = predict(films, "val", predictor, variables, config)
                 figures = validation_figures(predictions)
                 scalars.write(step, figures)
                 history.append({"step": step, "epoch": step / epoch_steps, **window.means("train"), **figures})
                 say(format_epoch(history[-1], last_step / epoch_steps, tuple(predictions.probabilities)))
-                window = Window(tuple(states), films_of, films.findings)
+                window = Window(networks, films_of, films.findings)
             if validating or stopping:
                 check_lock_is_ours()
-                best_by = selection_figure(figures, tuple(states)) if validating else None
+                best_by = selection_figure(figures, networks) if validating else None
                 saved = checkpoint_metadata(config, films, groups, teacher, step, history, window)
-                checkpoints.save(step, states, best_by, saved)
+                checkpoints.save(step, dict(zip(networks, unreplicate(replicated), strict=True)), best_by, saved)
                 pace.restart(step)
             if stopping:
                 break
@@ -440,8 +440,9 @@ def digest_of(metadata: Metadata | None, config: ConfigDict, workdir: Path) -> s
 
     "" without a checkpoint, or where `data.dir` is not the run's own: a folder that is newly named must be there.
     """
-    ours = read_config(workdir).data.dir == config.data.dir
-    return metadata["data"] if metadata is not None and ours else ""
+    if metadata is None:  # then the first process has perhaps not yet written the config
+        return ""
+    return metadata["data"] if read_config(workdir).data.dir == config.data.dir else ""
 
 
 def other_films(workdir: Path) -> str:

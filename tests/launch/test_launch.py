@@ -9,14 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
 from jax import tree
 
 from chexjax.configs import common
+from chexjax.training.loop import digest_of
 from chexjax.workdir.checkpoints import Checkpoints, step_folders
-from chexjax.workdir.config import CHECKPOINTS
+from chexjax.workdir.config import CHECKPOINTS, claim_workdir
 from chexjax.workdir.restore import restore_best
 from tests.untrained import save_untrained
 
@@ -59,6 +61,15 @@ def two(flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("launch/local.sh", "2", *flags, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir
+
+
+def test_a_process_ahead_of_the_first_needs_no_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first process writes `config.json`, perhaps later than another one looks."""
+    config = common.base()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    claim_workdir(tmp_path, config)
+    assert not list(tmp_path.iterdir())
+    assert digest_of(None, config, tmp_path) == ""
 
 
 def test_two_processes_train_as_one(flags: list[str], tmp_path: Path) -> None:
