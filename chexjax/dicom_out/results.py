@@ -7,7 +7,7 @@ more about the patient than the film's own header. All are marked as unverified.
 import io
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from chexjax.data.verdict import Verdict
 from chexjax.dicom_out.codes import code_of
 from chexjax.errors import ConfigError, DataError, printable
 from chexjax.explain import overlay
+from chexjax.explain.evidence import UNPROVEN
 from chexjax.explain.maps import MapBox, boxes_on_film
 from chexjax.files import whole
 
@@ -58,14 +59,22 @@ class Result(Protocol):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made the result: a checkpoint by the sha256 of its weights, and its step."""
+    """What made the result: a checkpoint by the sha256 of its weights, and its step.
+
+    `unproven` are the findings whose maps were not shown to point; their overlay and boxes say so.
+    """
 
     weights: str
     step: int
+    unproven: Collection[str] = ()
 
     @property
     def parameters(self) -> list[str]:
         return [f"weights sha256 {self.weights}", f"step {self.step}"]
+
+    def caution(self, finding: str) -> str:
+        """What follows the name of a finding beside its map or boxes."""
+        return f", {UNPROVEN}" if finding in self.unproven else ""
 
 
 def check_installed() -> None:
@@ -179,8 +188,8 @@ def _create(
     placed = boxes if in_place else {}
     yield "report", _report(header, result, algorithm, placed)
     if any(placed.values()):
-        yield "boxes", _presentation(header, result, extent, placed)
-    yield "overlay", _capture(header, result, extent)
+        yield "boxes", _presentation(header, result, extent, algorithm, placed)
+    yield "overlay", _capture(header, result, extent, algorithm)
 
 
 def _identifiers(kind: str) -> dict[str, Any]:
@@ -232,7 +241,7 @@ def _report(header: Any, result: Result, algorithm: Algorithm, boxes: dict[str, 
                 graphic_data=_outline(box),
                 source_image=sr.SourceImageForRegion(**image),
             )
-            name = f"{finding[:50]}, region {number}"
+            name = f"{finding[:32]}, region {number}{algorithm.caution(finding)}"
             groups.append(
                 sr.PlanarROIMeasurementsAndQualitativeEvaluations(
                     tracking_identifier=sr.TrackingIdentifier(uid=hd.UID(), identifier=name),
@@ -275,7 +284,9 @@ def _called(result: Result, finding: str, code: Any) -> list[Any]:
     return [sr.QualitativeEvaluation(code, codes.DCM.Present if present else codes.DCM.Absent)]
 
 
-def _presentation(header: Any, result: Result, extent: tuple[int, int], boxes: dict[str, list[MapBox]]) -> Any:
+def _presentation(
+    header: Any, result: Result, extent: tuple[int, int], algorithm: Algorithm, boxes: dict[str, list[MapBox]]
+) -> Any:
     """A grayscale softcopy presentation state with the boxes over the film, labelled."""
     from highdicom import pr
 
@@ -284,7 +295,7 @@ def _presentation(header: Any, result: Result, extent: tuple[int, int], boxes: d
     for finding, found in boxes.items():
         for box in found:
             objects.append(pr.GraphicObject("POLYLINE", _outline(box, extent, 0.5), pr.AnnotationUnitsValues.PIXEL))
-            words = f"{finding} {result.probability(finding):.2f}"
+            words = f"{finding} {result.probability(finding):.2f}{algorithm.caution(finding)}"
             corner = (box.left + 1.0, box.top + 1.0)
             texts.append(pr.TextObject(words, pr.AnnotationUnitsValues.PIXEL, anchor_point=corner))
     annotation = pr.GraphicAnnotation([header], layer, graphic_objects=objects, text_objects=texts)
@@ -316,12 +327,13 @@ def _outline(box: MapBox, extent: tuple[int, int] | None = None, corner: float =
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], np.float64)
 
 
-def _capture(header: Any, result: Result, extent: tuple[int, int]) -> Any:
+def _capture(header: Any, result: Result, extent: tuple[int, int], algorithm: Algorithm) -> Any:
     """A secondary capture, RGB: the film under the map of the first finding, with its boxes."""
     import highdicom as hd
 
     finding = result.ranked[0]
-    words = f"{finding} {result.probability(finding):.3f}, {NAME} {chexjax.__version__}, not verified"
+    probability = f"{result.probability(finding):.3f}{algorithm.caution(finding)}"
+    words = f"{finding} {probability}, {NAME} {chexjax.__version__}, not verified"
     boxes = boxes_on_film(result.map(finding), extent[1], extent[0])
     picture = overlay.annotate(result.film, result.map(finding), boxes, words, side=SIDE, extent=extent)
     capture = hd.sc.SCImage.from_ref_dataset(

@@ -17,6 +17,7 @@ from chexjax.workdir.restore import Restored
 MAPS: Final = "maps.json"
 BEST: Final = "best"  # the kind of map that the evidence prefers
 USUAL: Final = "cam"  # without evidence
+UNPROVEN: Final = "place unproven"  # on the picture of a map that has a note
 LEAST_CASES: Final = 50  # with boxes, of all findings together; with fewer, no kind of map is preferred
 LEAST_OF_FINDING: Final = 10
 

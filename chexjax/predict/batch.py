@@ -24,6 +24,7 @@ from chexjax.data import dicom
 from chexjax.dicom_out.results import Algorithm, write_results
 from chexjax.errors import ChexjaxError, DataError, Interrupted, printable, warn
 from chexjax.explain import overlay
+from chexjax.explain.evidence import UNPROVEN
 from chexjax.explain.maps import boxes_on_film
 from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.predict.classifier import Classifier, Prediction, Ready, Scores
@@ -249,7 +250,7 @@ class _Work:
                     pictures.append([finding, name])
             record |= {"boxes": boxes, "flat": flat, "pictures": pictures}
             if self.options.dicom_out and not refused and dicom.is_dicom(film.path):
-                algorithm = Algorithm(self.classifier.restored.digest, self.classifier.step)
+                algorithm = Algorithm(self.classifier.restored.digest, self.classifier.step, self.noted)
                 where = film.path, scores, film.shape, algorithm, self.options.dicom_out
                 drawings.append(pool.submit(_write_dicom, *where))
         return record, drawings
@@ -279,7 +280,7 @@ def title_of(prediction: Prediction, finding: str, noted: Collection[str] = ()) 
     """The heading of an overlay; `noted` are the findings whose maps were not shown to point."""
     probability, threshold = format_figure(prediction.probability(finding), 3), prediction.threshold(finding)
     flat = "flat map: no place is shown   " if prediction.is_flat(finding) else ""
-    flat = flat or ("place unproven   " if finding in noted else "")
+    flat = flat or (f"{UNPROVEN}   " if finding in noted else "")
     return f"{format_name(finding)} {probability} (threshold {format_threshold(threshold)})   {flat}{prediction.name}"
 
 

@@ -17,13 +17,18 @@ class Box:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding. Without a known threshold `called` is null. `boxes` are given for called findings with `maps=1`."""
+    """One finding. Without a known threshold `called` is null.
+
+    With `maps=1`, `boxes` are given for called findings, and `map_note` says why a finding's map, and so its boxes, may
+    show the wrong place; it is null where the map was shown to point, or was never checked (`chexjax check-maps`).
+    """
 
     finding: str
     probability: float
     threshold: float | None
     called: bool | None
     boxes: list[Box] | None = None
+    map_note: str | None = None
 
 
 @dataclass(frozen=True)

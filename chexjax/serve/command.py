@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from absl import flags
 
@@ -24,7 +24,7 @@ from chexjax.errors import ChexjaxError, ConfigError, Interrupted, command, fail
 from chexjax.runtime import parse
 
 if TYPE_CHECKING:
-    from chexjax.serve.dicom_port import StorePort
+    from chexjax.serve.dicom_port import PortContext, StorePort
     from chexjax.serve.instances import Target
     from chexjax.serve.service import Limits, Service
 
@@ -44,7 +44,8 @@ to drop a film on, /docs describes the routes, /healthz and /metrics are for mac
 POST /studies (STOW-RS) and --dicom-port (C-STORE) take DICOM films, and DICOM results of each are sent there.
 
 It answers this machine alone. --host opens it to others, and then it asks for a token: of --token-file, or the variable
-CHEXJAX_TOKEN. Nothing is written to disk; logs hold no names and no header text. SIGTERM finishes what is under way.
+CHEXJAX_TOKEN. DICOM knows no tokens: --dicom-ca asks its callers for certificates. Nothing is written to disk; logs
+hold no names and no header text. SIGTERM finishes what is under way.
 
 Exit status: 0 ended by SIGTERM, 1 the device fails, 64 usage or checkpoint, 130 interrupted.
 """
@@ -71,8 +72,9 @@ def define_flags(values: flags.FlagValues) -> None:
     text("host", "localhost", "The address to listen at; any but this machine's own asks for a token.")
     count("port", 8000, 0, "The port; 0 takes a free one and prints it.", 2**16 - 1)
     text("token-file", None, f"A file with the token that callers must know; else the variable {TOKEN}.")
-    text("tls-cert", None, "The certificate chain, PEM.")
+    text("tls-cert", None, "The certificate chain, PEM; with it, HTTP and DICOM are encrypted.")
     text("tls-key", None, "Its key, PEM.")
+    text("dicom-ca", None, "Authorities, PEM: callers of the DICOM port must show a certificate by one of them.")
     count("max-batch", 8, 1, "Films that go through the networks at once.")
     number("max-wait-ms", 5.0, 0.0, "Milliseconds that a film waits for others, at most.")
     count("queue", 64, 1, "Requests under way, at most; more are answered 429.")
@@ -96,11 +98,14 @@ def main() -> None:
         if rest or not values.checkpoint:
             raise ConfigError("usage: chexjax serve --checkpoint=WORKDIR [--port=8000]; --help says more")
         check_installed()
-        token, context = read_token(values), tls_of(values["tls-cert"].value, values["tls-key"].value)
+        token, context = read_token(values), tls_of(values, ssl.SSLContext)
         listener = listen(values.host, values.port)
         service, targets, port = _load(values)
-    if not is_loopback(values.host) and context is None:
-        warn("without --tls-cert films and token cross the network as they are; have a proxy in front that encrypts")
+    if not is_loopback(values.host):
+        if context is None:
+            warn("without --tls-cert films and token cross the network as they are; put a proxy in front that encrypts")
+        if port and not values["dicom-ca"].value:
+            warn("without --dicom-ca whoever knows an AE title of --calling can send films; AE titles are no secret")
     _log()
     with contextlib.ExitStack() as held:
         held.callback(service.close)
@@ -147,23 +152,49 @@ def read_token(values: flags.FlagValues) -> str:
     return token
 
 
-def tls_of(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+_Context = TypeVar("_Context", bound=ssl.SSLContext)
+
+
+def tls_of(values: flags.FlagValues, kind: type[_Context]) -> _Context | None:
     """What encrypts; None where it was not asked for.
 
     Raises:
-      ConfigError: one of the two is missing, or they cannot be used.
+      ConfigError: one of certificate and key is missing, or they cannot be used.
     """
+    cert, key = values["tls-cert"].value, values["tls-key"].value
     if not cert and not key:
         return None
     if not cert or not key:
         raise ConfigError("--tls-cert and --tls-key go together")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(Path(cert).expanduser(), Path(key).expanduser(), password=_no_password)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else "the key has a password"
         raise ConfigError(f"--tls-cert and --tls-key cannot be used: {reason}") from None
+    return context
+
+
+def dicom_tls_of(values: flags.FlagValues) -> "PortContext | None":
+    """What encrypts the DICOM port, and knows its callers by their certificates where --dicom-ca is given.
+
+    Raises:
+      ConfigError: as `tls_of`; or the authorities cannot be read, or they have no DICOM port
+        that encrypts.
+    """
+    from chexjax.serve.dicom_port import PortContext
+
+    context, authorities = tls_of(values, PortContext), values["dicom-ca"].value
+    if authorities:
+        if context is None or values["dicom-port"].value is None:
+            raise ConfigError("--dicom-ca goes with --dicom-port, --tls-cert and --tls-key")
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(Path(authorities).expanduser())
+        except OSError as error:  # ssl.SSLError is one
+            reason = error.strerror or type(error).__name__
+            raise ConfigError(f"--dicom-ca={printable(authorities)} cannot be used: {reason}") from None
     return context
 
 
@@ -217,7 +248,7 @@ def _load(values: flags.FlagValues) -> "tuple[Service, list[Target], StorePort |
     from chexjax.serve.service import Service
     from chexjax.trust.calibration import read_prevalence
 
-    limits = limits_of(values)
+    limits, context = limits_of(values), dicom_tls_of(values)
     title = check_title(str(values["ae-title"].value), "--ae-title")
     calling = [check_title(name, "--calling") for name in values.calling]
     targets: list[Target] = []
@@ -236,7 +267,7 @@ def _load(values: flags.FlagValues) -> "tuple[Service, list[Target], StorePort |
         values.checkpoint, values.maps, limits.batch, values.network, values.raw, prevalence
     )
     service = Service(classifier, limits, Metrics(limits.batch), values.strict)
-    return service, targets, StorePort(Instances(service, targets), title, calling) if takes else None
+    return service, targets, StorePort(Instances(service, targets), title, calling, context) if takes else None
 
 
 def _run(
@@ -264,7 +295,9 @@ def _run(
             if service.is_ready:
                 if port:
                     taken = port.listen(values.host.strip("[]"), values.flag_values_dict()["dicom-port"])
-                    print(f"C-STORE: {values['ae-title'].value} at port {taken}", flush=True)
+                    print(
+                        f"C-STORE{' (TLS)' if context else ''}: {values['ae-title'].value} at port {taken}", flush=True
+                    )
                 print(f"ready: http{'s' if context else ''}://{shown}:{number}/", flush=True)
         except ChexjaxError as error:
             troubles.append(str(error))

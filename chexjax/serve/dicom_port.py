@@ -1,11 +1,12 @@
 """C-STORE, both ways: a port that takes films from the application entities it knows, and results sent to a peer.
 
-Source: DICOM PS3.4, annex B (Storage Service Class), and PS3.7, 9.1.1.
+Source: DICOM PS3.4, annex B (Storage Service Class), PS3.7, 9.1.1, and PS3.15, annex B (TLS).
 """
 
 import io
 import logging
 import re
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -58,12 +59,26 @@ def silence() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
 
+class PortContext(ssl.SSLContext):
+    """TLS for a `StorePort`.
+
+    pynetdicom shakes hands in the thread that accepts callers, where one that says nothing would keep out all others.
+    Here the handshake is left to the caller's own thread, which does it as it first reads.
+    """
+
+    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+        return super().wrap_socket(*arguments, **options | {"do_handshake_on_connect": False})
+
+
 class StorePort:
     """A storage SCP. Films of several associations go through the networks together."""
 
-    def __init__(self, instances: Instances, title: str, calling: Sequence[str]) -> None:
-        """`title` is its own; `calling` are those of the peers that it answers."""
+    def __init__(
+        self, instances: Instances, title: str, calling: Sequence[str], context: PortContext | None = None
+    ) -> None:
+        """`title` is its own; `calling` are those of the peers that it answers; `context` encrypts."""
         self._instances, self._title, self._calling = instances, title, list(calling)
+        self._context = context
         self._server: Any = None
         self._received: dict[Any, int] = {}  # bytes of the message that an association is sending
         self._under_way: set[Any] = set()
@@ -87,6 +102,8 @@ class StorePort:
         for film in FILMS:
             entity.add_supported_context(film, list(_SYNTAXES))
         handlers: list[Any] = [
+            # A read that gets nothing in this time ends the association: pynetdicom itself would wait for ever.
+            (evt.EVT_CONN_OPEN, lambda event: event.assoc.dul.socket.socket.settimeout(limits.timeout)),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._bound),
             (evt.EVT_ACCEPTED, lambda event: self._received.pop(event.assoc, None)),
@@ -94,7 +111,9 @@ class StorePort:
             (evt.EVT_CONN_CLOSE, lambda event: self._received.pop(event.assoc, None)),
         ]
         try:
-            self._server = entity.start_server((host, port), block=False, evt_handlers=handlers)
+            self._server = entity.start_server(
+                (host, port), block=False, evt_handlers=handlers, ssl_context=self._context
+            )
         except OSError as error:
             raise ConfigError(f"--dicom-port={port} at {host}: {error.strerror or type(error).__name__}") from None
         return int(self._server.server_address[1])

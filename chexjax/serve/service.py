@@ -86,6 +86,7 @@ class Service:
         self.classifier, self.limits, self.metrics, self.strict = classifier, limits, metrics, strict
         self.is_ready = False
         self.is_closing = False
+        self._map_notes = classifier.map_notes
         self._batcher = Batcher(classifier, limits.batch, limits.wait, metrics.observe_batch)
         self._slots = threading.BoundedSemaphore(limits.queue)
         self._readers = threading.Semaphore(cores() + 1)
@@ -198,10 +199,11 @@ class Service:
                     threshold=_known(scores.threshold(name)),
                     called=None if math.isnan(scores.threshold(name)) else name in called,
                     boxes=[Box(*box[:4]) for box in boxes[name]] if pictures and name in called else None,
+                    map_note=self._map_notes.get(name) if pictures else None,
                 )
                 for name in scores.ranked
             ],
-            overlays=[Overlay(name, _png(scores, name, boxes[name], found.extent)) for name in shown],
+            overlays=[Overlay(name, self._png(scores, name, boxes[name], found.extent)) for name in shown],
             model=self._model,
         )  # fmt: skip
 
@@ -214,8 +216,16 @@ class Service:
         if found.status == "refused":
             return []
         assert isinstance(found.scores, Prediction)
-        algorithm = Algorithm(self.classifier.restored.digest, self.classifier.step)
+        algorithm = Algorithm(self.classifier.restored.digest, self.classifier.step, self._map_notes)
         return list(encode_results(io.BytesIO(film), "a film", found.scores, found.extent, algorithm).values())
+
+    def _png(self, scores: Scores, finding: str, boxes: list[MapBox], extent: tuple[int, int]) -> str:
+        assert isinstance(scores, Prediction)
+        title = title_of(scores, finding, self._map_notes).rstrip()
+        picture = overlay.annotate(scores.film, scores.map(finding), boxes, title, extent=extent)
+        file = io.BytesIO()
+        picture.save(file, "png", compress_level=_COMPRESSION)
+        return base64.b64encode(file.getvalue()).decode()
 
 
 @contextmanager
@@ -239,12 +249,3 @@ def _known(value: float) -> float | None:
 def _boxes(scores: Scores, finding: str, extent: tuple[int, int]) -> list[MapBox]:
     assert isinstance(scores, Prediction)
     return boxes_on_film(scores.map(finding), extent[1], extent[0])
-
-
-def _png(scores: Scores, finding: str, boxes: list[MapBox], extent: tuple[int, int]) -> str:
-    assert isinstance(scores, Prediction)
-    title = title_of(scores, finding).rstrip()
-    picture = overlay.annotate(scores.film, scores.map(finding), boxes, title, extent=extent)
-    file = io.BytesIO()
-    picture.save(file, "png", compress_level=_COMPRESSION)
-    return base64.b64encode(file.getvalue()).decode()

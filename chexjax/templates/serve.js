@@ -36,12 +36,14 @@ function show(answer) {
     if (finding.called) row.className = "called";
     return row;
   }));
+  const notes = Object.fromEntries(answer.findings.map(finding => [finding.finding, finding.map_note]));
   at("overlays").replaceChildren(...answer.overlays.map(overlay => {
+    const note = notes[overlay.finding];
     const figure = document.createElement("figure"), image = document.createElement("img");
     image.src = "data:image/png;base64," + overlay.png;
     image.alt = "The film under the map of " + shown(overlay.finding) + ", with its regions outlined";
     figure.append(image);
-    cell(figure, "figcaption", shown(overlay.finding));
+    cell(figure, "figcaption", shown(overlay.finding) + (note ? ": " + note : ""));
     return figure;
   }));
   at("model").textContent = "chexjax " + answer.model.version + ", step " + answer.model.step + ", checkpoint " +

@@ -1,5 +1,6 @@
 """DICOM results say what the prediction says, of the input's patient and study, and other readers accept them."""
 
+import dataclasses
 import math
 import re
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 
 from chexjax.commands import predict as command
 from chexjax.data.verdict import Verdict
+from chexjax.dicom_out import results
 from chexjax.dicom_out.codes import FINDING_CODES, OWN, code_of
 from chexjax.dicom_out.results import Algorithm, write_results
 from chexjax.errors import DataError
@@ -113,6 +115,28 @@ def test_the_boxes_lie_where_the_prediction_has_them(tmp_path: Path) -> None:
     assert [(x[0], x[1], x[4], x[5]) for x in drawn] == shown
     texts = [text.UnformattedTextValue for text in state.TextObjectSequence]
     assert texts[0] == f"{prediction.called[0]} {prediction.probability(prediction.called[0]):.2f}"
+
+
+def test_a_map_that_was_not_shown_to_point_says_so_in_all_three(tmp_path: Path, monkeypatch) -> None:
+    """The first finding's; another that is called keeps its plain name."""
+    prediction = a_prediction()
+    first, second = prediction.called[:2]
+    assert first == prediction.ranked[0]
+    titles: list[str] = []
+    annotate = results.overlay.annotate
+    monkeypatch.setattr(results.overlay, "annotate", lambda *a, **b: (titles.append(a[3]), annotate(*a, **b))[1])
+    warned = dataclasses.replace(ALGORITHM, unproven={first})
+    paths = write_results(a_film(tmp_path), prediction, prediction.film.shape, warned, tmp_path / "out")
+    report, boxes, capture = (pydicom.dcmread(path) for path in paths)
+    names = [item.TextValue for item in items(report) if named(item) == "Tracking Identifier"]
+    for finding, is_warned in ((first, True), (second, False)):
+        regions = [name for name in names if name.startswith(f"{finding}, region")]
+        assert {name.endswith(", place unproven") for name in regions} == {is_warned}
+    texts = [text.UnformattedTextValue for text in boxes.GraphicAnnotationSequence[0].TextObjectSequence]
+    assert {"unproven" in text for text in texts if text.startswith(f"{first} ")} == {True}
+    assert {"unproven" in text for text in texts if text.startswith(f"{second} ")} == {False}
+    assert capture.SOPClassUID.name == "Secondary Capture Image Storage"
+    assert f"{prediction.probability(first):.3f}, place unproven" in titles[0]
 
 
 def test_patient_and_study_are_the_films(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -17,9 +18,9 @@ from chexjax.configs import baseline
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.errors import ConfigError
 from chexjax.export import onnx_film, onnx_graph, to_onnx
-from chexjax.export.onnx_file import IR, OPSET
+from chexjax.export.onnx_file import IR, OPSET, to_int8
 from chexjax.findings import FINDINGS
-from chexjax.models import NETWORKS
+from chexjax.models import NETWORKS, architecture_of
 from chexjax.predict import Classifier, read_thresholds
 from chexjax.scanline import remove_artifacts_reference
 from chexjax.trust.calibration import Calibration, Curve
@@ -233,6 +234,38 @@ def test_eight_bits_stay_near(tmp_path: Path, phantom_folder: Path, small_baseli
     assert np.abs(found - expected).max() > 1e-6  # it is not the same network
     nodes = onnx.load(out).graph.node
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in nodes}
+
+
+def test_eight_bits_keep_a_stem_whose_channels_differ_a_hundredfold(small_baseline: ConfigDict, tmp_path: Path) -> None:
+    """An imported stem has an offset, so its norm, which makes the channels alike, cannot be folded into it."""
+    restored = restore_best(save_untrained(small_baseline, tmp_path / "run"))
+    variables = flatten_dict(restored.variables["net1"])
+    stem = ("params", "trunk", architecture_of(small_baseline.networks.net1.model).stem, "kernel")
+    filters = variables[stem].shape[-1]
+    sizes = np.logspace(-2, 0, filters, dtype=np.float32)
+    variables[stem] = variables[stem] * sizes
+    variables[*stem[:-1], "offset"] = np.zeros((*variables[stem].shape[:2], 1, filters), np.float32)
+    (norm,) = [path for path in variables if path[-1] == "var" and path[1:3] == ("trunk", "bn1")]
+    variables[norm] = sizes**2
+    restored = dataclasses.replace(restored, variables={"net1": unflatten_dict(variables)})
+    films = random_films(8, 32, 32)
+    exact = to_onnx(restored)
+    (found, maps), (expected, truth) = (
+        open_session(model).run(None, {"films": films}) for model in (to_int8(exact, films), exact)
+    )
+    np.testing.assert_allclose(found, expected, atol=0.01, rtol=0)
+    assert np.abs(maps - truth).mean() < 0.04 * np.abs(truth).mean()  # 0.076 if the stem has 8 bits, too
+
+
+def test_each_networks_first_layer_stays_in_floating_point(small_dml: ConfigDict, tmp_path: Path) -> None:
+    small_dml.data.clean = True
+    exact = to_onnx(restore_best(save_untrained(small_dml, tmp_path / "pair")))
+    nodes = onnx.load_from_string(to_int8(exact, random_films(4, 32, 32))).graph.node
+    quantised = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
+    layers = [node for node in nodes if node.op_type in ("Conv", "MatMul") and not node.name.startswith("film_")]
+    plain = [node for node in layers if quantised.isdisjoint(node.input)]
+    assert len(plain) == 2
+    assert len(layers) > 4
 
 
 def test_what_has_no_translation_is_named() -> None:

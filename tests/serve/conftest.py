@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ import pytest
 from PIL import Image
 
 from chexjax.configs import common
+from chexjax.explain.evidence import MAPS, Evidence, Pointing, to_json
 from chexjax.findings import FINDINGS
 from chexjax.predict import Classifier
 
@@ -29,6 +32,8 @@ from chexjax.serve.command import create_server, listen
 from chexjax.serve.instances import Instances
 from chexjax.serve.metrics import Metrics
 from chexjax.serve.service import Limits, Service
+from chexjax.trust.kept import fingerprint
+from chexjax.workdir.restore import restore_best
 from tests.conftest import shrink
 from tests.untrained import save_untrained
 
@@ -47,6 +52,34 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def classifier(workdir: Path) -> Classifier:
     return Classifier.from_checkpoint(workdir, batch_size=4)
+
+
+@pytest.fixture
+def checked(workdir: Path, tmp_path: Path) -> Classifier:
+    """The same network, whose maps of Mass point, of Edema no better than the centre, and of others have no boxes."""
+    folder = shutil.copytree(workdir, tmp_path / "checked")
+    found = Evidence({"cam": {"Mass": Pointing(50, 45, 5, 5.0), "Edema": Pointing(25, 12, 12, 5.0)}})
+    kept = {"checkpoint": fingerprint(restore_best(folder)), "pointing": to_json({"net1": found})}
+    (folder / MAPS).write_text(json.dumps(kept))
+    return Classifier.from_checkpoint(folder, batch_size=4)
+
+
+def create_certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate that has signed itself, and its key."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
+    wanted = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    try:
+        subprocess.run(["openssl", "req", *wanted, *names], check=True, capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return cert, key
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The service's own certificate and key."""
+    return create_certificate(tmp_path_factory.mktemp("tls"), "localhost")
 
 
 def film_of(number: int, size: int = 96) -> np.ndarray:

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from pynetdicom import AE
 
 from chexjax.configs import common
 from chexjax.serve import command
@@ -34,33 +36,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_untrained(config, tmp_path_factory.mktemp("run") / "run")
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    wanted = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(["openssl", "req", *wanted, *names], check=True, capture_output=True, timeout=60)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return cert, key
-
-
 @contextmanager
-def process(run: Path, *flags: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command, and the address that it prints."""
+def process(run: Path, *flags: str, **environment: str) -> Iterator[Sequence[Any]]:
+    """The command, the address that it prints, and the lines before."""
     arguments = [sys.executable, "-m", "chexjax.serve", f"--checkpoint={run}", "--port=0", "--max-batch=2", *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
     started = subprocess.Popen(arguments, env=os.environ | environment, **pipes)
     try:
-        address = ""
+        address, told = "", []
         for line in started.stdout:
             if found := re.match(r"ready: (\S+)", line):
                 address = found[1]
                 break
+            told.append(line.strip())
         assert address, started.stderr.read()
-        yield started, address
+        yield started, address, *told
     finally:
         if started.poll() is None:
             started.kill()
@@ -119,6 +109,35 @@ def test_tls_and_a_token_by_the_environment(run: Path, certificate: tuple[Path, 
         assert TOKEN not in wrong
 
 
+def test_with_a_certificate_the_dicom_port_encrypts_too(run: Path, certificate: tuple[Path, Path]) -> None:
+    cert, key = certificate
+    flags = (f"--tls-cert={cert}", f"--tls-key={key}", f"--dicom-ca={cert}", "--host=0.0.0.0", "--calling=MODALITY")
+    more = ("--dicom-port=0", "--dicom-to=PACS@localhost:104")
+    with process(run, *flags, *more, CHEXJAX_TOKEN=TOKEN) as (started, _, *told):
+        (port,) = (int(line.rpartition(" ")[2]) for line in told if line.startswith("C-STORE (TLS): CHEXJAX at port "))
+        context = ssl.create_default_context(cafile=str(cert))
+        context.load_cert_chain(cert, key)
+        entity = AE("MODALITY")
+        entity.add_requested_context("1.2.840.10008.1.1")
+        association = entity.associate("127.0.0.1", port, ae_title="CHEXJAX", tls_args=(context, "localhost"))
+        assert association.is_established
+        assert association.send_c_echo().Status == 0
+        association.release()
+        started.send_signal(signal.SIGTERM)
+        _, wrong = started.communicate(timeout=60)
+        assert started.returncode == 0
+        assert "warning" not in wrong
+
+
+def test_a_dicom_port_that_is_open_to_others_is_warned_of(run: Path) -> None:
+    flags = ("--host=0.0.0.0", "--calling=MODALITY", "--dicom-port=0", "--dicom-to=PACS@localhost:104")
+    with process(run, *flags, CHEXJAX_TOKEN=TOKEN) as (started, *_):
+        started.send_signal(signal.SIGTERM)
+        _, wrong = started.communicate(timeout=60)
+    assert "without --tls-cert" in wrong
+    assert "without --dicom-ca whoever knows an AE title" in wrong
+
+
 def test_a_connection_without_a_request_is_closed(run: Path, monkeypatch) -> None:
     monkeypatch.setattr(command, "_SILENT", 0.2)
     from chexjax.predict import Classifier
@@ -158,6 +177,7 @@ def end_of(monkeypatch, capsys, *flags: str) -> tuple[int, str]:
         (["--checkpoint=RUN", "--token-file=RUN/empty"], "is empty"),
         (["--checkpoint=RUN", "--tls-cert=RUN/config.json"], "go together"),
         (["--checkpoint=RUN", "--tls-cert=RUN/config.json", "--tls-key=RUN/config.json"], "cannot be used"),
+        (["--checkpoint=RUN", "--dicom-ca=RUN/none"], "--dicom-ca goes with --dicom-port, --tls-cert and --tls-key"),
         (["--checkpoint=RUN", "--port=70000"], "port"),
         (["--checkpoint=RUN", "--max-batch=0"], "max-batch"),
         (["--checkpoint=RUN", "--network=net9"], "has no network 'net9'"),

@@ -1,8 +1,10 @@
 """C-STORE, both ways, with pynetdicom and with dcmtk as peers."""
 
+import contextlib
 import io
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,35 +20,47 @@ from pynetdicom import AE
 
 from chexjax.errors import ConfigError
 from chexjax.predict import Classifier
-from chexjax.serve.dicom_port import StorePort, StoreTarget, check_title, read_peer
+from chexjax.serve.dicom_port import PortContext, StorePort, StoreTarget, check_title, read_peer
 from chexjax.serve.instances import DeliveryError, Instances
 from chexjax.serve.metrics import Metrics
 from chexjax.serve.service import Limits, Service
 from tests.dicom_files import SECRET, write_dicom
 from tests.serve.archives import store_archive
-from tests.serve.conftest import wait_until
+from tests.serve.conftest import create_certificate, wait_until
 from tests.serve.test_dicomweb import CR, CT, SC, instance, probabilities
 
 CALLERS = ["MODALITY", "OTHER"]
 
 
 @contextmanager
-def listening(classifier: Classifier, targets: list[Any], limits: Limits = Limits(batch=4)) -> Iterator[Any]:  # noqa: B008
+def listening(
+    classifier: Classifier,
+    targets: list[Any],
+    limits: Limits = Limits(batch=4),  # noqa: B008
+    context: PortContext | None = None,
+) -> Iterator[Any]:
     """A port on this machine: (its number, the service, what closes it)."""
     service = Service(classifier, limits, Metrics(limits.batch))
     service.warm_up()
-    port = StorePort(Instances(service, targets), "CHEXJAX", CALLERS)
+    port = StorePort(Instances(service, targets), "CHEXJAX", CALLERS, context)
     with ExitStack() as held:
         held.callback(service.close)
         held.callback(port.close, 5.0)
         yield port.listen("127.0.0.1", 0), service, port
 
 
-def send(port: int, *films: bytes, title: str = "MODALITY", called: str = "CHEXJAX", kind: str = CR) -> list[int]:
+def send(
+    port: int,
+    *films: bytes,
+    title: str = "MODALITY",
+    called: str = "CHEXJAX",
+    kind: str = CR,
+    tls: ssl.SSLContext | None = None,
+) -> list[int]:
     """The status of each film; [] where the association is refused."""
     entity = AE(title)
     entity.add_requested_context(kind)
-    association = entity.associate("127.0.0.1", port, ae_title=called)
+    association = entity.associate("127.0.0.1", port, ae_title=called, tls_args=tls and (tls, "localhost"))
     if not association.is_established:
         return []
     found = [association.send_c_store(pydicom.dcmread(io.BytesIO(film))) for film in films]
@@ -144,6 +158,68 @@ def test_it_ends_when_what_is_under_way_is_done(classifier: Classifier, tmp_path
         assert send(port, film) == []
 
 
+# TLS
+
+
+@pytest.fixture
+def encrypted(certificate: tuple[Path, Path]) -> PortContext:
+    context = PortContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+def test_encrypted(
+    classifier: Classifier, encrypted: PortContext, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    films = [instance(tmp_path, number) for number in range(1, 4)]
+    knowing, unknowing = ssl.create_default_context(cafile=str(certificate[0])), ssl.create_default_context()
+    with listening(classifier, [], context=encrypted) as (port, _, _):
+        assert send(port, *films, tls=knowing) == [0, 0, 0]
+        assert send(port, films[0], tls=knowing, title="STRANGER") == []
+        assert send(port, films[0]) == []  # plain DICOM is not answered
+        assert send(port, films[0], tls=unknowing) == []  # who does not know the certificate goes away
+        assert send(port, films[0], tls=knowing) == [0]
+
+
+def test_callers_are_known_by_their_certificates(
+    classifier: Classifier, encrypted: PortContext, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    film, own, another = instance(tmp_path, 1), *(create_certificate(tmp_path, name) for name in ("own", "another"))
+    encrypted.verify_mode = ssl.CERT_REQUIRED
+    encrypted.load_verify_locations(own[0])
+    with listening(classifier, [], context=encrypted) as (port, _, _):
+        for shown, answer in ((own, [0]), (another, []), (None, [])):
+            context = ssl.create_default_context(cafile=str(certificate[0]))
+            if shown:
+                context.load_cert_chain(*shown)
+            assert send(port, film, tls=context) == answer
+
+
+def test_a_caller_that_does_not_shake_hands_keeps_no_one_out(
+    classifier: Classifier, encrypted: PortContext, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    film, context = instance(tmp_path, 1), ssl.create_default_context(cafile=str(certificate[0]))
+    with ExitStack() as held:
+        port, _, _ = held.enter_context(listening(classifier, [], Limits(timeout=3), encrypted))
+        half, silent = (held.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(2))
+        half.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a handshake
+        began = time.monotonic()
+        assert send(port, film, tls=context) == [0]
+        assert time.monotonic() - began < 2
+        for caller in (half, silent):  # and they are sent away
+            with contextlib.suppress(ConnectionResetError):
+                assert caller.recv(1) == b""
+
+
+def test_a_caller_that_stops_within_a_message_is_sent_away(classifier: Classifier) -> None:
+    with ExitStack() as held:
+        port, _, _ = held.enter_context(listening(classifier, [], Limits(timeout=0.5)))
+        half = held.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+        half.sendall(b"\x01\x00\x00")  # half a header
+        with contextlib.suppress(ConnectionResetError):
+            assert half.recv(1) == b""
+
+
 @pytest.mark.parametrize("text", ["", " ", "a" * 17, "a\\b", "ä", "a\nb"])
 def test_what_is_no_title(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -215,6 +291,24 @@ def test_dcmtk_sends_and_dcmtk_gets_the_results(dcmtk: None, classifier: Classif
         for expected in classifier.predict([film.read_bytes() for film in films])
     }
     assert {round(probabilities(report)["Mass"], 6) for report in reports} == own
+
+
+def test_dcmtk_sends_encrypted(
+    dcmtk: None, classifier: Classifier, encrypted: PortContext, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    if "--enable-tls" not in subprocess.run(["storescu", "--help"], capture_output=True, text=True).stdout:
+        pytest.skip("this dcmtk knows no TLS")
+    path, (cert, key) = tmp_path / "1.dcm", create_certificate(tmp_path, "own")
+    path.write_bytes(instance(tmp_path, 1))
+    encrypted.verify_mode = ssl.CERT_REQUIRED
+    encrypted.load_verify_locations(cert)
+    with listening(classifier, [], context=encrypted) as (port, service, _):
+        command = ["storescu", "+tls", str(key), str(cert), "+cf", str(certificate[0]), "-aet", "MODALITY"]
+        command += ["-aec", "CHEXJAX", "localhost", str(port), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        text = service.metrics.text(True).decode()
+    assert done.returncode == 0, done.stderr
+    assert 'chexjax_films_total{door="c-store"' in text
 
 
 def test_compressed_films_by_dcmtk(dcmtk: None, classifier: Classifier, tmp_path: Path, real_data: Path) -> None:

@@ -76,6 +76,20 @@ def test_a_dropped_film(tab: Tab, client: httpx.Client, classifier: Classifier, 
     assert not tab.complaints()
 
 
+def test_a_map_that_was_not_shown_to_point(tab: Tab, checked: Classifier, film: Path) -> None:
+    (expected,) = checked.predict([film])
+    with serving(checked, Limits(batch=4)) as (client, _):
+        tab.open(address(client))
+        tab.drop("document.getElementById('drop')", film)
+        await_answer(tab)
+        captions = tab.evaluate("[...document.querySelectorAll('figcaption')].map(each => each.textContent)")
+    notes = {finding.replace("_", " "): note for finding, note in checked.map_notes.items()}
+    assert len(notes) == 13
+    names = [finding.replace("_", " ") for finding in expected.called[:3]]
+    assert captions == [f"{name}: {notes[name]}" if name in notes else name for name in names]
+    assert any(": map not" in caption for caption in captions)
+
+
 def test_a_narrow_screen_needs_no_sideways_scrolling(tab: Tab, client: httpx.Client, film: Path) -> None:
     tab.open(address(client), 360, 740)
     tab.choose("#film", film)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chexjax.explain import overlay
 from chexjax.predict import Classifier
 from chexjax.serve.service import Limits
 from tests.dicom_files import SECRET, write_dicom
@@ -79,6 +80,28 @@ def test_maps_come_as_boxes_and_pictures(client: httpx.Client, classifier: Class
         assert picture.format == "PNG"
         assert max(picture.size) > 640
         assert np.ptp(np.asarray(picture.convert("RGB")).astype(int), axis=-1).max() > 50  # it has colours
+
+
+def test_maps_that_were_not_shown_to_point_come_with_a_warning(
+    client: httpx.Client, checked: Classifier, monkeypatch
+) -> None:
+    """In the JSON, over the picture, and in none of them where the map was shown to point or never checked."""
+    film = encoded(film_of(3))
+    drawn = []
+    annotate = overlay.annotate
+    monkeypatch.setattr(overlay, "annotate", lambda *a, **b: (drawn.append(a[3]), annotate(*a, **b))[1])
+    with serving(checked, Limits(batch=4)) as (warned, _):
+        answer = warned.post("/predict?maps=1", content=film).json()
+        assert all(each["map_note"] is None for each in warned.post("/predict", content=film).json()["findings"])
+    notes = {each["finding"]: each["map_note"] for each in answer["findings"]}
+    assert notes.pop("Mass") is None
+    assert "48% of 25 boxes hit, by the centre 48%" in notes.pop("Edema")
+    assert set(notes.values()) == {"map not tested: too few boxes of this finding"}
+    assert len(drawn) == len(answer["overlays"]) > 0
+    for title, each in zip(drawn, answer["overlays"], strict=True):
+        assert ("place unproven" in title) is (each["finding"] != "Mass")
+    unchecked = client.post("/predict?maps=1", content=film).json()
+    assert all(each["map_note"] is None for each in unchecked["findings"])
 
 
 def test_a_refused_film_has_no_findings(client: httpx.Client, classifier: Classifier, tmp_path: Path) -> None:
