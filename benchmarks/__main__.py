@@ -28,6 +28,7 @@ ALL: Final[dict[str, list[str]]] = {
     "input": ["--films=64", "--size=32", "--rounds=2"],
     "scaling": ["--models=resnet18", "--devices=1,2"],
     "bulk": ["--count=16", "--rounds=1"],
+    "memory": ["--models=resnet18", "--size=32", "--batch=8"],
     "startup": [],
 }
 
