@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
 import jax
 
@@ -25,16 +26,22 @@ from chexjax.configs import baseline, dml
 _GIB = 2**30
 
 
+# A process begins as a copy of the one that starts it, whose memory then counts: this one is small.
+_WATCH: Final = """
+import os, sys
+_, status, usage = os.wait4(os.spawnvp(os.P_NOWAIT, sys.argv[1], sys.argv[1:]), 0)
+print(usage.ru_maxrss, flush=True)
+os._exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def of_process(command: Sequence[str], environment: dict[str, str]) -> int:
     """The greatest resident memory of a command that ends well, in bytes."""
-    process = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    told = process.stderr.read() if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}:\n{told}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    watched = [sys.executable, "-S", "-c", _WATCH, *command]
+    done = subprocess.run(watched, env=os.environ | environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr}")
+    return int(done.stdout.split()[-1]) * (1 if sys.platform == "darwin" else 1024)
 
 
 def train(models: Sequence[str], size: int, batch: int, steps: int, folder: Path) -> dict[str, int]:
