@@ -265,4 +265,5 @@ def _logit(probabilities: Any, xp: Any) -> Any:
 
 
 def _expit(z: Any, xp: Any) -> Any:
-    return _inside(xp.exp(-xp.logaddexp(xp.zeros_like(z), -z)), xp)
+    with np.errstate(invalid="ignore"):  # a threshold that is not known is NaN, and stays so
+        return _inside(xp.exp(-xp.logaddexp(xp.zeros_like(z), -z)), xp)
