@@ -168,10 +168,10 @@ def _shape(text: str) -> tuple[str, str]:
 def _up_to_close(text: str) -> str:
     """`text`, which begins with a parenthesis, up to the one that closes it."""
     depth = 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if depth == 0:
-            return text[: place + 1]
+            return text[: index + 1]
     raise ValueError(f"a parenthesis is not closed: {text[:80]!r}")
 
 

@@ -30,10 +30,10 @@ def of_process(command: Sequence[str], environment: dict[str, str]) -> int:
     process = subprocess.Popen(
         command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    told = process.stderr.read() if process.stderr else ""
+    message = process.stderr.read() if process.stderr else ""
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}:\n{told}")
+        raise SystemExit(f"{' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}:\n{message}")
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -147,8 +147,8 @@ def clean(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
 
 def on_first(tree: PyTree, devices: list[jax.Device]) -> PyTree:
     """The shapes of arrays that lie on the first device."""
-    place = NamedSharding(Mesh(np.array(devices[:1]), "x"), PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    sharding = NamedSharding(Mesh(np.array(devices[:1]), "x"), PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 # Training steps

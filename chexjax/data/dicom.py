@@ -345,31 +345,31 @@ def _syntax_of(pydicom: Any, encapsulated: bytes) -> str:
 
 def _codestream(data: bytes) -> bytes:
     """The JPEG 2000 codestream in the boxes of a JP2 file; anything else as it is. Source: ITU-T T.800, annex I."""
-    place = 0
-    while data.startswith(b"\0\0\0\x0cjP  ") and place + 16 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+    offset = 0
+    while data.startswith(b"\0\0\0\x0cjP  ") and offset + 16 <= len(data):
+        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
         head = 16 if length == 1 else 8
         if kind == b"jp2c":
-            return data[place + head :]
+            return data[offset + head :]
         if length == 1:
-            length = int.from_bytes(data[place + 8 : place + 16])
+            length = int.from_bytes(data[offset + 8 : offset + 16])
         if length < head:
             break
-        place += length
+        offset += length
     return data
 
 
 def _frame_marker(data: bytes) -> tuple[int, int]:
     """(the marker of a JPEG's frame, where it stands); (0, 0) where there is none. Source: ITU-T T.81, B.1.1.4."""
-    place = 2
-    while data.startswith(b"\xff\xd8") and place + 10 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset = 2
+    while data.startswith(b"\xff\xd8") and offset + 10 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker == 0xFF:  # a fill byte
-            place += 1
+            offset += 1
         elif marker in _FRAME_MARKERS:
-            return marker, place
+            return marker, offset
         else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4])
+            offset += 2 + int.from_bytes(data[offset + 2 : offset + 4])
     return 0, 0
 
 
@@ -380,13 +380,13 @@ def codestream_size(data: bytes) -> tuple[int, int, int] | None:
     """
     data = _codestream(data)
     if data.startswith(_SIZ):
-        right, bottom, left, top = (int.from_bytes(data[place : place + 4]) for place in (8, 12, 16, 20))
+        right, bottom, left, top = (int.from_bytes(data[offset : offset + 4]) for offset in (8, 12, 16, 20))
         return bottom - top, right - left, int.from_bytes(data[40:42])
-    marker, place = _frame_marker(data)
+    marker, offset = _frame_marker(data)
     if not marker:
         return None
-    height, width = (int.from_bytes(data[place + k : place + k + 2]) for k in (5, 7))
-    return height, width, data[place + 9]
+    height, width = (int.from_bytes(data[offset + k : offset + k + 2]) for k in (5, 7))
+    return height, width, data[offset + 9]
 
 
 # The film

@@ -201,11 +201,11 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
         raise DataError(f"{path}, line 1: columns that stand more than once, {first_ten(twice)}")
     if NAME not in found:
         lower = [column.lower() for column in head]
-        position = next((lower.index(name) for name in _NAMES if name in lower), None)
-        if position is None:
+        names = [name for name in _NAMES if name in lower]
+        if not names:
             raise DataError(f"{path}, line 1: no column {NAME!r}; it has {first_ten(list(map(short, head)))}")
-        found[NAME] = position
-        others.remove(head[position])
+        found[NAME] = lower.index(names[0])
+        others.remove(head[found[NAME]])
     if len(found) < 2:
         has = f"; it has {first_ten(list(map(short, others)))}" if others else ""
         raise DataError(f"{path}, line 1: no column for any of the {len(findings)} findings{has}")

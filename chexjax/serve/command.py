@@ -102,8 +102,8 @@ def main() -> None:
     if not is_loopback(values.host) and context is None:
         warn("without --tls-cert films and token cross the network as they are; have a proxy in front that encrypts")
     _log()
-    with contextlib.ExitStack() as held:
-        held.callback(service.close)
+    with contextlib.ExitStack() as resources:
+        resources.callback(service.close)
         status = _run(values, service, targets, port, token, context, listener)
     if status:
         raise SystemExit(status)

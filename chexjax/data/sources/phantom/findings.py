@@ -203,9 +203,9 @@ def _draw_ball(scene: Scene, rng: np.random.Generator, x: float, y: float, diame
     across, down = scene.anatomy.scale
     here = scene.window(x, y, radius / across + 8.0, radius / down + 8.0)
     dx, dy = (scene.x[here] - x) * across, (scene.y[here] - y) * down
-    turn = np.arctan2(dy, dx)
+    angle = np.arctan2(dy, dx)
     bumps, start = rng.integers(3, 7), rng.uniform(0, 2 * np.pi)
-    edge = radius * (1.0 - lobes + lobes * np.sin(bumps * turn + start))
+    edge = radius * (1.0 - lobes + lobes * np.sin(bumps * angle + start))
     chord = np.sqrt(np.maximum(1.0 - (dx**2 + dy**2) / edge**2, 0.0))
     scene.markings[here] *= 1.0 - 0.7 * np.minimum(chord * 2, 1.0)
     scene.solid[here] += (0.2 + 0.03 * diameter_cm) * chord
@@ -269,9 +269,9 @@ def draw_consolidation(scene: Scene, severity: float, rng: np.random.Generator) 
     side, x, y = _place(scene, rng, reach)
     here = scene.window(x, y, 1.7 * reach)
     dx, dy = scene.x[here] - x, scene.y[here] - y
-    turn = np.arctan2(dy, dx)
+    angle = np.arctan2(dy, dx)
     start = rng.uniform(0, 2 * np.pi, 2)
-    edge = reach * (1.0 + 0.16 * np.sin(2 * turn + start[0]) + 0.1 * np.sin(5 * turn + start[1]))
+    edge = reach * (1.0 + 0.16 * np.sin(2 * angle + start[0]) + 0.1 * np.sin(5 * angle + start[1]))
     mask = _soft(edge - np.hypot(dx, dy), 30.0)
     hilum = np.array([side * 70.0, a.apex + 285.0])
     centre = np.array([x, y])
@@ -334,13 +334,13 @@ def draw_fibrosis(scene: Scene, severity: float, rng: np.random.Generator) -> li
     side = np.where(rng.random(count) < 0.5, -1, 1)
     from_base = rng.exponential(75.0 + 60.0 * severity, count)
     from_wall = rng.exponential(60.0 + 40.0 * severity, count)
-    turn, half = rng.uniform(0, np.pi, count), rng.uniform(14.0, 26.0, count)
+    angle, half = rng.uniform(0, np.pi, count), rng.uniform(14.0, 26.0, count)
     bend = rng.normal(0, 7.0, count)
     paths = []
     for k in range(count):
         y = a.base(int(side[k])) - 25.0 - from_base[k]
         x = side[k] * (float(a.half_width) * 0.96 - from_wall[k])
-        along = np.array([np.cos(turn[k]), np.sin(turn[k])]) * half[k]
+        along = np.array([np.cos(angle[k]), np.sin(angle[k])]) * half[k]
         off = np.array([-along[1], along[0]]) / half[k] * bend[k]
         paths.append(np.array([x, y]) + np.stack([-along, off, along]))
     net = scene.strokes(paths, [4.0] * count, [1.0] * count)
@@ -447,12 +447,12 @@ def draw_wires(scene: Scene, rng: np.random.Generator) -> Array:
     paths: list[Array] = []
     widths: list[float] = []
     values: list[float] = []
-    turn = np.linspace(0, 2 * np.pi, 12)
+    angle = np.linspace(0, 2 * np.pi, 12)
     for _ in range(int(rng.integers(3, 6))):
         x, y = _side(rng) * rng.uniform(110.0, 300.0), rng.uniform(200.0, 740.0)
         out = np.array([rng.uniform(-560, 560), rng.choice([-40.0, 1080.0])])
         between = 0.5 * (np.array([x, y]) + out) + rng.normal(0, 110.0, 2)
-        paths += [np.stack([x + 11 * np.cos(turn), y + 11 * np.sin(turn)], axis=-1)]
+        paths += [np.stack([x + 11 * np.cos(angle), y + 11 * np.sin(angle)], axis=-1)]
         paths += [_curve(np.array([[x, y], between, out]))]
         widths += [11.0, 5.5]
         values += [0.95, 0.8]
@@ -484,8 +484,8 @@ def draw_marker(scene: Scene, rng: np.random.Generator) -> Array:
     letter = "L" if rng.random() < 0.6 else "R"
     x = 930.0 if letter == "L" else 90.0
     origin = np.array([x + rng.normal(0, 14.0), rng.uniform(70.0, 150.0)])
-    turn = np.radians(rng.normal(0, 9.0))
-    spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    angle = np.radians(rng.normal(0, 9.0))
+    spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     height = rng.uniform(38.0, 56.0)
     lines = [origin + (np.array(stroke) - 0.5) * [0.62 * height, height] @ spin for stroke in _LETTERS[letter]]
     return draw_strokes(scene.size, lines, [9.0] * len(lines), [1.0] * len(lines))
