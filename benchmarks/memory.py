@@ -3,10 +3,10 @@
     python -m benchmarks.memory [--models=resnet18,resnet18+resnet18,densenet169] [--size=128] [--batch=32]
         [--steps=8] [--json=FILE]
 
-Of a run on simulated films by `python -m chexjax.main`, with validation, checkpoints and the report, the greatest
-resident memory: the first time, with nothing compiled, and again from the start with the programs kept. `A+B` are two
-networks that learn by the alternating mutual step; PyTorch holds both and moves each on the labels. What XLA itself
-says that a step needs beside its arguments (its scratch) stands next to them, to tell the step from all the rest.
+The peak resident memory of `python -m chexjax.main` on simulated films, with validation, checkpoints and the report:
+the first time, with nothing compiled, and again from the start with the compiled programs cached. `A+B` are two
+networks that learn by the alternating mutual step; PyTorch holds both and trains each on the labels. A further column
+has the scratch memory that XLA reports for the step alone.
 """
 
 import os

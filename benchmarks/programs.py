@@ -33,7 +33,7 @@ from configs import baseline, distill, dml, specialists
 PyTree = Any
 
 NETWORKS: Final = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
-PAIR: Final = "resnet18+resnet50"  # the report's; the second teaches where one does
+PAIR: Final = "resnet18+resnet50"  # the report's pair; the second is the teacher where there is one
 DEFAULT: Final = (
     *(f"evaluate:{name}" for name in NETWORKS),
     "predict:resnet18",

@@ -29,7 +29,7 @@ BYTES: Final = {"f32": 4, "bf16": 2, "u8": 1, "s32": 4, "u32": 4, "pred": 1}
 
 
 class Machine(NamedTuple):
-    """So many accelerators: bytes a second that one sends and gets, and seconds a message takes at least."""
+    """So many accelerators: bytes a second that one sends and receives, and seconds a message takes at least."""
 
     devices: int
     bandwidth: float

@@ -1,8 +1,8 @@
 """The 14 findings, each drawn after its radiological description, and the bright artefacts that lie over films.
 
 A finding has a severity in 0..1, from barely visible to frank. Some move the anatomy before the film is drawn
-(`SHAPES`: volume loss, a large heart, over-inflation), all have a drawer (`DRAWERS`) that changes the layers of a
-`Scene` and returns the boxes of what has a place. Both are given generators of the same seed and draw the side first,
+(`SHAPES`: volume loss, a large heart, over-inflation). Each has a drawer (`DRAWERS`), which changes the layers of a
+`Scene` and returns boxes if the finding has a location. Both get generators with the same seed and draw the side first,
 so they agree on it.
 
 The descriptions follow Hansell et al., "Fleischner Society: Glossary of Terms for Thoracic Imaging", Radiology 2008
@@ -28,12 +28,12 @@ def _side(rng: np.random.Generator) -> int:
 
 
 def _soft(distance: Array, width: float) -> Array:
-    """0 to 1 over `width` around the zero of a distance."""
+    """A smooth step from 0 to 1, `width` wide, where a distance crosses zero."""
     return np.clip(distance / np.float32(width) + 0.5, 0.0, 1.0)
 
 
 def _place(scene: Scene, rng: np.random.Generator, reach: float) -> tuple[int, float, float]:
-    """A side and a point of open lung with room for `reach` around it, as far as there is any."""
+    """A side, and a point in open lung with room for `reach` around it, or as much room as there is."""
     a = scene.anatomy
     side = _side(rng)
     y = rng.uniform(a.apex + 60.0 + 0.5 * reach, a.dome[side] - 25.0 - 0.5 * reach)
@@ -68,7 +68,7 @@ def push_mediastinum(anatomy: Anatomy, severity: float, rng: np.random.Generator
 
 
 def overload_heart(anatomy: Anatomy, severity: float, rng: np.random.Generator) -> None:
-    """Edema is most often the heart's: it is a little larger."""
+    """Edema is most often cardiac, so the heart is a little larger."""
     anatomy.heart_width *= 1.03 + 0.05 * severity
 
 
@@ -136,7 +136,7 @@ def _draw_plates(scene: Scene, severity: float, rng: np.random.Generator, side: 
 
 
 def draw_cardiomegaly(scene: Scene, severity: float, rng: np.random.Generator) -> list[Box]:
-    """The shape says it all (`enlarge_heart`); the box is the heart's."""
+    """Draws nothing: `enlarge_heart` has changed the shape. The box is the heart's."""
     a = scene.anatomy
     y = a.heart_y()
     right, left = float(a.mediastinum(y, -1)), float(a.mediastinum(y, 1))
@@ -492,7 +492,7 @@ def draw_marker(scene: Scene, rng: np.random.Generator) -> Array:
 
 
 def _curve(points: Array) -> Array:
-    """A smooth way through points (n, 2): Catmull-Rom, eight steps between two."""
+    """A smooth curve through points (n, 2): Catmull-Rom, eight steps between neighbours."""
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = np.linspace(0.0, 1.0, 9)[:-1, None]
     pieces = [
