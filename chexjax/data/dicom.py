@@ -406,9 +406,7 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     if high - low >= _MAX_LEVELS:
         raise ValueError("more levels than a film has")
     outside, of_padding = find_padding(stored, header)
-    wide = (
-        stored.astype(np.int32) if stored.dtype.kind == "i" else stored
-    )  # the range of an int16 does not fit into int16
+    wide = stored.astype(np.int32) if stored.dtype.kind == "i" else stored  # its range needs more
     index = wide - low if low else wide
     counts = np.zeros(high - low + 1, np.int64)
     for row in range(0, layout.rows, _ROWS):  # bincount needs 8 bytes a pixel
