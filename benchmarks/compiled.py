@@ -9,8 +9,8 @@ every regime's training step, and several steps in one call with all films in th
 device. Beside evaluation and the supervised step of a ResNet or DenseNet stands a plain flax.linen network of the same
 shape, in the same program. All is compiled in child processes: XLA may end its process, and the table goes on.
 
-- kernels, GB: what is launched, and what it reads and writes, operands and results (`benchmarks/hlo.py`); of what a
-  loop of unknown length does, one turn.
+- kernels, GB: what is launched, and what it reads and writes, operands and results (`benchmarks/hlo.py`); a loop
+  of unknown length counts once.
 - TFLOP: convolutions and matrix products; on a TPU all that XLA counts.
 - bounds: these bytes over the chip's bandwidth; this arithmetic over the chip's peak (float32: TF32 on a GPU, bfloat16
   on a TPU, XLA's defaults). The larger one bounds films a second. "ideal fusion": the bound of a supervised step in

@@ -112,7 +112,7 @@ def read(paths: Iterable[Path]) -> Films:
     return films
 
 
-def look(restored: Restored, films: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def apply_network(restored: Restored, films: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The highest probability of each film, and its features, by the first network."""
     name, model = next(iter(restored.models.items()))
     data = restored.config.data
@@ -134,7 +134,7 @@ def look(restored: Restored, films: Sequence[np.ndarray]) -> tuple[np.ndarray, n
 
 def judge(restored: Restored, domain: Domain, films: Films, limits: tuple[np.ndarray, ...] | None) -> dict[str, Any]:
     """The row of a kind. `limits` are the scores of the test films, by which AUROCs are taken."""
-    highest, features = look(restored, films)
+    highest, features = apply_network(restored, films)
     odds, _ = domain.pose_odds(features)
     scores = (domain.score(features), odds, 1 - highest)
     pixels = np.array([judge_pixels(film).status != "ok" for film in films])

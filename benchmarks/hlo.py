@@ -84,11 +84,11 @@ Computation = dict[str, Instruction]
 class Counts:
     """What a program does each time it runs.
 
-    `bytes`: operands and results of every kernel. Of an operand of which a kernel takes slices or gathers rows, and of
-    a result that is an operand with a part replaced, only that part counts. `whole_bytes`: without that exception.
+    `bytes`: operands and results of every kernel. Where a kernel slices an operand, gathers its rows or replaces a part
+    of it, only that part counts. `whole_bytes`: without that exception.
     `flops`: of convolutions and matrix products. `collectives`: kind and bytes of each message. `calls`: custom calls
     by target, and convolutions that are none. `dots`: extents of each matrix product's result. `loops`: how often each
-    loop turns, None where unknown.
+    loop runs, None where unknown.
     """
 
     kernels: int = 0
@@ -168,10 +168,10 @@ def _shape(text: str) -> tuple[str, str]:
 def _up_to_close(text: str) -> str:
     """`text`, which begins with a parenthesis, up to the one that closes it."""
     depth = 0
-    for place, character in enumerate(text):
+    for index, character in enumerate(text):
         depth += (character == "(") - (character == ")")
         if depth == 0:
-            return text[: place + 1]
+            return text[: index + 1]
     raise ValueError(f"a parenthesis is not closed: {text[:80]!r}")
 
 
@@ -264,8 +264,8 @@ def _number(parameter: Instruction) -> int:
 def _read(value: Instruction, computation: Computation) -> int:
     """Bytes of `value` that its users in `computation` read.
 
-    A kernel computes an element when it needs it: of what it slices after it has worked on each element by itself, it
-    reads no more than the slices.
+    A kernel computes elements on demand: where it slices the result of elementwise operations, it reads no more than
+    the slices.
     """
     elements = max(value.arrays[0].elements, 1)
     needed = sum(_needed(value, computation, {}).values())
@@ -273,9 +273,9 @@ def _read(value: Instruction, computation: Computation) -> int:
 
 
 def _needed(value: Instruction, computation: Computation, known: dict[str, dict[str, int]]) -> dict[str, int]:
-    """The last slices on the ways from `value` to the result, with their elements; so none counts twice.
+    """The last slices on the paths from `value` to the result, with their elements; so none counts twice.
 
-    Where a way has no slice, or the slices are more than the whole, it is `value` itself.
+    If a path has no slice, or the slices are more than the whole, it is `value` itself.
     """
     if value.name in known:
         return known[value.name]
@@ -319,7 +319,7 @@ def _with_fused(
 
 
 def _flops(instruction: Instruction, around: Computation) -> float:
-    """Of a convolution or a matrix product: two for each multiplication, those with padding included."""
+    """FLOPs of a convolution or a matrix product: two per multiplication, including those with padding."""
     operands = [around[operand].arrays[0] for operand in instruction.operands if around[operand].arrays]
     if labels := re.search(r"dim_labels=\w+_(\w+)->", instruction.rest):
         backward = CONVOLUTIONS.search(instruction.rest)

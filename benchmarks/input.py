@@ -82,16 +82,16 @@ def trainers(config: Any, films: Prepared, steps: int) -> dict[str, Callable[[],
     def trainer(read: Any, sources: Any, most: int) -> Callable[[], None]:
         step = create_steps(context, read, most)
         state = create_state(config, "net1", network, (films.size, films.size, 1), 10_000)
-        place = {"states": replicate((state,)), "step": 0}
+        progress = {"states": replicate((state,)), "step": 0}
 
         def run() -> None:
             done = 0
             while done < steps:
                 count = min(most, steps - done)
-                begin = np.int32(place["step"])
-                place["states"], measured = step(place["states"], next(sources), fixed, begin, np.int32(count))
-                done, place["step"] = done + count, place["step"] + count
-            jax.block_until_ready((place["states"], measured))
+                begin = np.int32(progress["step"])
+                progress["states"], measured = step(progress["states"], next(sources), fixed, begin, np.int32(count))
+                done, progress["step"] = done + count, progress["step"] + count
+            jax.block_until_ready((progress["states"], measured))
 
         return run
 

@@ -77,17 +77,17 @@ def compare(
             continue
         wanted = [model.findings.index(one) for one in MEANS[finding]]
         scores = model.probabilities[[row_of[films[k]] for k in here]][:, wanted].max(axis=1)
-        seen, told, whose = readers[here], labels[here], patients[here]
+        seen, labelled, whose = readers[here], labels[here], patients[here]
         called = np.zeros(len(here))
         called[np.argsort(-scores, kind="stable")[: int(seen.sum())]] = 1
-        apart = seen != told
+        apart = seen != labelled
         result["models"][name] = {
             "films": len(here),
             "apart": int(apart.sum()),
             "with_readers": float((called[apart] == seen[apart]).mean()) if apart.any() else float("nan"),
             **{
                 against: [float(metrics.auroc(y, scores)), *map(float, metrics.delong_interval(y, scores, whose))]
-                for against, y in (("readers", seen), ("labels", told))
+                for against, y in (("readers", seen), ("labels", labelled))
             },
         }
     return result

@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
         config = dml.get_config(options.models)
         config.mutual.updates = updates
         enter(updates, config)
-    for place in ("net1", "net2"):
+    for name in ("net1", "net2"):
         config = dml.get_config(options.models)
-        config.regime, config.networks = "supervised", {place: config.networks[place]}
-        enter(f"supervised {place}", config)
+        config.regime, config.networks = "supervised", {name: config.networks[name]}
+        enter(f"supervised {name}", config)
     times = take_turns(runs, options.rounds)
     medians = {name: statistics.median(values) for name, values in times.items()}
     alone = [name for name in runs if name.startswith("supervised")]

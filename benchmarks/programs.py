@@ -33,7 +33,7 @@ from configs import baseline, distill, dml, specialists
 PyTree = Any
 
 NETWORKS: Final = ("resnet18", "resnet34", "resnet50", "densenet121", "densenet169")
-PAIR: Final = "resnet18+resnet50"  # the report's; the second teaches where one does
+PAIR: Final = "resnet18+resnet50"  # the report's pair; the second is the teacher where there is one
 DEFAULT: Final = (
     *(f"evaluate:{name}" for name in NETWORKS),
     "predict:resnet18",
@@ -147,8 +147,8 @@ def clean(models: list[str], form: Form, devices: list[jax.Device]) -> Any:
 
 def on_first(tree: PyTree, devices: list[jax.Device]) -> PyTree:
     """The shapes of arrays that lie on the first device."""
-    place = NamedSharding(Mesh(np.array(devices[:1]), "x"), PartitionSpec())
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)
+    sharding = NamedSharding(Mesh(np.array(devices[:1]), "x"), PartitionSpec())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 # Training steps

@@ -29,7 +29,7 @@ BYTES: Final = {"f32": 4, "bf16": 2, "u8": 1, "s32": 4, "u32": 4, "pred": 1}
 
 
 class Machine(NamedTuple):
-    """So many accelerators: bytes a second that one sends and gets, and seconds a message takes at least."""
+    """So many accelerators: bytes a second that one sends and receives, and seconds a message takes at least."""
 
     devices: int
     bandwidth: float
@@ -96,12 +96,18 @@ def worker(devices: int, processes: int, models: str) -> list[Results]:
         address = f"localhost:{free.getsockname()[1]}"
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.scaling", f"--count={models}", f"--join={address},{processes},{place}"],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.scaling",
+                f"--count={models}",
+                f"--join={address},{processes},{rank}",
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for place in range(processes)
+        for rank in range(processes)
     ]
     outputs = [process.communicate()[0] for process in running]
     if any(process.returncode for process in running):
@@ -115,12 +121,12 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("--models", default="resnet18,resnet50,densenet121")
     parser.add_argument("--devices", default="1,2,4,8")
     parser.add_argument("--count", help="(used by itself) count in this process")
-    parser.add_argument("--join", help="(used by itself) address, number of processes, place")
+    parser.add_argument("--join", help="(used by itself) address, number of processes, rank")
     options = parser.parse_args(argv)
     if options.count:
-        address, processes, place = options.join.split(",")
+        address, processes, rank = options.join.split(",")
         if int(processes) > 1:
-            jax.distributed.initialize(address, int(processes), int(place))
+            jax.distributed.initialize(address, int(processes), int(rank))
         rows = [count(model, sync) for model in options.count.split(",") for sync in (True, False)]
         print(json.dumps(rows))
         return {}

@@ -94,12 +94,12 @@ def load(address: str, films: Sequence[bytes], clients: int, seconds: float) -> 
     until = began + 1 + seconds
 
     def work(number: int) -> None:
-        client, place = Client(address), number
+        client, row = Client(address), number
         while (asked := time.perf_counter()) < until:
-            status, _ = client.ask(films[place % len(films)])
+            status, _ = client.ask(films[row % len(films)])
             times[number].append((asked, time.perf_counter()))
             statuses[status] += 1
-            place += clients
+            row += clients
         client.close()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
@@ -134,8 +134,8 @@ def mixed(
                 return
             random = np.random.default_rng(number)
             hostile = random.random() < HOSTILE
-            place = int(random.integers(len(films)))
-            body = films[place]
+            row = int(random.integers(len(films)))
+            body = films[row]
             if hostile:
                 body = damage(random, damaged[number % len(damaged)], list(damaged))
                 body = mend_png(body) if random.random() < 0.5 else body
@@ -153,8 +153,8 @@ def mixed(
                 found["failed"] += 1
             else:
                 given = {each["finding"]: each["probability"] for each in answer["findings"]}
-                own = given.keys() == expected[place].keys() and all(
-                    abs(given[name] - value) < 1e-5 for name, value in expected[place].items()
+                own = given.keys() == expected[row].keys() and all(
+                    abs(given[name] - value) < 1e-5 for name, value in expected[row].items()
                 )
                 found["right" if own else "wrong"] += 1
 
@@ -215,8 +215,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
             if options.mixed:
                 began = time.perf_counter()
                 found = results["mixed"] = mixed(address, films, expected, options.mixed, films)
-                told = ", ".join(f"{number} {name}" for name, number in found.items())
-                print(f"{options.mixed} mixed requests in {time.perf_counter() - began:.0f} s: {told}")
+                counts = ", ".join(f"{number} {name}" for name, number in found.items())
+                print(f"{options.mixed} mixed requests in {time.perf_counter() - began:.0f} s: {counts}")
     return finish(results, options.json)
 
 

@@ -156,8 +156,8 @@ def speed(config: ConfigDict, films: Prepared, rounds: int) -> dict[str, list[fl
 
 
 def format_values(values: list[float], digits: int) -> str:
-    spread = f" (sd {statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.{digits}f}{spread}"
+    deviation = f" (sd {statistics.stdev(values):.{digits}f})" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{deviation}"
 
 
 def main() -> None:

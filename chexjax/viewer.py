@@ -121,14 +121,14 @@ def render(
         else:
             blended = overlay.blend(grey, heat(map2d, width, height, shares), opacity)
             picture.paste(Image.fromarray(blended), (seen[0], seen[1]))
-    places = [
+    corners = [
         (
             *view.to_canvas(box.left, box.top, size, canvas),
             *view.to_canvas(box.left + box.width, box.top + box.height, size, canvas),
         )
         for box in boxes
     ]
-    overlay.draw_boxes(picture, places)
+    overlay.draw_boxes(picture, corners)
     if map2d is not None and canvas[0] > 3 * BAR_WIDTH and canvas[1] > 100:
         ends = [f"{value:.3g}" for value in (float(map2d.min()), float(map2d.max()))]
         picture.paste(overlay.colour_bar(BAR_WIDTH, canvas[1], *ends), (canvas[0] - BAR_WIDTH, 0))
@@ -213,7 +213,7 @@ class Viewer(tk.Tk):
         self.finding: str | None = None
         self.view = View()
         self._boxes: dict[str, tuple[MapBox, ...]] = {}
-        self._turn = 0  # of films asked for; what comes for an earlier one is dropped
+        self._request = 0  # of films asked for; what comes for an earlier one is dropped
         self._waiting = 0
         self._dragged: tuple[int, int] | None = None
         self._drawing = False
@@ -330,23 +330,23 @@ class Viewer(tk.Tk):
 
     def open(self, path: Path) -> None:
         """Shows a film, and its findings as soon as they are computed."""
-        self._turn += 1
+        self._request += 1
         self.film_path, self.judged, self.cleaned, self.prediction, self.finding = path, None, None, None, None
         self.status.configure(text="")
         self._boxes.clear()
         self.view = replace(self.view, zoom=1.0, x=0.5, y=0.5)
-        turn = self._turn
+        request = self._request
         self.say(f"Reading {printable(path.name)} …")
-        self._do(("film", turn), lambda: as_judged(path) if turn == self._turn else None)
+        self._do(("film", request), lambda: as_judged(path) if request == self._request else None)
         self.redraw()
         self._draw_list()
         self._retitle()
 
-    def step(self, places: int) -> None:
+    def step(self, offset: int) -> None:
         """Opens another film of the folder."""
         if self.film_path is not None:
             try:
-                self.open(neighbour(self.film_path, places))
+                self.open(neighbour(self.film_path, offset))
             except OSError as error:
                 self.say(f"The folder cannot be read: {error.strerror}")
 
@@ -362,11 +362,11 @@ class Viewer(tk.Tk):
             self._draw_list()
             self._retitle()
 
-    def choose_next(self, places: int) -> None:
+    def choose_next(self, offset: int) -> None:
         """Moves up or down the list."""
         if self.prediction is not None and self.finding is not None:
             ranked = self.prediction.ranked
-            self.choose(ranked[(ranked.index(self.finding) + places) % len(ranked)])
+            self.choose(ranked[(ranked.index(self.finding) + offset) % len(ranked)])
 
     def ask_open(self) -> None:
         folder = str(self.film_path.parent) if self.film_path else None
@@ -418,7 +418,7 @@ class Viewer(tk.Tk):
 
     def close(self) -> None:
         """Closes the window at once; the process ends when a running network has finished."""
-        self._turn += 1
+        self._request += 1
         self.worker.close()
         self.destroy()
 
@@ -443,7 +443,7 @@ class Viewer(tk.Tk):
 
     def _take(self, tag: Any, value: Any) -> None:
         """Handles a result of the worker: the networks, a film or a prediction."""
-        if tag != "load" and tag[1] != self._turn:
+        if tag != "load" and tag[1] != self._request:
             return
         if isinstance(value, Exception):
             known = isinstance(value, ChexjaxError | OSError)
@@ -482,7 +482,7 @@ class Viewer(tk.Tk):
             self._retitle("refused")
             return
         self.say("The networks look at the film …")
-        self._do(("prediction", self._turn), lambda: next(classifier.explain([classifier.prepare(name, judged)])))
+        self._do(("prediction", self._request), lambda: next(classifier.explain([classifier.prepare(name, judged)])))
 
     def _show_status(self, verdict: Verdict) -> None:
         self.status.configure(text=status_line(verdict), foreground=FAINT if verdict.status == "ok" else ABOVE)
@@ -491,7 +491,7 @@ class Viewer(tk.Tk):
         """Redraws; if the cleaned film is to be shown, the worker cleans it first."""
         if self.show_cleaned.get() and self.film is not None and self.cleaned is None:
             film, recipe = self.film, self.classifier.recipe if self.classifier else Recipe()
-            self._do(("cleaned", self._turn), lambda: clean_film(film, recipe))
+            self._do(("cleaned", self._request), lambda: clean_film(film, recipe))
         self.redraw()
 
     # Drawing
@@ -534,8 +534,8 @@ class Viewer(tk.Tk):
         line, width = self._line, self.list.winfo_width()
         height, rows = self._row_height(), list_rows(self.prediction)
         self.list.configure(scrollregion=(0, 0, width, max(height * len(rows), self.list.winfo_height())))
-        for place, row in enumerate(rows):
-            top = place * height
+        for index, row in enumerate(rows):
+            top = index * height
             colour = ABOVE if row.above else TEXT
             if row.finding == self.finding:
                 self.list.create_rectangle(1, top + 1, width - 2, top + height - 1, fill=CHOSEN, outline=BAR)
@@ -562,9 +562,9 @@ class Viewer(tk.Tk):
     def _click_list(self, event: Any) -> None:
         self.list.focus_set()
         if self.prediction is not None:
-            place = int(self.list.canvasy(event.y) / self._row_height())
-            if 0 <= place < len(self.prediction.ranked):
-                self.choose(self.prediction.ranked[place])
+            index = int(self.list.canvasy(event.y) / self._row_height())
+            if 0 <= index < len(self.prediction.ranked):
+                self.choose(self.prediction.ranked[index])
 
     def _retitle(self, state: str = "") -> None:
         """Sets the title: the film, the finding and the state of the work."""

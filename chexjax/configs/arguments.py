@@ -42,14 +42,14 @@ def find_configs(argv: Sequence[str]) -> list[str]:
         local_path(_value_of(flag, argv), f"--{flag}")
     found = list(argv)
     named = False
-    for place, flag in enumerate(argv):
+    for index, flag in enumerate(argv):
         name, equals, path = flag.partition("=")
         if name in ("--config", "-config"):
             named = True
             if equals:
-                found[place] = f"{name}={_find(path)}"
+                found[index] = f"{name}={_find(path)}"
             else:
-                found[place + 1 : place + 2] = map(_find, argv[place + 1 : place + 2])
+                found[index + 1 : index + 2] = map(_find, argv[index + 1 : index + 2])
     own = Path(_value_of("workdir", argv)).expanduser() / SAVED
     if not named and own.parent != Path() and own.is_file():
         found.insert(1, f"--config={_find(str(own))}")
@@ -59,10 +59,10 @@ def find_configs(argv: Sequence[str]) -> list[str]:
 def _value_of(flag: str, argv: Sequence[str]) -> str:
     """The last value of a flag, "" where it is not given."""
     value = ""
-    for place, text in enumerate(argv):
+    for index, text in enumerate(argv):
         name, equals, rest = text.partition("=")
         if name in (f"--{flag}", f"-{flag}"):
-            value = rest if equals else "".join(argv[place + 1 : place + 2])
+            value = rest if equals else "".join(argv[index + 1 : index + 2])
     return value
 
 

@@ -45,10 +45,10 @@ def _augment_one(image: jax.Array, key: jax.Array, config: ConfigDict) -> jax.Ar
     grey = image[..., 0].astype(jnp.float32)
     if config.crop < 1.0 or config.flip or config.rotation:
         side = 1.0 - (1.0 - config.crop) * (draw[0] + 1.0) / 2.0
-        turn = jnp.deg2rad(config.rotation) * draw[1]
+        angle = jnp.deg2rad(config.rotation) * draw[1]
         mirror = jnp.where((draw[2] + 1.0) / 2.0 < config.flip, -1.0, 1.0)
         shift = (1.0 - side) / 2.0 * draw[3:5]
-        grey = _resample(grey, side, turn, mirror, shift)
+        grey = _resample(grey, side, angle, mirror, shift)
     if config.blur:
         # A key of its own: without blur the other draws are those of runs before there was any.
         grey = _blurred(grey, config.blur * jax.random.uniform(jax.random.fold_in(key, 7)), config.blur)
@@ -73,7 +73,7 @@ def _blurred(grey: jax.Array, deviation: jax.Array, most: float) -> jax.Array:
     return grey
 
 
-def _resample(grey: jax.Array, side: jax.Array, turn: jax.Array, mirror: jax.Array, shift: jax.Array) -> jax.Array:
+def _resample(grey: jax.Array, side: jax.Array, angle: jax.Array, mirror: jax.Array, shift: jax.Array) -> jax.Array:
     """Reads `grey` (height, width) bilinearly on a grid that is scaled by `side`, rotated, mirrored and shifted.
 
     `shift` (2,) is a fraction of the film's extent. Outside the film, its border pixels are repeated.
@@ -82,6 +82,6 @@ def _resample(grey: jax.Array, side: jax.Array, turn: jax.Array, mirror: jax.Arr
     grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, grey.shape), indexing="ij")).astype(jnp.float32)
     y, x = (grid - (extent[:, None, None] - 1.0) / 2.0) * side
     x = x * mirror
-    turned = jnp.stack([y * jnp.cos(turn) - x * jnp.sin(turn), y * jnp.sin(turn) + x * jnp.cos(turn)])
+    turned = jnp.stack([y * jnp.cos(angle) - x * jnp.sin(angle), y * jnp.sin(angle) + x * jnp.cos(angle)])
     source = turned + ((extent - 1.0) / 2.0 + shift * extent)[:, None, None]
     return map_coordinates(grey, list(source), order=1, mode="nearest")

@@ -1,6 +1,7 @@
-"""DICOM films as grey levels, upright, with a verdict: what the header says of pixels and view is applied or told.
+"""DICOM films as grey levels, upright, with a verdict: what the header says about pixels and view is applied,
+or named in the verdict.
 
-What it says of the patient is not read. Needs pydicom (the extra `dicom`); compressed films need its decoders too.
+What it says about the patient is not read. Needs pydicom (the extra `dicom`); compressed films need its decoders too.
 """
 
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from chexjax.errors import DataError, printable
 SUFFIXES: Final = (".dcm", ".dicom")
 READER: Final = 2  # goes up when a film's grey levels change, so that prepared films are prepared again
 _FRAME_MARKERS: Final = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7}  # SOF0 ... SOF15, and JPEG-LS's
-# What a codestream of one frame can be told by where the transfer syntax is missing: the marker of its frame.
+# Where the transfer syntax is missing, the marker of the frame says how a single frame is encoded.
 _SYNTAX_OF_MARKER: Final = {
     0xC0: "1.2.840.10008.1.2.4.50",
     0xC1: "1.2.840.10008.1.2.4.51",
@@ -52,10 +53,10 @@ _JPEG_2000: Final = "1.2.840.10008.1.2.4.91"
 _RLE: Final = "1.2.840.10008.1.2.5"
 _GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR: Final = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-_MAX_LEVELS: Final = 2**24  # different stored values; of 16 bits there are 2**16
-_ROWS: Final = 256  # are counted at once
-_SQUARE: Final = 0.01  # pixels of nearly equal sides are left alone
-_MAX_ASPECT: Final = 4.0  # no detector's pixels are longer
+_MAX_LEVELS: Final = 2**24  # distinct stored values; 16 bits have 2**16
+_ROWS: Final = 256  # counted at a time
+_SQUARE: Final = 0.01  # relative difference of the sides up to which pixels count as square
+_MAX_ASPECT: Final = 4.0  # of a pixel's sides; no detector has longer ones
 
 
 class Uids(NamedTuple):
@@ -67,7 +68,7 @@ class Uids(NamedTuple):
 
 
 def is_dicom(path: Path) -> bool:
-    """By the first bytes, or by the suffix. Only plain files are opened: a pipe would wait for ever."""
+    """Whether a file is DICOM, by its first bytes or its suffix. Only plain files are opened: a pipe would block."""
     try:
         if not path.is_file():
             return False
@@ -87,7 +88,7 @@ def read_film(path: Path) -> np.ndarray:
 
 
 def read_judged(path: Path) -> JudgedFilm:
-    """The same with the reader's verdict. A film that is refused has pixels, too: who asks decides.
+    """The same, with the reader's verdict. A refused film has pixels, too; the caller decides.
 
     Raises:
       DataError: there are no pixels to be had.
@@ -96,7 +97,7 @@ def read_judged(path: Path) -> JudgedFilm:
 
 
 def judge_file(data: bytes, where: str) -> JudgedFilm:
-    """The same of a file's content, whose kind its first bytes tell; `where` names it in messages.
+    """The same for a file's content, whose kind its first bytes show; `where` names it in messages.
 
     Raises:
       DataError: there are no pixels to be had.
@@ -178,7 +179,7 @@ class _Layout(NamedTuple):
 
 
 def _layout(header: Header, where: str) -> _Layout:
-    """Raises DataError where an element is missing that nothing else says, or where it is no film."""
+    """Raises DataError if an element is missing that cannot be inferred, or if this is not a film."""
     needed = ("Rows", "Columns", "PixelData")
     missing = [name for name in needed if not (header.raw(name) if name == "PixelData" else header.word(name))]
     if missing:
@@ -208,7 +209,7 @@ def _layout(header: Header, where: str) -> _Layout:
 
 
 def _decode(header: Header, layout: _Layout, where: str) -> np.ndarray:
-    """The stored values, an array of integers (rows, columns); of colour, uint8 (rows, columns, 3).
+    """The stored values, an array of integers (rows, columns); for colour, uint8 (rows, columns, 3).
 
     Raises:
       DataError: they are too few, or do not decode.
@@ -242,7 +243,7 @@ def _decode(header: Header, layout: _Layout, where: str) -> np.ndarray:
 
 
 def _stored_bits(values: np.ndarray, layout: _Layout, shift: int) -> np.ndarray:
-    """The bits that hold the value, those above and below left out, with their sign; int32 or less."""
+    """The stored value alone, without the bits above and below it, sign-extended; int32 or smaller."""
     if not layout.signed and not shift and layout.stored == layout.allocated:
         return values
     values = values >> shift & (2**layout.stored - 1)
@@ -345,31 +346,31 @@ def _syntax_of(pydicom: Any, encapsulated: bytes) -> str:
 
 def _codestream(data: bytes) -> bytes:
     """The JPEG 2000 codestream in the boxes of a JP2 file; anything else as it is. Source: ITU-T T.800, annex I."""
-    place = 0
-    while data.startswith(b"\0\0\0\x0cjP  ") and place + 16 <= len(data):
-        length, kind = int.from_bytes(data[place : place + 4]), data[place + 4 : place + 8]
+    offset = 0
+    while data.startswith(b"\0\0\0\x0cjP  ") and offset + 16 <= len(data):
+        length, kind = int.from_bytes(data[offset : offset + 4]), data[offset + 4 : offset + 8]
         head = 16 if length == 1 else 8
         if kind == b"jp2c":
-            return data[place + head :]
+            return data[offset + head :]
         if length == 1:
-            length = int.from_bytes(data[place + 8 : place + 16])
+            length = int.from_bytes(data[offset + 8 : offset + 16])
         if length < head:
             break
-        place += length
+        offset += length
     return data
 
 
 def _frame_marker(data: bytes) -> tuple[int, int]:
     """(the marker of a JPEG's frame, where it stands); (0, 0) where there is none. Source: ITU-T T.81, B.1.1.4."""
-    place = 2
-    while data.startswith(b"\xff\xd8") and place + 10 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
+    offset = 2
+    while data.startswith(b"\xff\xd8") and offset + 10 <= len(data) and data[offset] == 0xFF:
+        marker = data[offset + 1]
         if marker == 0xFF:  # a fill byte
-            place += 1
+            offset += 1
         elif marker in _FRAME_MARKERS:
-            return marker, place
+            return marker, offset
         else:
-            place += 2 + int.from_bytes(data[place + 2 : place + 4])
+            offset += 2 + int.from_bytes(data[offset + 2 : offset + 4])
     return 0, 0
 
 
@@ -380,13 +381,13 @@ def codestream_size(data: bytes) -> tuple[int, int, int] | None:
     """
     data = _codestream(data)
     if data.startswith(_SIZ):
-        right, bottom, left, top = (int.from_bytes(data[place : place + 4]) for place in (8, 12, 16, 20))
+        right, bottom, left, top = (int.from_bytes(data[offset : offset + 4]) for offset in (8, 12, 16, 20))
         return bottom - top, right - left, int.from_bytes(data[40:42])
-    marker, place = _frame_marker(data)
+    marker, offset = _frame_marker(data)
     if not marker:
         return None
-    height, width = (int.from_bytes(data[place + k : place + k + 2]) for k in (5, 7))
-    return height, width, data[place + 9]
+    height, width = (int.from_bytes(data[offset + k : offset + k + 2]) for k in (5, 7))
+    return height, width, data[offset + 9]
 
 
 # The film
@@ -405,14 +406,14 @@ def _film(stored: np.ndarray, layout: _Layout, header: Header) -> tuple[np.ndarr
     if high - low >= _MAX_LEVELS:
         raise ValueError("more levels than a film has")
     outside, of_padding = find_padding(stored, header)
-    wide = stored.astype(np.int32) if stored.dtype.kind == "i" else stored  # the range of int16 is no int16
+    wide = stored.astype(np.int32) if stored.dtype.kind == "i" else stored  # its range needs more
     index = wide - low if low else wide
     counts = np.zeros(high - low + 1, np.int64)
-    for row in range(0, layout.rows, _ROWS):  # bincount makes 8 bytes of each pixel
+    for row in range(0, layout.rows, _ROWS):  # bincount needs 8 bytes a pixel
         part = index[row : row + _ROWS]
         part = part.ravel() if outside is None else part[~outside[row : row + _ROWS]]
         counts += np.bincount(part, minlength=len(counts))
-    with np.errstate(all="ignore"):  # what is no number is found below
+    with np.errstate(all="ignore"):  # values that are not finite are found below
         grey, of_levels = grey_levels(np.arange(low, high + 1), counts, header)
     if not np.isfinite(grey).all():
         raise ValueError("a slope or a window that gives no numbers")
@@ -429,7 +430,7 @@ _Placed = tuple[np.ndarray, Placement, Verdict]
 def _upright(film: np.ndarray, placement: Placement, header: Header) -> _Placed:
     """The film with the patient's head up, and his left on the right, as PatientOrientation says how it lies.
 
-    Source: DICOM PS3.3, C.7.6.1.1.1: where along a row, and down a column, one is going.
+    Source: DICOM PS3.3, C.7.6.1.1.1: the directions in which rows and columns run.
     """
     ways = [way[:1] for way in header.texts("PatientOrientation")]
     if not any(ways):

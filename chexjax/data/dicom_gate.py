@@ -90,8 +90,8 @@ def is_linear(header: Header) -> bool:
 def is_inverted(header: Header) -> bool:
     """Whether the highest value is displayed dark.
 
-    Of a film for presentation the shape of its presentation LUT says so, as in dcmtk, and where it has none the
-    photometric interpretation. A raw one is bright where many X-rays arrived, if its sign is 1.
+    For a film for presentation, the shape of its presentation LUT says so, as in dcmtk; without one, its photometric
+    interpretation does. A raw film is bright where many X-rays arrived if its sign (0028,1041) is 1.
     """
     if is_raw(header):
         return header.word("PixelIntensityRelationshipSign", signed=True) == 1

@@ -110,8 +110,8 @@ def own_range(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 def _look_up(values: np.ndarray, table: Header, signed: bool) -> tuple[np.ndarray, float]:
     """(the entries for `values`, the highest possible entry). Source: C.11.1.1, C.11.2.1.1.
 
-    Below the first mapped value is the first entry, above the last one the last. 8-bit entries come two in a word, or
-    one.
+    Below the first mapped value is the first entry, above the last one the last. 8-bit entries are stored one
+    or two to a word.
 
     Raises:
       ValueError: it has no entries, or fewer than it says.

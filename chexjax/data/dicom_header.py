@@ -112,7 +112,7 @@ class Header:
 
     Attributes:
       elements: pydicom's raw elements by their tags.
-      syntax: the transfer syntax's UID as the file meta states it; "" where it states none that there is.
+      syntax: the transfer syntax's UID as the file meta states it; "" if it states none, or one that does not exist.
       stated_class: the SOP class that the file meta states.
     """
 
@@ -231,7 +231,7 @@ def _uid_of(text: str) -> str:
 
 
 class Identity(NamedTuple):
-    """By what others refer to an object: the UIDs of its class and of itself; "" where it has none."""
+    """The UIDs by which others refer to an object: of its class and of itself; "" where it has none."""
 
     sop_class: str = ""
     instance: str = ""

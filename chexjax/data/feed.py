@@ -77,10 +77,10 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
         prefetched = prefetch(batches, 2)
         return Feed(lambda batch, seed, begin: lambda step: batch, prefetched, 1, f"{sums}: they are streamed")
     resident = load_films(films, "train", config.data.threads)
-    places = count if slots is None else len(slots)
-    read = partial(shuffled, films=places, batch_size=size, slots=slots)
+    length = count if slots is None else len(slots)
+    read = partial(shuffled, films=length, batch_size=size, slots=slots)
     # A call reads the order of two epochs, so it must not reach a third.
-    most = max(min(config.steps_per_call, places // size), 1)
+    most = max(min(config.steps_per_call, length // size), 1)
     return Feed(read, itertools.repeat(resident), most, f"{sums}: they stay there, {most} steps a call")
 
 
@@ -113,8 +113,8 @@ def load_films(films: Prepared, split: str, threads: int) -> Resident:
     """Reads a split into the devices' memory; each process reads what its own devices keep."""
     records = Records(films.source(split))
     share = -(-len(records) // jax.device_count())
-    places = each_device(lambda x: jax.lax.axis_index(AXIS))(np.zeros(jax.local_device_count()))
-    kept = [k for place in np.asarray(places) for k in range(place * share, (place + 1) * share)]
+    devices = each_device(lambda x: jax.lax.axis_index(AXIS))(np.zeros(jax.local_device_count()))
+    kept = [k for device in np.asarray(devices) for k in range(device * share, (device + 1) * share)]
     images = np.zeros((len(kept), films.size, films.size, 1), np.uint8)
     labels = np.zeros((len(kept), films.parts[split].labels.shape[1]), np.float32)
     real = [(row, film) for row, film in enumerate(kept) if film < len(records)]
@@ -143,11 +143,11 @@ def shuffled(
     def batch(step: jax.Array) -> Batch:
         film = order[step * batch_size + jnp.arange(batch_size) - epoch * films]
         film = film if slots is None else jnp.asarray(slots)[film]
-        place = film - jax.lax.axis_index(AXIS) * len(resident.label)
-        here = (place >= 0) & (place < len(resident.label))
+        row = film - jax.lax.axis_index(AXIS) * len(resident.label)
+        here = (row >= 0) & (row < len(resident.label))
 
         def give(kept: jax.Array) -> jax.Array:
-            picked = kept[jnp.clip(place, 0, len(kept) - 1)]
+            picked = kept[jnp.clip(row, 0, len(kept) - 1)]
             mine = jnp.where(here.reshape(-1, *[1] * (picked.ndim - 1)), picked, 0)
             return jax.lax.psum_scatter(mine, AXIS, tiled=True)
 

@@ -205,8 +205,8 @@ def judge_picture(data: bytes, where: str) -> JudgedFilm:
     except Image.UnidentifiedImageError:
         raise DataError(f"{where}: not an image, or of an unknown kind (known are {', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:  # Pillow's own limit, which lies above ours
-        told = f"{where}: more pixels than Pillow opens; a film has at most {max_pixels()} ({LIMIT})"
-        raise DataError(told) from None
+        message = f"{where}: more pixels than Pillow opens; a film has at most {max_pixels()} ({LIMIT})"
+        raise DataError(message) from None
     except Exception as error:  # OSError, SyntaxError, struct.error, ...: Pillow has no family
         raise DataError(f"{where}: cannot be read ({printable(error) or type(error).__name__})") from error
 
@@ -217,10 +217,10 @@ def upright(image: Image.Image) -> Image.Image:
     Source: CIPA DC-008 (EXIF 2.32), tag 0x0112.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        transposition = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error, ...: a film is not refused for what a camera wrote beside it
         return image
-    return image if turn is None else image.transpose(turn)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
@@ -229,14 +229,14 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
 
 
 def _levels_of_16_bits(where: str, image: Image.Image) -> np.ndarray:
-    told = f"{where}: more than 8 bits a pixel"
+    message = f"{where}: more than 8 bits a pixel"
     if not image.mode.startswith("I"):
-        raise DataError(f"{told}, in colour; convert it to 8-bit grey first")
+        raise DataError(f"{message}, in colour; convert it to 8-bit grey first")
     values = np.asarray(image).astype(np.int64)
     low, high = int(values.min()), int(values.max())
     if not 2**15 <= high < 2**16:
         raise DataError(
-            f"{told}, but levels from {low} to {high}, where white is 65535; convert it to 8-bit grey first, by the "
+            f"{message}, but levels from {low} to {high}, where white is 65535; convert it to 8-bit grey first, by the "
             "window it is meant to be seen with"
         )
     return ((values + 128) // 257).astype(np.uint8)

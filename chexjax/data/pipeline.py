@@ -59,13 +59,13 @@ def epoch_order(seed: jax.Array | int, epoch: jax.Array | int, films: int) -> ja
 
 def batch_films(seed: int, step: int, batch_size: int, films: int) -> np.ndarray:
     """The record numbers of a step's global batch, int (batch_size,), in order."""
-    return np.array([_film_at(seed, place, films) for place in range(step * batch_size, (step + 1) * batch_size)])
+    return np.array([_film_at(seed, position, films) for position in range(step * batch_size, (step + 1) * batch_size)])
 
 
-def _film_at(seed: int, place: int, films: int) -> int:
+def _film_at(seed: int, position: int, films: int) -> int:
     """The record number at a position of the shuffled stream."""
-    epoch, place = divmod(place, films)
-    return _order_on_host(seed, epoch, films)[place]
+    epoch, position = divmod(position, films)
+    return _order_on_host(seed, epoch, films)[position]
 
 
 @lru_cache(maxsize=4)
@@ -122,9 +122,9 @@ def training_batches(
     records, share = Records(source), batch_size // jax.process_count()
     first = jax.process_index() * share
 
-    def read(place: Any) -> dict[str, np.ndarray]:
-        step, place = divmod(int(place), share)
-        film = _film_at(seed, step * batch_size + first + place, len(records) if slots is None else len(slots))
+    def read(position: Any) -> dict[str, np.ndarray]:
+        step, position = divmod(int(position), share)
+        film = _film_at(seed, step * batch_size + first + position, len(records) if slots is None else len(slots))
         return records[film if slots is None else slots[film]]
 
     batches = grain.MapDataset.range(ENDLESS).map(read).batch(share, drop_remainder=True).map(by_device)

@@ -109,13 +109,13 @@ def clean_films(films: list[np.ndarray], recipe: Recipe, chunk: int = CHUNK) -> 
     """Removes bright artefacts from at most `chunk` films of any shapes, one call per shape."""
     cleaned: dict[int, np.ndarray] = {}
     for shape in {film.shape for film in films}:
-        places = [place for place, film in enumerate(films) if film.shape == shape]
+        rows = [row for row, film in enumerate(films) if film.shape == shape]
         # Always a full batch, so the kernel is compiled once per shape.
         batch = np.zeros((chunk, *shape), np.uint8)
-        batch[: len(places)] = [films[place] for place in places]
+        batch[: len(rows)] = [films[row] for row in rows]
         done = np.asarray(remove_artifacts(batch, **recipe.cleaning))
-        cleaned |= dict(zip(places, done, strict=False))
-    return [cleaned[place] for place in range(len(films))]
+        cleaned |= dict(zip(rows, done, strict=False))
+    return [cleaned[row] for row in range(len(films))]
 
 
 def cache_of(config: ConfigDict) -> Path:

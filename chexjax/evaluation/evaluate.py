@@ -155,11 +155,11 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
     if seen is None:
         notes.append("which films the run has learned from is not known here, so some of these may be among them")
         return films, rows, notes
-    learned, told = find_seen(films, rows, seen)
+    learned, seen_notes = find_seen(films, rows, seen)
     rows = sorted(set(rows) - set(learned))
     if not rows:
-        raise DataError(f"{data.dir or data.sources} has no film for a test: {told[0]}")
-    return films, rows, notes + told
+        raise DataError(f"{data.dir or data.sources} has no film for a test: {seen_notes[0]}")
+    return films, rows, notes + seen_notes
 
 
 def predict_films(best: Restored, films: Prepared, threads: int, progress: bool = True) -> Predictions:

@@ -43,8 +43,8 @@ class Some:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Any:
-        return self._source[int(self._rows[place])]
+    def __getitem__(self, row: int) -> Any:
+        return self._source[int(self._rows[row])]
 
 
 def fit_calibration(validation: Predictions) -> tuple[dict[str, Calibration], dict[str, Bands]]:
@@ -99,7 +99,7 @@ def _features(
     data = best.config.data
     poses = list(POSES.values()) if posed else [POSES["upright"]]
 
-    def look(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
+    def extract(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
         def look_once(images: jax.Array) -> dict[str, jax.Array]:
             x = normalize(images, data.mean, data.std)
             return {name: see(model, variables[name], x)[1] for name, model in best.models.items()}
@@ -111,7 +111,7 @@ def _features(
     count = len(films.parts[split].names)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
     batches = evaluation_batches(Some(films.source(split), rows), best.config.batch_size, data.threads)
-    return run_split(each_device(at_precision("highest", look)), variables, batches, bar.update)
+    return run_split(each_device(at_precision("highest", extract)), variables, batches, bar.update)
 
 
 def _by_pose(features: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ import numpy as np
 
 from chexjax.errors import ConfigError
 from chexjax.explain.maps import boxes_from_map as boxes_from_map
-from chexjax.models.network import BranchedNetwork, places
+from chexjax.models.network import BranchedNetwork, group_columns
 
 PyTree = Any
 Path = tuple[str, ...]
@@ -349,7 +349,7 @@ def _apply_tapped(
         under((f"branch{k}",), model.branch, jax.tree.map(lambda leaf, k=k: leaf[k], part("branch")), x)
         for k in range(len(model.groups))
     ]
-    columns = {output: logits[k][:, place] for k, place, output in places(model.groups)}
+    columns = {output: logits[k][:, column] for k, column, output in group_columns(model.groups)}
     return jnp.stack([columns[output] for output in sorted(columns)], axis=-1)
 
 

@@ -155,8 +155,8 @@ def check_maps(restored: Restored, cases: Cases, kinds: Sequence[str] = ("cam",)
                 maps = list(see(variables, cases.films, cases.findings))
                 row = judge_maps(maps, cases, partial(score, variables))
                 others = {}
-                for column, place in (("head_anew", 0), ("all_anew", 1)):
-                    others[column] = [list(see(draw[place], cases.films, cases.findings)) for draw in anew]
+                for column, index in (("head_anew", 0), ("all_anew", 1)):
+                    others[column] = [list(see(draw[index], cases.films, cases.findings)) for draw in anew]
                     row[column] = float(np.mean([agreement(maps, other) for other in others[column]]))
                 rows[f"{name}, {label}"] = row
                 by_kind[kind] = count_hits(maps, [*others.values()], cases, restored.findings)

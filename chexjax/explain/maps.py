@@ -124,9 +124,9 @@ def boxes_from_map(map2d: Any, threshold: float) -> list[MapBox]:
     for number, (rows, columns) in enumerate(scipy.ndimage.find_objects(regions), start=1):
         inside = np.where(regions[rows, columns] == number, values[rows, columns], -np.inf)
         row, column = np.unravel_index(inside.argmax(), inside.shape)
-        place = (rows.start + int(row), columns.start + int(column))
+        cell = (rows.start + int(row), columns.start + int(column))
         box = (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        found.append((place, MapBox(*box, float(inside[row, column]))))
+        found.append((cell, MapBox(*box, float(inside[row, column]))))
     return [box for _, box in sorted(found, key=lambda item: (-item[1].peak, item[0]))]
 
 

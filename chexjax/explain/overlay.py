@@ -34,10 +34,10 @@ def blend(grey: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) -> np.nd
     The colour covers by `opacity` times the map, so that a film stays a film where its map is low. The map is rounded
     to 256 levels.
     """
-    place = np.rint(heat * 255).astype(np.uint16)
-    place <<= 8
-    place |= grey
-    return np.take(_mixtures(opacity), place).view(np.uint8).reshape(*grey.shape, 4)[..., :3]
+    index = np.rint(heat * 255).astype(np.uint16)
+    index <<= 8
+    index |= grey
+    return np.take(_mixtures(opacity), index).view(np.uint8).reshape(*grey.shape, 4)[..., :3]
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from chexjax.data.augment import normalize
 from chexjax.explain.maps import average_maps
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork
-from chexjax.models.network import places
+from chexjax.models.network import group_columns
 from chexjax.predict.classifier import choose_network
 from chexjax.workdir.restore import Restored
 
@@ -67,10 +67,10 @@ def logits_and_maps(model: AnyNetwork, variables: PyTree, x: jax.Array) -> tuple
         logits_and_maps(model.branch, jax.tree.map(lambda leaf, k=k: leaf[k], part("branch")), x)
         for k in range(len(model.groups))
     ]
-    columns = sorted((output, k, place) for k, place, output in places(model.groups))
+    columns = sorted((output, k, column) for k, column, output in group_columns(model.groups))
     logits, maps = (
         jnp.concatenate(
-            [jax.lax.slice_in_dim(found[k][result], place, place + 1, axis=-1) for _, k, place in columns], axis=-1
+            [jax.lax.slice_in_dim(found[k][result], column, column + 1, axis=-1) for _, k, column in columns], axis=-1
         )
         for result in (0, 1)
     )

@@ -34,14 +34,14 @@ class Constant:
 
 @dataclass
 class Tensor:
-    """A result in the graph. `shape` is JAX's; `held` has 1 on axes that are not broadcast yet.
+    """A result in the graph. `shape` is JAX's; `stored` has 1 on axes that are not broadcast yet.
 
-    With `first`, its channels stand first in the graph; `shape` and `held` keep JAX's order.
+    With `first`, its channels stand first in the graph; `shape` and `stored` keep JAX's order.
     """
 
     name: str
     shape: Shape
-    held: Shape
+    stored: Shape
     first: bool = False
     other: str = ""  # the same array with its channels in the other position, once it was needed
 
@@ -174,7 +174,7 @@ class _Translation:
         method = getattr(self, f"_{kind}", None)
         if kind in UNARY:
             (x,) = self.tensors(inputs)
-            return [Tensor(self.graph.add(UNARY[kind], self.at(x, x.first)), x.shape, x.held, x.first)]
+            return [Tensor(self.graph.add(UNARY[kind], self.at(x, x.first)), x.shape, x.stored, x.first)]
         if kind in BINARY:
             return [self.binary(BINARY[kind], inputs, shapes[0])]
         if method is None:
@@ -188,7 +188,7 @@ class _Translation:
         """Broadcast on all axes but the batch, channels last."""
         if isinstance(value, Constant):
             return Tensor(self.graph.store(value.array), value.shape, value.array.shape)
-        return Tensor(self.at(value, False), value.shape, value.held)
+        return Tensor(self.at(value, False), value.shape, value.stored)
 
     def tensors(self, values: Sequence[Value]) -> list[Tensor]:
         return [value if isinstance(value, Tensor) else self.tensor(value) for value in values]
@@ -204,7 +204,7 @@ class _Translation:
     def full(self, value: Value) -> Tensor:
         """Broadcast to its full shape, channels last."""
         x = self.tensor(value)
-        if x.held == x.shape:
+        if x.stored == x.shape:
             return x
         if not all(isinstance(size, int) or size == self.source.shape[0] for size in x.shape):
             raise ConfigError("the networks broadcast over something else than the films where ONNX needs its number")
@@ -213,7 +213,7 @@ class _Translation:
         return Tensor(self.graph.add("Expand", x.name, self.graph.add("Concat", *sizes, axis=0)), x.shape, x.shape)
 
     def binary(self, operator: str, inputs: Sequence[Value], shape: Shape) -> Tensor:
-        held = _broadcast([x.array.shape if isinstance(x, Constant) else x.held for x in inputs])
+        stored = _broadcast([x.array.shape if isinstance(x, Constant) else x.stored for x in inputs])
         ranked = [x for x in inputs if isinstance(x, Tensor) and len(x.shape) == 4]
         first = bool(ranked) and all(x.first for x in ranked)
         names: list[str | np.ndarray] = []
@@ -222,7 +222,7 @@ class _Translation:
                 names.append(self.at(x, first and len(x.shape) == 4))
             else:
                 names.append(x.array.transpose(FIRST) if first and x.array.ndim == 4 else x.array)
-        return Tensor(self.node(operator, names, first), shape, held, first)
+        return Tensor(self.node(operator, names, first), shape, stored, first)
 
     def node(self, operator: str, names: list[Any], first: bool) -> str:
         """The node of a binary operator, or a more specific ONNX node."""
@@ -256,21 +256,21 @@ class _Translation:
     def _rsqrt(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         (x,) = self.tensors(inputs)
         root = self.graph.add("Sqrt", self.at(x, x.first))
-        return Tensor(self.graph.add("Reciprocal", root), shape, x.held, x.first)
+        return Tensor(self.graph.add("Reciprocal", root), shape, x.stored, x.first)
 
     def _erfc(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         (x,) = self.tensors(inputs)
         erf = self.graph.add("Erf", self.at(x, x.first))
-        return Tensor(self.graph.add("Sub", np.ones((), np.float32), erf), shape, x.held, x.first)
+        return Tensor(self.graph.add("Sub", np.ones((), np.float32), erf), shape, x.stored, x.first)
 
     def _log1p(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         (x,) = self.tensors(inputs)
         more = self.graph.add("Add", self.at(x, x.first), np.ones((), np.float32))
-        return Tensor(self.graph.add("Log", more), shape, x.held, x.first)
+        return Tensor(self.graph.add("Log", more), shape, x.stored, x.first)
 
     def _ne(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         equal = self.binary("Equal", inputs, shape)
-        return Tensor(self.graph.add("Not", equal.name), shape, equal.held, equal.first)
+        return Tensor(self.graph.add("Not", equal.name), shape, equal.stored, equal.first)
 
     def _copy(self, inputs: list[Value], shape: Shape, params: Any) -> Value:
         return inputs[0]
@@ -281,7 +281,7 @@ class _Translation:
         (x,), dtype = inputs, np.dtype(params["new_dtype"])
         if isinstance(x, Constant):
             return Constant(x.array.astype(dtype), shape)
-        return Tensor(self.graph.cast(x.name, dtype), shape, x.held, x.first)
+        return Tensor(self.graph.cast(x.name, dtype), shape, x.stored, x.first)
 
     def _clamp(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         low, x, high = inputs
@@ -292,18 +292,18 @@ class _Translation:
         if len(cases) != 2:
             raise ConfigError("the networks select among more than two cases")
         name = self.graph.add("Where", which.name, cases[1].name, cases[0].name)
-        return Tensor(name, shape, _broadcast([which.held, *(case.held for case in cases)]))
+        return Tensor(name, shape, _broadcast([which.stored, *(case.stored for case in cases)]))
 
     def _broadcast_in_dim(self, inputs: list[Value], shape: Shape, params: Any) -> Value:
         x, axes = inputs[0], params["broadcast_dimensions"]
-        held = x.array.shape if isinstance(x, Constant) else x.held
+        stored = x.array.shape if isinstance(x, Constant) else x.stored
         new = [1] * len(shape)
-        for axis, size in zip(axes, held, strict=True):
+        for axis, size in zip(axes, stored, strict=True):
             new[axis] = size
         if isinstance(x, Constant):
             return Constant(x.array.reshape(new), shape)
         if len(axes) == len(shape):
-            return Tensor(x.name, shape, x.held, x.first)
+            return Tensor(x.name, shape, x.stored, x.first)
         plain = self.at(x, False)
         added = [axis for axis in range(len(shape)) if axis not in axes]
         return Tensor(self.graph.add("Unsqueeze", plain, np.array(added, np.int64)), shape, tuple(new))
@@ -311,8 +311,8 @@ class _Translation:
     def _squeeze(self, inputs: list[Value], shape: Shape, params: Any) -> Value:
         (x,) = self.tensors(inputs)
         axes = [axis % len(x.shape) for axis in params["dimensions"]]
-        held = tuple(size for axis, size in enumerate(x.held) if axis not in axes)
-        return Tensor(self.graph.add("Squeeze", self.at(x, False), np.array(axes, np.int64)), shape, held)
+        stored = tuple(size for axis, size in enumerate(x.stored) if axis not in axes)
+        return Tensor(self.graph.add("Squeeze", self.at(x, False), np.array(axes, np.int64)), shape, stored)
 
     def _reshape(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         x = self.full(inputs[0])
@@ -328,11 +328,11 @@ class _Translation:
         (x,) = self.tensors(inputs)
         order = params["permutation"]
         name = self.graph.add("Transpose", self.at(x, False), perm=order)
-        return Tensor(name, shape, tuple(x.held[axis] for axis in order))
+        return Tensor(name, shape, tuple(x.stored[axis] for axis in order))
 
     def _concatenate(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         axis, tensors = params["dimension"], [x for x in inputs if isinstance(x, Tensor)]
-        first = len(tensors) == len(inputs) and all(x.first and x.held == x.shape for x in tensors)
+        first = len(tensors) == len(inputs) and all(x.first and x.stored == x.shape for x in tensors)
         names = [x.name for x in tensors] if first else [self.full(x).name for x in inputs]
         return Tensor(self.graph.add("Concat", *names, axis=FIRST.index(axis) if first else axis), shape, shape, first)
 
@@ -383,27 +383,27 @@ class _Translation:
 
     def reduced(self, operator: str, value: Value, shape: Shape, axes: Sequence[int]) -> Tensor:
         (x,) = self.tensors([value])
-        if any(x.held[axis] != x.shape[axis] for axis in axes):
+        if any(x.stored[axis] != x.shape[axis] for axis in axes):
             x = self.full(x)
         kept = [axis for axis in range(len(x.shape)) if axis not in axes]
         # With channels first, the sum is taken without a transpose if the remaining axes keep their order.
         first = x.first and [axis for axis in FIRST if axis in kept] == kept and 3 not in axes
-        places = [FIRST.index(axis) for axis in axes] if first else list(axes)
+        positions = [FIRST.index(axis) for axis in axes] if first else list(axes)
         name = self.at(x, first)
         if operator == "ReduceSum":
-            name = self.graph.add(operator, name, np.array(places, np.int64), keepdims=0)
+            name = self.graph.add(operator, name, np.array(positions, np.int64), keepdims=0)
         else:
-            name = self.graph.add(operator, name, axes=places, keepdims=0)
-        return Tensor(name, shape, tuple(x.held[axis] for axis in kept))
+            name = self.graph.add(operator, name, axes=positions, keepdims=0)
+        return Tensor(name, shape, tuple(x.stored[axis] for axis in kept))
 
     def _dot_general(self, inputs: list[Value], shape: Shape, params: Any) -> Tensor:
         (left_sums, right_sums), (left_batch, right_batch) = params["dimension_numbers"]
         left, right = inputs
         simple = isinstance(right, Constant) and right.whole and right.array.ndim == 2 and right_sums == (0,)
         if simple and left_sums == (len(left.shape) - 1,):
-            x = self.full(left) if not isinstance(left, Tensor) or left.held[-1] != left.shape[-1] else left
+            x = self.full(left) if not isinstance(left, Tensor) or left.stored[-1] != left.shape[-1] else left
             name = self.graph.add("MatMul", self.at(x, False), right.array)  # type: ignore[union-attr]
-            return Tensor(name, shape, (*x.held[:-1], shape[-1]))
+            return Tensor(name, shape, (*x.stored[:-1], shape[-1]))
         matrices = [
             self.flat(left, left_batch, left_sums, last=True),
             self.flat(right, right_batch, right_sums, last=False),
@@ -445,7 +445,7 @@ class _Translation:
         x, kernel = inputs
         if not isinstance(kernel, Constant) or len(shape) != 4:
             raise ConfigError("the networks have a convolution whose kernel is computed, or of several at once")
-        x = x if isinstance(x, Tensor) and x.held == x.shape else self.full(x)
+        x = x if isinstance(x, Tensor) and x.stored == x.shape else self.full(x)
         weights = kernel.array.transpose(3, 2, 0, 1)
         size = list(weights.shape[2:])
         name = self.graph.add(

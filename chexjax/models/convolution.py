@@ -63,10 +63,10 @@ def _max_pool_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple
     (x,), (tangent,) = primals, tangents
     highest, *others = _windows(x, -jnp.inf)
     chosen = jnp.zeros(highest.shape, jnp.uint8)
-    for place, view in enumerate(others, 1):
-        chosen = jnp.where(view > highest, jnp.uint8(place), chosen)
+    for index, view in enumerate(others, 1):
+        chosen = jnp.where(view > highest, jnp.uint8(index), chosen)
         highest = jnp.maximum(view, highest)
-    picked = (jnp.where(chosen == place, view, 0) for place, view in enumerate(_windows(tangent, 0.0)))
+    picked = (jnp.where(chosen == index, view, 0) for index, view in enumerate(_windows(tangent, 0.0)))
     return highest, sum(picked, jnp.zeros_like(highest))
 
 
@@ -178,22 +178,22 @@ def _convolution(name: str, xla: Callable[..., Array], cpu: Any, kernel_shape: C
     # (x, upstream); size: of the kernel
     by_kernel = _bilinear(f"{name}_kernel_gradient", kernel_gradient, cpu.kernel_gradient)
 
-    def of_input(upstream: Array, x: Any, kernel: Array, **static: Any) -> Array:
+    def to_input(upstream: Array, x: Any, kernel: Array, **static: Any) -> Array:
         return _like(x, by_input.bind(kernel, upstream, sides=x.aval.shape[-3:-1], **static))
 
-    def of_kernel(upstream: Array, x: Array, kernel: Any, **static: Any) -> Array:
+    def to_kernel(upstream: Array, x: Array, kernel: Any, **static: Any) -> Array:
         return _like(kernel, by_kernel.bind(x, upstream, size=kernel.aval.shape[-3], **static))
 
     # In each of these one operand of the sum is the primitive's cotangent, one is the undefined one.
-    ad.defbilinear(forward, of_input, of_kernel)
+    ad.defbilinear(forward, to_input, to_kernel)
     ad.defbilinear(
         by_input,
-        lambda x, kernel, upstream, sides, **static: of_kernel(upstream, x, kernel, **static),
+        lambda x, kernel, upstream, sides, **static: to_kernel(upstream, x, kernel, **static),
         lambda x, kernel, upstream, sides, **static: _like(upstream, forward.bind(x, kernel, **static)),
     )
     ad.defbilinear(
         by_kernel,
-        lambda kernel, x, upstream, size, **static: of_input(upstream, x, kernel, **static),
+        lambda kernel, x, upstream, size, **static: to_input(upstream, x, kernel, **static),
         lambda kernel, x, upstream, size, **static: _like(upstream, forward.bind(x, kernel, **static)),
     )
     return forward

@@ -385,8 +385,8 @@ def _product(x: Array, kernel: Array, stride: int) -> Array:
 def _product_input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
     x = _matmul(upstream.reshape(-1, upstream.shape[-1]), kernel[0, 0], y_axis=1).reshape(*upstream.shape[:-1], -1)
     ends = [n - (m - 1) * stride - 1 for n, m in zip(shape[1:3], upstream.shape[1:3], strict=True)]
-    spread = [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
-    return lax.pad(x, jnp.zeros((), x.dtype), spread)
+    padding = [(0, 0, 0), *((0, end, stride - 1) for end in ends), (0, 0, 0)]
+    return lax.pad(x, jnp.zeros((), x.dtype), padding)
 
 
 def _product_kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:

@@ -89,17 +89,17 @@ class EfficientNet(Trunk, kw_only=True):
             x = nn.silu(norm(name="features_0_1")(x, train))
         rows = [(stage, row) for stage, rows in enumerate(self.stages) for row in rows]
         blocks = [math.ceil(count * self.deepen) for _, (*_, count) in rows]
-        for place, (stage, (expansion, size, stride, channels, _)) in enumerate(rows):
-            for index in range(blocks[place] if stage in self.built else 0):
+        for stage_index, (stage, (expansion, size, stride, channels, _)) in enumerate(rows):
+            for index in range(blocks[stage_index] if stage in self.built else 0):
                 x = Block(
                     channels=self.channels(channels),
                     expansion=expansion,
                     size=size,
                     stride=stride if index == 0 else 1,
-                    drop=self.drop * (sum(blocks[:place]) + index) / sum(blocks),
+                    drop=self.drop * (sum(blocks[:stage_index]) + index) / sum(blocks),
                     axis_name=self.axis_name,
                     dtype=self.dtype,
-                    name=f"features_{place + 1}_{index}",
+                    name=f"features_{stage_index + 1}_{index}",
                 )(x, train)
         if self.has_end:
             last = self.channels(4 * rows[-1][1][3])

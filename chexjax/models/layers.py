@@ -198,9 +198,9 @@ def normed_by_input(
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """The same, from the input's moments: E[w.x] = w.E[x] and E[(w.x)^2] = w.E[x x^T].w for each kernel w."""
     x = x[:, ::stride, ::stride]
-    places = math.prod(x.shape[:-1])
+    count = math.prod(x.shape[:-1])
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-    gram = product("nhwi,nhwj->ij", x, x) / places
+    gram = product("nhwi,nhwj->ij", x, x) / count
     mean = x.astype(jnp.float32).mean((0, 1, 2))
     seen = kernel[0, 0].astype(x.dtype).astype(jnp.float32)
     moments = _shared(

@@ -68,11 +68,11 @@ class MobileNetV2(Trunk, kw_only=True):
         if self.has_stem:
             x = conv(scaled(32, self.width), 3, 2, name="features_0_0")(x)
             x = nn.relu6(norm(name="features_0_1")(x, train))
-        place = 0
+        number = 0
         for stage, rows in enumerate(self.stages):
             for expansion, channels, blocks, stride in rows:
                 for index in range(blocks):
-                    place += 1
+                    number += 1
                     if stage in self.built:
                         x = InvertedResidual(
                             channels=scaled(channels, self.width),
@@ -80,11 +80,11 @@ class MobileNetV2(Trunk, kw_only=True):
                             stride=stride if index == 0 else 1,
                             axis_name=self.axis_name,
                             dtype=self.dtype,
-                            name=f"features_{place}",
+                            name=f"features_{number}",
                         )(x, train)
         if self.has_end:
-            x = conv(scaled(1280, self.width), 1, name=f"features_{place + 1}_0")(x)
-            x = nn.relu6(norm(name=f"features_{place + 1}_1")(x, train))
+            x = conv(scaled(1280, self.width), 1, name=f"features_{number + 1}_0")(x)
+            x = nn.relu6(norm(name=f"features_{number + 1}_1")(x, train))
             x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
         return x
 
@@ -103,12 +103,12 @@ def _timm_names() -> dict[str, str]:
         "features.0.0": "conv_stem", "features.0.1": "bn1", f"features.{end}.0": "conv_head",
         f"features.{end}.1": "bn2", "head": "classifier",
     }  # fmt: skip
-    place = 0
+    number = 0
     for row, (expansion, blocks) in enumerate(rows):
         layers = _TIMM_WIDE if expansion > 1 else _TIMM_NARROW
         for block in range(blocks):
-            place += 1
-            names |= {f"features.{place}.conv.{ours}": f"blocks.{row}.{block}.{name}" for ours, name in layers.items()}
+            number += 1
+            names |= {f"features.{number}.conv.{ours}": f"blocks.{row}.{block}.{name}" for ours, name in layers.items()}
     return names
 
 

@@ -60,10 +60,10 @@ class Network(nn.Module):
 
         A norm uses the scale of the film's average, so the rest is affine in each cell.
         """
-        places = features.astype(jnp.float32)
+        cells = features.astype(jnp.float32)
         if self.norm_epsilon is not None:
-            places = self.norm(places, places.mean(axis=(1, 2), keepdims=True))
-        return self.head(places)
+            cells = self.norm(cells, cells.mean(axis=(1, 2), keepdims=True))
+        return self.head(cells)
 
 
 class PooledNorm(nn.Module):
@@ -125,7 +125,7 @@ class BranchedNetwork(nn.Module):
         """`function` of each branch and its channels; outputs in the usual order."""
         maps = jnp.stack(jnp.split(features, len(self.groups), axis=-1))
         found = self._over_branches(function, 0)(self.branch, maps)
-        columns = {output: found[k, ..., place] for k, place, output in places(self.groups)}
+        columns = {output: found[k, ..., column] for k, column, output in group_columns(self.groups)}
         return jnp.stack([columns[output] for output in sorted(columns)], axis=-1)
 
     def _over_branches(self, function: Any, in_axes: int | None) -> Any:
@@ -173,9 +173,9 @@ def stages_of(trunk: nn.Module) -> int:
     return len(trunk.stages) if isinstance(trunk, Trunk) else 1
 
 
-def places(groups: Groups) -> list[tuple[int, int, int]]:
+def group_columns(groups: Groups) -> list[tuple[int, int, int]]:
     """(branch, index in its head, output) for every output."""
-    return [(k, place, output) for k, group in enumerate(groups) for place, output in enumerate(group)]
+    return [(k, column, output) for k, group in enumerate(groups) for column, output in enumerate(group)]
 
 
 def by_names(groups: Sequence[Sequence[str]], findings: Sequence[str]) -> Groups:

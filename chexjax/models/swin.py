@@ -72,8 +72,8 @@ class PositionBias(nn.Module):
 
 def relative_positions(side: int) -> np.ndarray:
     """For any two places of a window, the row of the table: int64 (places, places)."""
-    places = np.stack(np.unravel_index(np.arange(side * side), (side, side)))
-    down, right = places[:, :, None] - places[:, None] + side - 1
+    positions = np.stack(np.unravel_index(np.arange(side * side), (side, side)))
+    down, right = positions[:, :, None] - positions[:, None] + side - 1
     return down * (2 * side - 1) + right
 
 

@@ -146,8 +146,8 @@ def resize_positions(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarra
     sides = [math.isqrt(max(extent[1] - 1, 0)) for extent in (positions.shape, shape)]
     if positions.ndim != 3 or positions.shape != (1, 1 + sides[0] ** 2, shape[2]):
         raise ValueError(f"{positions.shape} is not (1, 1 + places of a square grid, {shape[2]})")
-    places = resampled(jnp.asarray(positions[:, 1:]), (sides[1], sides[1])).reshape(1, -1, shape[2])
-    return np.concatenate([positions[:, :1], np.asarray(places)], axis=1)
+    resized = resampled(jnp.asarray(positions[:, 1:]), (sides[1], sides[1])).reshape(1, -1, shape[2])
+    return np.concatenate([positions[:, :1], np.asarray(resized)], axis=1)
 
 
 # How torch's libraries name the arrays

@@ -110,7 +110,7 @@ def score_films(
     """
     stems = _stems(files)
     number, count = options.shard
-    start, stop = (len(files) * place // count for place in (number - 1, number))
+    start, stop = (len(files) * shard // count for shard in (number - 1, number))
     files = dict(list(files.items())[start:stop])
     journal = Journal(out, head_of(classifier, options), {name: fingerprint(path) for name, path in files.items()})
     try:

@@ -272,7 +272,7 @@ class Classifier:
         return list(self._predict([films] if isinstance(films, Film) else films, probabilities_only))
 
     def _predict(self, films: Iterable[Film], probabilities_only: bool) -> Iterator[Scores]:
-        judged = ((name_of(film, place), as_judged(film)) for place, film in enumerate(films))
+        judged = ((name_of(film, index), as_judged(film)) for index, film in enumerate(films))
         ready = (self.prepare(name, film) for name, film in judged)
         return self.score(ready) if probabilities_only else self.explain(ready)
 
@@ -297,9 +297,9 @@ class Classifier:
         """Predictions, one batch at a time."""
         for batch, images in self._batches(films):
             seen, maps = jax.device_get(self._apply(self._variables, images))
-            for place, scores in enumerate(self._scores(batch, seen)):
-                film = batch[place]
-                yield Prediction(**vars(scores), film=film.film, cleaned=film.cleaned, maps=maps[place])
+            for index, scores in enumerate(self._scores(batch, seen)):
+                film = batch[index]
+                yield Prediction(**vars(scores), film=film.film, cleaned=film.cleaned, maps=maps[index])
 
     def score(self, films: Iterable[Ready]) -> Iterator[Scores]:
         """Probabilities alone, one batch at a time."""

@@ -99,9 +99,9 @@ def _grey_of(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def name_of(film: Any, place: int) -> str:
+def name_of(film: Any, index: int) -> str:
     """The name of a film outside any table: its file's name, or its number."""
-    path = film if isinstance(film, str | Path) else getattr(film, "filename", "") or f"film {place + 1}"
+    path = film if isinstance(film, str | Path) else getattr(film, "filename", "") or f"film {index + 1}"
     return printable(Path(path).name)
 
 
@@ -184,9 +184,9 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
       ConfigError: `out` is a file or called like one, or lies in one of the folders, or a film lies in its overlays.
     """
     folder_path(out, "--out")
-    place = Path(os.path.realpath(out))
+    target = Path(os.path.realpath(out))
     for path in map(os.path.realpath, inputs):
-        if place.is_relative_to(path) or Path(path).is_relative_to(place / "overlays"):
+        if target.is_relative_to(path) or Path(path).is_relative_to(target / "overlays"):
             raise ConfigError(
                 f"--out={printable(out)} lies among the films, in {printable(path)}; choose another folder"
             )

@@ -140,8 +140,8 @@ def find_journals(out: Path) -> tuple[list[Path], list[Record]]:
     found = {head["shard"][0]: _end_of(path) for path, head in zip(paths, heads, strict=True)}
     ends = {number: end for number, end in found.items() if end is not None}
     if missing := [number for number in range(1, count + 1) if number not in ends]:
-        told = ", ".join(f"{number}/{count}" for number in missing[:20])
-        raise DataError(f"{where}: not done yet, --shard={told}{', ...' if len(missing) > 20 else ''}")
+        listed = ", ".join(f"{number}/{count}" for number in missing[:20])
+        raise DataError(f"{where}: not done yet, --shard={listed}{', ...' if len(missing) > 20 else ''}")
     return paths, [ends[number] for number in range(1, count + 1)]
 
 

@@ -158,24 +158,24 @@ def _write_pages(out: Path, head: Record, journals: Sequence[Path], summary: Sum
 
 def _note(head: Record, summary: Summary, shown: int) -> str:
     """The heading of each page."""
-    told = [f"{summary.scored:,} films, checkpoint of step {head['step']}, maps: {head['maps']}."]
+    parts = [f"{summary.scored:,} films, checkpoint of step {head['step']}, maps: {head['maps']}."]
     if summary.refused:
-        told.append(f"{summary.refused.total():,} refused.")
+        parts.append(f"{summary.refused.total():,} refused.")
     if summary.doubtful:
-        told.append(f"{summary.doubtful:,} doubtful.")
+        parts.append(f"{summary.doubtful:,} doubtful.")
     if summary.errors:
-        told.append(f"{len(summary.errors):,} not read: errors.csv.")
+        parts.append(f"{len(summary.errors):,} not read: errors.csv.")
     if shown < summary.scored + summary.refused.total():
-        told.append(f"The first {shown:,} are shown; all are in predictions.csv.")
+        parts.append(f"The first {shown:,} are shown; all are in predictions.csv.")
     if summary.flat:
-        told.append(f"{summary.flat:,} of {summary.called:,} called findings have a flat map, which shows no place.")
+        parts.append(f"{summary.flat:,} of {summary.called:,} called findings have a flat map, which shows no place.")
     if head["map_notes"]:
-        told.append(
+        parts.append(
             f"{len(head['map_notes'])} findings have maps whose place is unproven; sorted by one, the page says why."
         )
     if not any(threshold is not None for threshold in head["thresholds"]):
-        told.append("No thresholds are known: the evaluation of a run finds them.")
-    return " ".join([*told, "Not a medical device."])
+        parts.append("No thresholds are known: the evaluation of a run finds them.")
+    return " ".join([*parts, "Not a medical device."])
 
 
 def _cards(head: Record, journals: Sequence[Path]) -> Iterator[Card]:

@@ -107,8 +107,8 @@ def main() -> None:
         if port and not values["dicom-ca"].value:
             warn("without --dicom-ca whoever knows an AE title of --calling can send films; AE titles are no secret")
     _log()
-    with contextlib.ExitStack() as held:
-        held.callback(service.close)
+    with contextlib.ExitStack() as resources:
+        resources.callback(service.close)
         status = _run(values, service, targets, port, token, context, listener)
     if status:
         raise SystemExit(status)

@@ -193,8 +193,8 @@ class StoreTarget:
                 status = association.send_c_store(pydicom.dcmread(io.BytesIO(file)))
                 # 0xB000 and its kind are warnings: it is stored.
                 if "Status" not in status or (status.Status != 0 and status.Status >> 12 != 0xB):
-                    told = f"{status.Status:#06x}" if "Status" in status else "nothing"
-                    raise DeliveryError(f"the peer answers {told}")
+                    answer = f"{status.Status:#06x}" if "Status" in status else "nothing"
+                    raise DeliveryError(f"the peer answers {answer}")
         except (ValueError, RuntimeError) as error:  # a kind of object that it does not take; an aborted association
             raise DeliveryError(f"the peer does not take the results ({type(error).__name__})") from None
         finally:

@@ -54,8 +54,8 @@ def _part(head: bytes, content: bytes) -> Part:
     for line in head.decode("latin-1").replace("\r\n ", " ").replace("\r\n\t", " ").split("\r\n"):
         name, _, value = line.partition(":")
         fields[name.strip().lower()] = value.strip()
-    kind, place = fields.get("content-type", ""), fields.get("content-disposition", "")
-    return Part(kind_of(kind), _parameter(place, "content-disposition", "name"), content)
+    kind, disposition = fields.get("content-type", ""), fields.get("content-disposition", "")
+    return Part(kind_of(kind), _parameter(disposition, "content-disposition", "name"), content)
 
 
 def _parameter(value: str, header: str, name: str) -> str:

@@ -158,10 +158,10 @@ class Service:
         return found
 
     def _predict(self, film: bytes, maps: bool, until: float) -> Found:
-        with ExitStack() as held:
+        with ExitStack() as taken:
             if len(film) > LARGE:
-                held.enter_context(_taken(self._large, until))
-            held.enter_context(_taken(self._readers, until))
+                taken.enter_context(_taken(self._large, until))
+            taken.enter_context(_taken(self._readers, until))
             try:
                 judged = as_judged(film)
                 ready = self.classifier.prepare("", judged)

@@ -80,29 +80,29 @@ def open_trunk(weights: Path, stages: int = 0, network: str = "") -> Frozen:
         raise ConfigError(f"--stages is {stages}; {name} has {most}")
     if stages and stages < most:
         trunk = trunk.clone(end=stages)
-    held = {collection: tree["trunk"] for collection, tree in variables.items() if "trunk" in tree}
+    given = {collection: tree["trunk"] for collection, tree in variables.items() if "trunk" in tree}
     needed = jax.eval_shape(trunk.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-    kept, missing = _take(dict(needed), held)
+    kept, missing = _take(dict(needed), given)
     if missing:
         cut = ", or probe an earlier stage by --stages=N" if most > 1 else ""
         raise CheckpointError(f"{weights} lacks arrays of {name}, {first_ten(missing)}\nimport them{cut}")
     return Frozen(f"{name}{f' to stage {stages}' if stages else ''}", trunk, kept, mean, std)
 
 
-def _take(needed: dict[str, Any], held: Any, where: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The arrays of `held` that `needed` names, besides an imported stem's offset; and those that `held` lacks."""
+def _take(needed: dict[str, Any], given: Any, where: str = "") -> tuple[dict[str, Any], list[str]]:
+    """The arrays of `given` that `needed` names, besides an imported stem's offset; and those that `given` lacks."""
     kept: dict[str, Any] = {}
     missing: list[str] = []
     for key, value in needed.items():
-        if not isinstance(held, dict) or key not in held:
+        if not isinstance(given, dict) or key not in given:
             missing.append(f"{where}{key}")
         elif isinstance(value, dict):
-            kept[key], more = _take(value, held[key], f"{where}{key}/")
+            kept[key], more = _take(value, given[key], f"{where}{key}/")
             missing += more
         else:
-            kept[key] = held[key]
-    if isinstance(held, dict) and "kernel" in needed and "offset" in held:
-        kept["offset"] = held["offset"]
+            kept[key] = given[key]
+    if isinstance(given, dict) and "kernel" in needed and "offset" in given:
+        kept["offset"] = given["offset"]
     return kept, missing
 
 

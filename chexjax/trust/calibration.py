@@ -184,9 +184,9 @@ def fit_platt(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
 
 def fit_isotonic(labels: np.ndarray, probabilities: np.ndarray) -> Curve:
     """The increasing step function with the least squared error, by the ends of its steps."""
-    x, place = np.unique(probabilities, return_inverse=True)
-    counts = np.bincount(place)
-    y = scipy.optimize.isotonic_regression(np.bincount(place, labels) / counts, weights=counts).x
+    x, inverse = np.unique(probabilities, return_inverse=True)
+    counts = np.bincount(inverse)
+    y = scipy.optimize.isotonic_regression(np.bincount(inverse, labels) / counts, weights=counts).x
     ends = np.ones(len(x), bool)
     ends[1:-1] = (y[1:-1] != y[:-2]) | (y[1:-1] != y[2:])
     knots = zip(x[ends].tolist(), np.clip(y[ends], 0.0, 1.0).tolist(), strict=True)

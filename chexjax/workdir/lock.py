@@ -129,13 +129,13 @@ def _remove_stale(path: Path) -> None:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """An exclusive advisory lock on `folder`; it does nothing on a file system without such locks."""
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(place, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def _lives(owner: Owner | None, path: Path) -> bool:

@@ -161,20 +161,20 @@ def test_derivatives_of_any_order_in_either_direction(size: int, stride: int) ->
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("of_films", [True, False])
-@pytest.mark.parametrize("of_kernels", [True, False])
-def test_any_nest_of_batches(of_films: bool, of_kernels: bool) -> None:
+@pytest.mark.parametrize("many_films", [True, False])
+@pytest.mark.parametrize("many_kernels", [True, False])
+def test_any_nest_of_batches(many_films: bool, many_kernels: bool) -> None:
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(*[2] * of_films, *[3] * of_films, 2, 5, 6, 16)).astype(np.float32)
-    kernel = rng.normal(size=(*[3] * of_kernels, 3, 3, 16, 4)).astype(np.float32)
+    x = rng.normal(size=(*[2] * many_films, *[3] * many_films, 2, 5, 6, 16)).astype(np.float32)
+    kernel = rng.normal(size=(*[3] * many_kernels, 3, 3, 16, 4)).astype(np.float32)
 
     def nested(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def single(x: jax.Array, kernel: jax.Array) -> jax.Array:
             return jnp.square(function(x, kernel, 1)).sum()
 
-        if of_films or of_kernels:
-            single = jax.vmap(single, in_axes=(0 if of_films else None, 0 if of_kernels else None))
-        if of_films:
+        if many_films or many_kernels:
+            single = jax.vmap(single, in_axes=(0 if many_films else None, 0 if many_kernels else None))
+        if many_films:
             single = jax.vmap(single, in_axes=(0, None))
         return lambda x, kernel: single(x, kernel).sum()
 

@@ -384,9 +384,9 @@ class Scene:
         bend = angle[:, None] + rng.normal(0, 0.35, (trunks, 1)) * steps
         reach = length[:, None] * steps
         way = np.stack([side[:, None] * np.cos(bend) * reach, np.sin(bend) * reach], axis=-1) + roots[:, None]
-        turn = angle[:, None] + rng.choice([-1.0, 1.0], (trunks, 3)) * rng.uniform(0.35, 0.9, (trunks, 3))
+        branch_angle = angle[:, None] + rng.choice([-1.0, 1.0], (trunks, 3)) * rng.uniform(0.35, 0.9, (trunks, 3))
         branch = rng.uniform(0.22, 0.45, (trunks, 3, 1)) * length[:, None, None]
-        tips = way[:, 1:4] + branch * np.stack([side[:, None] * np.cos(turn), np.sin(turn)], axis=-1)
+        tips = way[:, 1:4] + branch * np.stack([side[:, None] * np.cos(branch_angle), np.sin(branch_angle)], axis=-1)
         paths: list[Array] = list(np.stack([way[:, 1:4], tips], axis=2).reshape(-1, 2, 2))
         widths, values = [4.0] * len(paths), [0.32] * len(paths)
         for at, share in ((3, 0.35), (2, 0.5), (1, 0.75), (0, 1.0)):

@@ -1,8 +1,8 @@
 """The 14 findings, each drawn after its radiological description, and the bright artefacts that lie over films.
 
 A finding has a severity in 0..1, from barely visible to frank. Some move the anatomy before the film is drawn
-(`SHAPES`: volume loss, a large heart, over-inflation), all have a drawer (`DRAWERS`) that changes the layers of a
-`Scene` and returns the boxes of what has a place. Both are given generators of the same seed and draw the side first,
+(`SHAPES`: volume loss, a large heart, over-inflation). Each has a drawer (`DRAWERS`), which changes the layers of a
+`Scene` and returns boxes if the finding has a location. Both get generators with the same seed and draw the side first,
 so they agree on it.
 
 The descriptions follow Hansell et al., "Fleischner Society: Glossary of Terms for Thoracic Imaging", Radiology 2008
@@ -28,12 +28,12 @@ def _side(rng: np.random.Generator) -> int:
 
 
 def _soft(distance: Array, width: float) -> Array:
-    """0 to 1 over `width` around the zero of a distance."""
+    """A smooth step from 0 to 1, `width` wide, where a distance crosses zero."""
     return np.clip(distance / np.float32(width) + 0.5, 0.0, 1.0)
 
 
 def _place(scene: Scene, rng: np.random.Generator, reach: float) -> tuple[int, float, float]:
-    """A side and a point of open lung with room for `reach` around it, as far as there is any."""
+    """A side, and a point in open lung with room for `reach` around it, or as much room as there is."""
     a = scene.anatomy
     side = _side(rng)
     y = rng.uniform(a.apex + 60.0 + 0.5 * reach, a.dome[side] - 25.0 - 0.5 * reach)
@@ -68,7 +68,7 @@ def push_mediastinum(anatomy: Anatomy, severity: float, rng: np.random.Generator
 
 
 def overload_heart(anatomy: Anatomy, severity: float, rng: np.random.Generator) -> None:
-    """Edema is most often the heart's: it is a little larger."""
+    """Edema is most often cardiac, so the heart is a little larger."""
     anatomy.heart_width *= 1.03 + 0.05 * severity
 
 
@@ -136,7 +136,7 @@ def _draw_plates(scene: Scene, severity: float, rng: np.random.Generator, side: 
 
 
 def draw_cardiomegaly(scene: Scene, severity: float, rng: np.random.Generator) -> list[Box]:
-    """The shape says it all (`enlarge_heart`); the box is the heart's."""
+    """Draws nothing: `enlarge_heart` has changed the shape. The box is the heart's."""
     a = scene.anatomy
     y = a.heart_y()
     right, left = float(a.mediastinum(y, -1)), float(a.mediastinum(y, 1))
@@ -203,9 +203,9 @@ def _draw_ball(scene: Scene, rng: np.random.Generator, x: float, y: float, diame
     across, down = scene.anatomy.scale
     here = scene.window(x, y, radius / across + 8.0, radius / down + 8.0)
     dx, dy = (scene.x[here] - x) * across, (scene.y[here] - y) * down
-    turn = np.arctan2(dy, dx)
+    angle = np.arctan2(dy, dx)
     bumps, start = rng.integers(3, 7), rng.uniform(0, 2 * np.pi)
-    edge = radius * (1.0 - lobes + lobes * np.sin(bumps * turn + start))
+    edge = radius * (1.0 - lobes + lobes * np.sin(bumps * angle + start))
     chord = np.sqrt(np.maximum(1.0 - (dx**2 + dy**2) / edge**2, 0.0))
     scene.markings[here] *= 1.0 - 0.7 * np.minimum(chord * 2, 1.0)
     scene.solid[here] += (0.2 + 0.03 * diameter_cm) * chord
@@ -269,9 +269,9 @@ def draw_consolidation(scene: Scene, severity: float, rng: np.random.Generator) 
     side, x, y = _place(scene, rng, reach)
     here = scene.window(x, y, 1.7 * reach)
     dx, dy = scene.x[here] - x, scene.y[here] - y
-    turn = np.arctan2(dy, dx)
+    angle = np.arctan2(dy, dx)
     start = rng.uniform(0, 2 * np.pi, 2)
-    edge = reach * (1.0 + 0.16 * np.sin(2 * turn + start[0]) + 0.1 * np.sin(5 * turn + start[1]))
+    edge = reach * (1.0 + 0.16 * np.sin(2 * angle + start[0]) + 0.1 * np.sin(5 * angle + start[1]))
     mask = _soft(edge - np.hypot(dx, dy), 30.0)
     hilum = np.array([side * 70.0, a.apex + 285.0])
     centre = np.array([x, y])
@@ -334,13 +334,13 @@ def draw_fibrosis(scene: Scene, severity: float, rng: np.random.Generator) -> li
     side = np.where(rng.random(count) < 0.5, -1, 1)
     from_base = rng.exponential(75.0 + 60.0 * severity, count)
     from_wall = rng.exponential(60.0 + 40.0 * severity, count)
-    turn, half = rng.uniform(0, np.pi, count), rng.uniform(14.0, 26.0, count)
+    angle, half = rng.uniform(0, np.pi, count), rng.uniform(14.0, 26.0, count)
     bend = rng.normal(0, 7.0, count)
     paths = []
     for k in range(count):
         y = a.base(int(side[k])) - 25.0 - from_base[k]
         x = side[k] * (float(a.half_width) * 0.96 - from_wall[k])
-        along = np.array([np.cos(turn[k]), np.sin(turn[k])]) * half[k]
+        along = np.array([np.cos(angle[k]), np.sin(angle[k])]) * half[k]
         off = np.array([-along[1], along[0]]) / half[k] * bend[k]
         paths.append(np.array([x, y]) + np.stack([-along, off, along]))
     net = scene.strokes(paths, [4.0] * count, [1.0] * count)
@@ -447,12 +447,12 @@ def draw_wires(scene: Scene, rng: np.random.Generator) -> Array:
     paths: list[Array] = []
     widths: list[float] = []
     values: list[float] = []
-    turn = np.linspace(0, 2 * np.pi, 12)
+    angle = np.linspace(0, 2 * np.pi, 12)
     for _ in range(int(rng.integers(3, 6))):
         x, y = _side(rng) * rng.uniform(110.0, 300.0), rng.uniform(200.0, 740.0)
         out = np.array([rng.uniform(-560, 560), rng.choice([-40.0, 1080.0])])
         between = 0.5 * (np.array([x, y]) + out) + rng.normal(0, 110.0, 2)
-        paths += [np.stack([x + 11 * np.cos(turn), y + 11 * np.sin(turn)], axis=-1)]
+        paths += [np.stack([x + 11 * np.cos(angle), y + 11 * np.sin(angle)], axis=-1)]
         paths += [_curve(np.array([[x, y], between, out]))]
         widths += [11.0, 5.5]
         values += [0.95, 0.8]
@@ -484,15 +484,15 @@ def draw_marker(scene: Scene, rng: np.random.Generator) -> Array:
     letter = "L" if rng.random() < 0.6 else "R"
     x = 930.0 if letter == "L" else 90.0
     origin = np.array([x + rng.normal(0, 14.0), rng.uniform(70.0, 150.0)])
-    turn = np.radians(rng.normal(0, 9.0))
-    spin = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    angle = np.radians(rng.normal(0, 9.0))
+    spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     height = rng.uniform(38.0, 56.0)
     lines = [origin + (np.array(stroke) - 0.5) * [0.62 * height, height] @ spin for stroke in _LETTERS[letter]]
     return draw_strokes(scene.size, lines, [9.0] * len(lines), [1.0] * len(lines))
 
 
 def _curve(points: Array) -> Array:
-    """A smooth way through points (n, 2): Catmull-Rom, eight steps between two."""
+    """A smooth curve through points (n, 2): Catmull-Rom, eight steps between neighbours."""
     padded = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
     t = np.linspace(0.0, 1.0, 9)[:-1, None]
     pieces = [
