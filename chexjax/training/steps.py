@@ -161,8 +161,8 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
     The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
     mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
     by the mean of their softened probabilities. A table (`Fixed.targets`) gives a film the same target however it is
-    augmented, and mixed films the mixture of their softened probabilities. Where a film and finding has no target, the label alone counts, with weight 1; with no target at all
-    this is supervised training.
+    augmented, and mixed films the mixture of their softened probabilities. Where a film and finding has no target, the
+    label alone counts, with weight 1; with no target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
     mixture = mixture_of(batch, states[0].step, fixed.seed, context.config)
@@ -269,7 +269,8 @@ def mixture_of(
     batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict
 ) -> Mixture | None:  # fmt: skip
     """How the films of the step are mixed; None where they are not."""
-    return draw_mixture(batch["film"], batch["image"].shape[1:3], step, seed, config.augment)
+    _, height, width, _ = batch["image"].shape
+    return draw_mixture(batch["film"], (height, width), step, seed, config.augment)
 
 
 def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> Batch:
