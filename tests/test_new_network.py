@@ -237,7 +237,7 @@ def test_each_network_step_and_device_draws_by_a_key_of_its_own() -> None:
     expected = np.zeros((2, 14))
     for device in range(2):
         share = {key: x[device] for key, x in batch.items()}
-        x = prepare(share, 3, config.seed, config)
+        x = prepare(share, 3, config.seed, config)["image"]
         for k, state in enumerate(states):
             rngs = {"dropout": key_of(config.seed, 3, k, device)}
             logits = state.apply_fn({"params": state.params}, x, train=True, rngs=rngs)
@@ -257,7 +257,7 @@ def test_mutual_learning_drops_the_same_units_when_a_network_predicts_again(upda
     states = states_of(config)
     moved, measured = one_step(config, states)
     share = {key: x[0] for key, x in film_batch(1).items()}
-    x = prepare(share, 0, config.seed, config)
+    x = prepare(share, 0, config.seed, config)["image"]
 
     def logits(state: Any, k: int) -> jax.Array:
         rngs = {"dropout": key_of(config.seed, 0, k, 0)}
@@ -298,7 +298,7 @@ def test_a_teacher_and_frozen_trunks_drop_nothing() -> None:
     places = jax.devices()[:1]
     held = replicate(Fixed(np.int32(0), {"net1": variables}), places)
     share = {key: x[0] for key, x in film_batch(1).items()}
-    x = prepare(share, 0, 0, config)
+    x = prepare(share, 0, 0, config)["image"]
     logits = states[0].apply_fn(variables, x, train=False)
     _, measured = create_step(context, places)(replicate(states, places), film_batch(1), held)
     soft = config.distill.temperature**2 * binary_cross_entropy(
@@ -336,7 +336,7 @@ def test_collections_of_any_name_are_carried_averaged_and_saved(tmp_path: Path) 
     brightest = []
     for device in range(2):
         share = {key: x[device] for key, x in film_batch(2).items()}
-        x = prepare(share, 0, config.seed, config)
+        x = prepare(share, 0, config.seed, config)["image"]
         stem = Conv(8, 3, 8).apply({"params": state.params["trunk"]["stem"]}, x)
         brightest.append(np.asarray(stem.max((0, 1, 2))))
     expected = np.mean(brightest, axis=0)  # over the devices

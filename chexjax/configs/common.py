@@ -45,7 +45,10 @@ FIELDS: Final[Fields] = {
         "count": number(4, 1, 1000),  # of the groups that are clustered; at most the findings
         "network": path(),  # embeddings: the workdir of the network that embeds the films
     },
-    "batch_size": number(16, 1, 2**20),  # over all devices
+    "batch_size": number(16, 1, 2**20),  # of one update, over all devices
+    # Equal parts in which a batch is computed, one after another, to save memory. The update is that of the whole
+    # batch, but BatchNorm sees a part at a time: see `training.steps.in_parts`.
+    "accumulate": number(1, 1, 2**20, since="0.2"),
     "epochs": number(3.0, above=0, most=1e6),
     "max_steps": number(0, 0, MOST_STEPS),  # stop here, whatever the epochs; 0: no such limit
     "eval_epochs": number(1.0, above=0, most=1e6),  # validate and save every so many epochs
@@ -100,6 +103,9 @@ FIELDS: Final[Fields] = {
         "blur": number(0.0, 0, 16, since="0.2"),  # greatest standard deviation of a Gaussian, in pixels; 0: none
         "brightness": number(0.1, 0, 1),  # relative, to either side
         "contrast": number(0.1, 0, 1),
+        # Films and labels mixed with another film's, by a share from Beta(a, a): this is a; 0: not mixed. See data.mix.
+        "mixup": number(0.0, 0, 1000, since="0.2"),
+        "cutmix": number(0.0, 0, 1000, since="0.2"),  # a rectangle of the other film; with mixup: one or the other
     },
 }
 

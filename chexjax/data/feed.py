@@ -60,10 +60,10 @@ def open_feed(config: ConfigDict, films: Prepared, begin: int) -> Feed:
     "auto" keeps the films on the devices if they fill at most half of the free memory there.
 
     Raises:
-      ConfigError: the batch size is not a multiple of the number of devices.
+      ConfigError: the batch size is not a multiple of the number of devices times `config.accumulate`.
     """
     count, size, slots = len(films.parts["train"].names), config.batch_size, training_slots(config, films)
-    check_batch(size)
+    check_batch(size, config.accumulate)
     needed = -(-count // jax.device_count()) * films.size**2
     free = free_memory()
     residence = config.data.residence

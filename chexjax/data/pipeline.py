@@ -92,14 +92,18 @@ def epoch_slots(sources: Sequence[str], weights: Mapping[str, float]) -> np.ndar
     return np.sort(np.concatenate(slots))
 
 
-def check_batch(batch_size: int) -> None:
-    """Refuses a global batch that the devices of all processes cannot share evenly.
+def check_batch(batch_size: int, parts: int = 1) -> None:
+    """Refuses a global batch that the devices of all processes cannot share evenly, each its share in `parts`.
 
     Raises:
-      ConfigError: `batch_size` is not a multiple of their number.
+      ConfigError: `batch_size` is not a multiple of their number, or of that times `parts`.
     """
     if batch_size < 1 or batch_size % jax.device_count():
         raise ConfigError(f"batch_size {batch_size} is not a multiple of the {jax.device_count()} devices")
+    if batch_size % (jax.device_count() * parts):
+        raise ConfigError(
+            f"batch_size {batch_size} is not a multiple of {jax.device_count()} devices times accumulate {parts}"
+        )
 
 
 def training_batches(

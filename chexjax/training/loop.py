@@ -540,6 +540,10 @@ def check(config: ConfigDict) -> None:
         create_network(config, name, groups=((0,),), num_outputs=1)  # raises ConfigError if a name is unknown
         create_optimizer(network, steps=1)
     check_groups(config)
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"config.accumulate is {config.accumulate}, which does not divide config.batch_size, {config.batch_size}"
+        )
     if config.regime == "distill" and not config.teacher:
         raise ConfigError(
             "config.regime is distill, but no teacher is given; add --config.teacher=WORKDIR, or =FILE.csv"

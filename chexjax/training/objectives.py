@@ -229,3 +229,28 @@ SOFT_TARGETS: Final[dict[str, Callable[..., jax.Array]]] = {
     "bernoulli": bernoulli_soft_targets,
     "softmax": softmax_soft_targets,
 }
+
+
+def bernoulli_mixed_targets(
+    logits: jax.Array, mix: Callable[[jax.Array], jax.Array], temperature: float = 1.0
+) -> jax.Array:  # fmt: skip
+    """The logits whose probabilities, softened by the temperature, are those of `logits` under `mix`.
+
+    The loss is linear in those, so mixed films have the mixture of their losses. NaN stays NaN.
+    """
+    a = logits / temperature
+    return temperature * (jnp.log(mix(sigmoid(a))) - jnp.log(mix(sigmoid(-a))))
+
+
+def softmax_mixed_targets(
+    logits: jax.Array, mix: Callable[[jax.Array], jax.Array], temperature: float = 1.0
+) -> jax.Array:  # fmt: skip
+    """`bernoulli_mixed_targets` of the softmax over the findings; all are NaN where one is."""
+    return temperature * jnp.log(mix(jnp.exp(log_softmax(logits / temperature))))
+
+
+# How each form of soft targets is mixed.
+MIXED_TARGETS: Final[dict[str, Callable[..., jax.Array]]] = {
+    "bernoulli": bernoulli_mixed_targets,
+    "softmax": softmax_mixed_targets,
+}

@@ -3,6 +3,9 @@
 A step takes a tuple of TrainStates (one per network, in the config's order), a batch, and what the run holds fixed; it
 returns the new states and what it measured. Every device holds the whole state and a share of the batch; gradients,
 batch statistics and measurements are averaged over the devices.
+
+With `config.accumulate` a network sees its share in so many equal parts, one after another (see `in_parts`). The loss
+is that of the whole batch, so the update is, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,12 +21,14 @@ from ml_collections import ConfigDict
 
 from chexjax.data.augment import augment, normalize
 from chexjax.data.feed import Batch, Read
+from chexjax.data.mix import Mixture, draw_mixture, mix_images, mix_labels
 from chexjax.devices import AXIS as AXIS
 from chexjax.devices import at_precision, each_device, mean_over_devices, meet
 from chexjax.models.network import Groups
 from chexjax.training.objectives import (
     DIVERGENCES,
     LOSSES,
+    MIXED_TARGETS,
     SOFT_TARGETS,
     binary_cross_entropy,
     is_known,
@@ -107,12 +112,12 @@ def supervised_step(
     Of a branched network every branch learns the mean loss of its own findings. Specialists, who share nothing, so
     move as they would in runs of their own.
     """
-    images = prepare(batch, states[0].step, fixed.seed, context.config)
+    batch = prepare(batch, states[0].step, fixed.seed, context.config)
     supervision = supervision_of(batch)
     learned = [
         train_step_of(
             state,
-            linearize(state, images, context, dropout_key(fixed.seed, state.step, index)),
+            linearize(state, batch["image"], context, dropout_key(fixed.seed, state.step, index)),
             supervision,
             index,
             context,
@@ -135,8 +140,8 @@ def mutual_step(states: States, batch: Batch, fixed: Fixed, context: Context) ->
     """
     mutual = context.config.mutual
     divergence = partial(DIVERGENCES[mutual.kl], temperature=mutual.temperature)
-    images = prepare(batch, states[0].step, fixed.seed, context.config)
-    supervision = supervision_of(batch)
+    batch = prepare(batch, states[0].step, fixed.seed, context.config)
+    images, supervision = batch["image"], supervision_of(batch)
     keys = [dropout_key(fixed.seed, state.step, index) for index, state in enumerate(states)]
     runs = [linearize(state, images, context, key) for state, key in zip(states, keys, strict=True)]
     logits = [run.logits for run in runs]
@@ -156,16 +161,19 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
     The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
     mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
     by the mean of their softened probabilities. A table (`Fixed.targets`) gives a film the same target however it is
-    augmented. Where a film and finding has no target, the label alone counts, with weight 1; with no target at all
-    this is supervised training.
+    augmented, and mixed films the mixture of their softened probabilities. Where a film and finding has no target, the
+    label alone counts, with weight 1; with no target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
-    images = augmented(batch, states[0].step, fixed.seed, context.config)
-    supervision = supervision_of(batch)
+    mixture = mixture_of(batch, states[0].step, fixed.seed, context.config)
+    batch = augmented(batch, states[0].step, fixed.seed, context.config)
+    images, supervision = batch["image"], supervision_of(batch)
     soft_targets = partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature)
     labels_weight: float | jax.Array = 1.0 - distill.weight
     if teacher is None:
         targets = fixed.targets[batch["film"]]
+        if mixture is not None:
+            targets = MIXED_TARGETS[distill.targets](targets, partial(mix_labels, mixture=mixture), distill.temperature)
         has_target = is_known(targets)
         if distill.targets == "softmax":  # which takes all of a film's findings
             has_target = jnp.broadcast_to(has_target.all(axis=-1, keepdims=True), targets.shape)
@@ -173,7 +181,7 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
         labels_weight = jnp.where(has_target, labels_weight, 1.0)
     else:
         seen = normalize(images, teacher.mean, teacher.std)
-        outputs = [teacher.apply[name](variables, seen, train=False) for name, variables in fixed.teacher.items()]
+        outputs = [teach(teacher.apply[name], variables, seen, context) for name, variables in fixed.teacher.items()]
         guide = divergence_to(outputs, soft_targets)
     own = normalize(images, context.config.data.mean, context.config.data.std)
     learned = []
@@ -257,14 +265,28 @@ class Run(NamedTuple):
     collections: dict[str, PyTree]
 
 
-def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
-    """The augmented films of the step: float grey levels."""
-    return augment(batch["image"], batch["film"], step, seed, config.augment)
+def mixture_of(
+    batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict
+) -> Mixture | None:  # fmt: skip
+    """How the films of the step are mixed; None where they are not."""
+    _, height, width, _ = batch["image"].shape
+    return draw_mixture(batch["film"], (height, width), step, seed, config.augment)
 
 
-def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> jax.Array:
-    """The network's input, made from the stored films of the step."""
-    return normalize(augmented(batch, step, seed, config), config.data.mean, config.data.std)
+def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> Batch:
+    """The batch of the step with its films augmented, float grey levels, and with films and labels mixed."""
+    images = augment(batch["image"], batch["film"], step, seed, config.augment)
+    labels = batch["label"].astype(jnp.float32)
+    mixture = mixture_of(batch, step, seed, config)
+    if mixture is not None:
+        images, labels = mix_images(images, mixture), mix_labels(labels, mixture)
+    return batch | {"image": images, "label": labels}
+
+
+def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> Batch:
+    """The batch of the step as the networks learn from it: augmented, then normalised."""
+    batch = augmented(batch, step, seed, config)
+    return batch | {"image": normalize(batch["image"], config.data.mean, config.data.std)}
 
 
 def dropout_key(seed: jax.Array | int, step: jax.Array | int, network: int) -> jax.Array:
@@ -284,13 +306,43 @@ def predict(
 
     Two calls with the same `key` drop the same units.
     """
-    if context.frozen:
-        variables = {"params": only_heads(params), **state.collections}
-        return state.apply_fn(variables, images, train=False), state.collections
-    variables = {"params": params, **state.collections}
-    kept = list(state.collections)
-    logits, mutated = state.apply_fn(variables, images, train=True, mutable=kept, rngs={"dropout": key})
-    return logits, state.collections | mutated
+    count, kept = context.config.accumulate, list(state.collections)
+    variables = {"params": only_heads(params) if context.frozen else params, **state.collections}
+
+    def apply(images: jax.Array, part: jax.Array | int) -> tuple[jax.Array, dict[str, PyTree]]:
+        if context.frozen:
+            return state.apply_fn(variables, images, train=False), state.collections
+        drops = {"dropout": key if count == 1 else jax.random.fold_in(key, part)}
+        logits, mutated = state.apply_fn(variables, images, train=True, mutable=kept, rngs=drops)
+        return logits, state.collections | mutated
+
+    return in_parts(apply, images, count)
+
+
+def teach(apply: Callable[..., Any], variables: PyTree, images: jax.Array, context: Context) -> jax.Array:
+    """A teacher's logits, as it predicts in evaluation."""
+    return in_parts(lambda part, _: (apply(variables, part, train=False), {}), images, context.config.accumulate)[0]
+
+
+def in_parts(
+    function: Callable[[jax.Array, jax.Array | int], tuple[jax.Array, PyTree]], images: jax.Array, count: int
+) -> tuple[jax.Array, PyTree]:
+    """`function` of (films, part) for `count` equal parts of a batch, one after another.
+
+    Of each part the backward pass keeps its films alone and runs its forward pass again, so memory holds the
+    activations of one part at a time. Film k belongs to part k mod `count`, however many devices share the batch.
+
+    Returns:
+      The logits in the order of the films, and the mean of what the parts return beside them: each part's batch
+      statistics are its own, and the running ones move once, by their mean. Integers are the same for every part.
+    """
+    if count == 1:
+        return function(images, 0)
+    parts = images.reshape(-1, count, *images.shape[1:]).swapaxes(0, 1)
+    each = jax.checkpoint(lambda part: function(*part), prevent_cse=False)  # a loop shares no work anyway
+    logits, others = jax.lax.map(each, (parts, jnp.arange(count)))
+    mean = jax.tree.map(lambda x: x.mean(axis=0) if jnp.issubdtype(x.dtype, jnp.inexact) else x[0], others)
+    return logits.swapaxes(0, 1).reshape(len(images), -1), mean
 
 
 def only_heads(params: PyTree) -> PyTree:
@@ -321,7 +373,7 @@ def supervision_of(batch: Batch) -> Supervision:
     The count is an all-reduce of its own: the backward pass divides each film's gradient by it, and it depends on the
     films of the other devices. Unlike the gradients' all-reduce it overlaps with the forward pass.
     """
-    labels = batch["label"].astype(jnp.float32)
+    labels = batch["label"]
     return Supervision(labels, mean_over_devices(is_known(labels).sum(axis=0, dtype=jnp.float32)))
 
 

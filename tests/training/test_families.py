@@ -83,7 +83,7 @@ def test_every_family_learns_in_every_regime(model: str, regime: str) -> None:
     moved, measured = one_step(config, states, teacher=teacher, fixed=fixed)
 
     share = {key: x[0] for key, x in film_batch(1).items()}
-    x = prepare(share, 0, config.seed, config)
+    x = prepare(share, 0, config.seed, config)["image"]
     state, mutable = states[0], list(states[0].collections)
     logits, _ = state.apply_fn(
         state.variables, x, train=True, rngs={"dropout": key_of(config.seed, 0, 0, 0)}, mutable=mutable

@@ -201,7 +201,7 @@ def test_the_two_orders_of_updates_differ_in_the_second_network_alone(small_dml:
 def test_measured_losses_equal_a_numpy_derivation(small_dml: ConfigDict, batch: dict, kl: str) -> None:
     small_dml.mutual.update({"updates": "simultaneous", "kl": kl, "temperature": 3.0, "weight": 0.5})
     _, measured = run(small_dml, batch, steps=1, devices=1)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_dml.seed, small_dml)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_dml.seed, small_dml)["image"]
     logits = []
     for state in new_states(small_dml, None):
         variables = {"params": state.params, **state.collections}
@@ -254,7 +254,7 @@ def test_supervised_step_is_plain_gradient_descent(small_baseline: ConfigDict, b
     )
     (found,), _ = run(small_baseline, batch, steps=1, devices=1)
     (state,) = new_states(small_baseline, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_baseline.seed, small_baseline)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), small_baseline.seed, small_baseline)["image"]
 
     def loss(params):
         variables = {"params": params, **state.collections}
@@ -331,7 +331,9 @@ def test_specialists_move_as_in_four_runs_of_their_own(small_baseline: ConfigDic
     (found,), _ = run(config, batch, steps=4, devices=1)
     shared, _ = run(config, batch, steps=4, devices=4)
     assert_same_networks(shared, (found,), atol=1e-5)
-    images = [prepare({k: x[0] for k, x in batch.items()}, jnp.int32(step), config.seed, config) for step in range(4)]
+    images = [
+        prepare({k: x[0] for k, x in batch.items()}, jnp.int32(step), config.seed, config)["image"] for step in range(4)
+    ]
     rule = create_optimizer(config.networks.net1, 10)
     for k, group in enumerate(GROUPS):
         model, labels = create_model("tiny", len(group), width=0.25), batch["label"][0][:, group]
@@ -366,7 +368,7 @@ def test_a_shared_trunk_gets_the_sum_of_its_branches_gradients(small_baseline: C
     config.networks.net1.update({"momentum": 0.0, "schedule": "constant"})
     (found,), _ = run(config, batch, steps=1, devices=1)
     (state,) = new_states(config, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)["image"]
 
     def gradient(group):
         def loss(params):
@@ -390,7 +392,7 @@ def test_the_configured_loss_is_the_one_that_is_minimised(small_baseline: Config
     config.loss.update({"name": loss, "label_smoothing": 0.1, "positive_weight_limit": 10.0})
     _, measured = run(config, batch, steps=1, devices=1)
     (state,) = new_states(config, None)
-    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)
+    images = prepare({k: x[0] for k, x in batch.items()}, jnp.int32(0), config.seed, config)["image"]
     variables = {"params": state.params, **state.collections}
     z = np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
     p, y = expit(z), batch["label"][0] * 0.9 + 0.05

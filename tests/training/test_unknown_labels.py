@@ -89,7 +89,7 @@ def assert_close(found: Any, expected: Any, atol: float) -> None:
 
 
 def logits_of(state: Any, batch: dict, config: ConfigDict) -> np.ndarray:
-    images = prepare(batch, jnp.int32(0), config.seed, config)
+    images = prepare(batch, jnp.int32(0), config.seed, config)["image"]
     variables = {"params": state.params, **state.collections}
     return np.asarray(state.apply_fn(variables, images, train=True, mutable=["batch_stats"])[0], np.float64)
 
