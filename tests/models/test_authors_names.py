@@ -1,4 +1,4 @@
-"""State dicts as the papers' own code saves them: Microsoft's Swin, Facebook's ConvNeXt, DeiT, DINO; what is refused."""
+"""State dicts as the papers' own code saves them: Microsoft's Swin, Facebook's ConvNeXt, DeiT and DINO."""
 
 import re
 import warnings
