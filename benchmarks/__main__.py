@@ -4,7 +4,7 @@
     python -m benchmarks --compare BEFORE AFTER
 
 Each runs in its own process, with its defaults (`--quick`: a few rounds on small films, to check that all run).
-`twin`, `spurious_cue` and `localization` need films or a trained network, and are run separately.
+`twin`, `spurious_cue`, `localization` and `eight_bits` need films or a trained network, and are run separately.
 """
 
 import argparse

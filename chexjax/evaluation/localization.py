@@ -21,14 +21,13 @@ from typing import Any, Final, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from chexjax.data.augment import normalize
 from chexjax.data.labels import highest, outputs_of
 from chexjax.data.pipeline import Records, pad
 from chexjax.evaluation.evaluator import Predictions
 from chexjax.explain.cam import choose_maps
-from chexjax.explain.evidence import read_evidence
+from chexjax.explain.evidence import read_evidence, share_interval
 from chexjax.explain.maps import average_maps, boxes_on_film, centre_prior, is_inside, peak_point
 from chexjax.models.network import ENSEMBLE
 from chexjax.workdir.restore import Restored
@@ -148,8 +147,7 @@ def _shares(draws: Sequence[Judged], cases: np.ndarray) -> dict[str, Any]:
         kind: {f"{t:g}": float(np.mean([getattr(draw, kind)[cases] >= t for draw in draws])) for t in THRESHOLDS}
         for kind in ("iou", "iobb")
     }
-    interval = stats.binomtest(round(pointing * count), count).proportion_ci(method="wilson")
-    return {"pointing": pointing, "pointing_interval": [interval.low, interval.high], **shares}
+    return {"pointing": pointing, "pointing_interval": [*share_interval(round(pointing * count), count)], **shares}
 
 
 # A checkpoint on the films of a split

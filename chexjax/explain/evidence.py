@@ -22,6 +22,14 @@ LEAST_CASES: Final = 50  # with boxes, of all findings together; with fewer, no 
 LEAST_OF_FINDING: Final = 10
 
 
+def share_interval(hits: int, cases: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; (0, 1) without cases."""
+    if not cases:
+        return 0.0, 1.0
+    found = binomtest(hits, cases).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 class Pointing(NamedTuple):
     """How many of the cases with boxes were hit: by the maps' peaks, by the film's centre, by maps of random weights.
 
@@ -35,11 +43,8 @@ class Pointing(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval (Wilson's) of the share that the maps hit."""
-        if not self.cases:
-            return 0.0, 1.0
-        found = binomtest(self.hits, self.cases).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        """The 95 % interval of the share that the maps hit."""
+        return share_interval(self.hits, self.cases)
 
     @property
     def follows_weights(self) -> bool:

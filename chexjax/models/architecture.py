@@ -16,7 +16,8 @@ class Spelling:
     parts that are concatenated along the first axis. `former` maps the names in older files to ours, for reading only.
 
     `columns` are the last names of vectors that the library keeps as (channels, 1, 1), and `omitted` those of torch's
-    constants that it does not save. `caution` is what a reader of such a file should know.
+    constants that it does not save. `caution` is what a reader of such a file should know. Names that are
+    `read_only` are those of older code, which nobody asks us to write.
     """
 
     library: str
@@ -25,6 +26,7 @@ class Spelling:
     columns: tuple[str, ...] = ()
     omitted: tuple[str, ...] = ()
     caution: str = ""
+    read_only: bool = False
 
     def shape_of(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Their shape of our array `name`, whose shape in torch is otherwise `shape`."""
@@ -71,15 +73,19 @@ class TorchNames:
     the family has: whatever precedes it in a file is a wrapper's prefix.
 
     `constants` are arrays without weights that a torch module has beside one of ours: by our array's last name, their
-    last name and their value. Arrays whose names begin with one of `refused` belong to a different network. `resized`
-    are arrays that may come in another shape: by our name, the function that resizes one, and raises ValueError if it
-    cannot.
+    last name and their value. `derived` are such arrays that depend on the film's size: by their last name, whether an
+    array is one that the network computes itself. Arrays whose names begin with one of `refused` belong to a different
+    network. `foreign` are the names of arrays by which an implementation is known that computes something else, each
+    with what to say of it. `resized` are arrays that may come in another shape: by our name, the function that resizes
+    one, and raises ValueError if it cannot.
     """
 
     anchor: str
     spellings: tuple[Spelling, ...]
     constants: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[np.ndarray], bool]] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    foreign: Mapping[str, str] = field(default_factory=dict)
     resized: Mapping[str, Callable[[np.ndarray, tuple[int, ...]], np.ndarray]] = field(default_factory=dict)
 
 

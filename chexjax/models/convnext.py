@@ -73,16 +73,28 @@ class ConvNeXt(Trunk, kw_only=True):
 _TIMM_BLOCK: Final = {
     "block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2", "layer_scale": "gamma",
 }  # fmt: skip
+_AUTHORS_BLOCK: Final = {
+    "block.0": "dwconv", "block.2": "norm", "block.3": "pwconv1", "block.5": "pwconv2", "layer_scale": "gamma",
+}  # fmt: skip
 
 
 def _timm_names(stages: tuple[int, ...]) -> dict[str, str]:
-    names = {"features.0.0": "stem.0", "features.0.1": "stem.1", "norm": "head.norm", "head": "head.fc"}
+    top = {"features.0.0": "stem.0", "features.0.1": "stem.1", "norm": "head.norm", "head": "head.fc"}
+    return top | _names(stages, "stages.{}.downsample", "stages.{}.blocks.{}", _TIMM_BLOCK)
+
+
+def _authors_names(stages: tuple[int, ...]) -> dict[str, str]:
+    """Of the paper's own code (facebookresearch/ConvNeXt)."""
+    top = {"features.0": "downsample_layers.0"}
+    return top | _names(stages, "downsample_layers.{}", "stages.{}.{}", _AUTHORS_BLOCK)
+
+
+def _names(stages: tuple[int, ...], downsample: str, block: str, layers: dict[str, str]) -> dict[str, str]:
+    names = {f"features.{2 * stage}": downsample.format(stage) for stage in range(1, len(stages))}
     for stage, blocks in enumerate(stages):
-        if stage:
-            names[f"features.{2 * stage}"] = f"stages.{stage}.downsample"
-        for block in range(blocks):
-            ours, theirs = f"features.{2 * stage + 1}.{block}", f"stages.{stage}.blocks.{block}"
-            names |= {f"{ours}.{layer}": f"{theirs}.{name}" for layer, name in _TIMM_BLOCK.items()}
+        for number in range(blocks):
+            ours, theirs = f"features.{2 * stage + 1}.{number}", block.format(stage, number)
+            names |= {f"{ours}.{layer}": f"{theirs}.{name}" for layer, name in layers.items()}
     return names
 
 
@@ -90,7 +102,9 @@ def _network(stages: tuple[int, ...], drop: float) -> Architecture:
     torchvision = Spelling(
         "torchvision", {"head": "classifier.2", "norm": "classifier.0"}, columns=("layer_scale",)
     )  # fmt: skip
-    names = TorchNames("features.1.0.block.0.weight", (torchvision, Spelling("timm", _timm_names(stages))))
+    authors = Spelling("Facebook", _authors_names(stages), read_only=True)
+    spellings = (torchvision, Spelling("timm", _timm_names(stages)), authors)
+    names = TorchNames("features.1.0.block.0.weight", spellings)
     return Architecture(partial(ConvNeXt, stages=stages, drop=drop), "features_0_0", names, norm_epsilon=EPSILON)
 
 

@@ -130,6 +130,12 @@ _CAUTION: Final = (
 )
 
 
+_FOREIGN: Final = (
+    "a name of lukemelas' EfficientNet-PyTorch, whose networks pad as TensorFlow does, with another epsilon: they "
+    "would give wrong logits here; take torchvision's weights, or timm's efficientnet_b0 and b3 (not its tf_ ones)"
+)
+
+
 def _timm_names(deepen: float) -> dict[str, str]:
     rows = [(expansion, math.ceil(count * deepen)) for stage in STAGES for expansion, *_, count in stage]
     end = f"features.{len(rows) + 1}"
@@ -147,7 +153,11 @@ def _timm_names(deepen: float) -> dict[str, str]:
 
 def _network(deepen: float = 1.0, **fields: Any) -> Architecture:
     timm = Spelling("timm", _timm_names(deepen), caution=_CAUTION)
-    names = TorchNames("features.1.0.block.1.fc1.weight", (Spelling("torchvision", {"head": "classifier.1"}), timm))
+    names = TorchNames(
+        anchor="features.1.0.block.1.fc1.weight",
+        spellings=(Spelling("torchvision", {"head": "classifier.1"}), timm),
+        foreign={"_blocks.0._depthwise_conv.weight": _FOREIGN},
+    )
     return Architecture(partial(EfficientNet, deepen=deepen, **fields), "features_0_0", names)
 
 

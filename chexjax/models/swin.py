@@ -5,6 +5,7 @@ to 3.3 (the network, shifted windows, its sizes); stochastic depth of Huang et a
 grows linearly over the blocks.
 """
 
+import math
 from functools import partial
 from typing import Any, Final
 
@@ -146,23 +147,33 @@ def merged(x: jax.Array) -> jax.Array:
     return x.transpose(0, 1, 3, 4, 2, 5).reshape(batch, height // 2, width // 2, 4 * channels)
 
 
-def _timm_names(stages: tuple[int, ...]) -> dict[str, str]:
-    names = {"features.0.0": "patch_embed.proj", "features.0.2": "patch_embed.norm", "head": "head.fc"}
+def _names(stages: tuple[int, ...], head: str, former: int) -> dict[str, str]:
+    """timm's names; `former` is 1 for those of the paper's own code, where a stage ends by merging, not begins."""
+    names = {"features.0.0": "patch_embed.proj", "features.0.2": "patch_embed.norm", "head": head}
     for stage, blocks in enumerate(stages):
         if stage:
-            names[f"features.{2 * stage}"] = f"layers.{stage}.downsample"
+            names[f"features.{2 * stage}"] = f"layers.{stage - former}.downsample"
         for block in range(blocks):
             ours, theirs = f"features.{2 * stage + 1}.{block}", f"layers.{stage}.blocks.{block}"
             names |= {ours: theirs, f"{ours}.mlp.0": f"{theirs}.mlp.fc1", f"{ours}.mlp.3": f"{theirs}.mlp.fc2"}
     return names
 
 
+def _is_separation(mask: np.ndarray) -> bool:
+    """Whether a saved mask is what keeps shifted windows apart on a square film of its size."""
+    windows = math.isqrt(mask.shape[0]) if mask.ndim == 3 else 0
+    return windows > 1 and np.array_equal(mask, separation((windows * WINDOW,) * 2, [WINDOW // 2] * 2))
+
+
 def _network(stages: tuple[int, ...], heads: int, drop: float) -> Architecture:
     index = "relative_position_index"
+    timm = Spelling("timm", _names(stages, "head.fc", 0), omitted=(index,))
+    authors = Spelling("Microsoft", _names(stages, "head", 1), read_only=True)  # and timm before 0.9
     names = TorchNames(
         anchor="features.1.0.attn.relative_position_bias_table",
-        spellings=(Spelling("torchvision"), Spelling("timm", _timm_names(stages), omitted=(index,))),
+        spellings=(Spelling("torchvision"), timm, authors),
         constants={"relative_position_bias_table": (index, RELATIVE.reshape(-1))},
+        derived={"attn_mask": _is_separation},
     )
     return Architecture(partial(Swin, stages=stages, heads=heads, drop=drop), "features_0_0", names)
 

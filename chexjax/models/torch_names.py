@@ -55,7 +55,7 @@ def spelling_of(model: str, library: str | None = None) -> Spelling:
     Raises:
       ConfigError: there is no such network in torch, or its names in that library are not known.
     """
-    spellings = torch_of(model).spellings
+    spellings = [spelling for spelling in torch_of(model).spellings if not spelling.read_only]
     for spelling in spellings:
         if library in (None, spelling.library):
             return spelling
@@ -150,6 +150,8 @@ class Found:
 def find_networks(torch: TorchNames, stem: str, tensors: Tensors) -> list[Found]:
     """Every network of the family, in the order of the file. What a file has in parts is put together in `tensors`.
 
+    A network is there once for each spelling under which its arrays are different ones of ours.
+
     Args:
       torch: the names of the family.
       stem: our dotted name of the first kernel.
@@ -159,16 +161,20 @@ def find_networks(torch: TorchNames, stem: str, tensors: Tensors) -> list[Found]
       CheckpointError: two keys stand for one array.
     """
     anchors = [(spelling.theirs(torch.anchor)[0], spelling) for spelling in torch.spellings]
-    bases: dict[str, Spelling] = {}
+    found: list[tuple[str, Spelling]] = []
     for name in tensors:
-        anchor, spelling = next((pair for pair in anchors if f".{name}".endswith(f".{pair[0]}")), ("", None))
-        if spelling is None:
-            continue
-        base = name.removesuffix(anchor)
-        # A name like 4.0.conv1 may be in any network: the stem must be there, too.
-        if spelling is torch.spellings[0] or f"{base}{spelling.theirs(stem)[0]}" in tensors:
-            bases.setdefault(base, spelling)
-    return [_network(base, spelling, tensors) for base, spelling in bases.items()]
+        fitting = [(anchor, spelling) for anchor, spelling in anchors if f".{name}".endswith(f".{anchor}")]
+        for anchor, spelling in fitting:
+            base = name.removesuffix(anchor)
+            # A name like 4.0.conv1 may be in any network: the stem must be there, too.
+            if spelling is torch.spellings[0] or f"{base}{spelling.theirs(stem)[0]}" in tensors:
+                found.append((base, spelling))
+    networks: list[Found] = []
+    for base, spelling in found:
+        network = _network(base, spelling, tensors)
+        if all((network.base, network.names) != (other.base, other.names) for other in networks):
+            networks.append(network)
+    return networks
 
 
 def _network(base: str, spelling: Spelling, tensors: Tensors) -> Found:
@@ -228,4 +234,4 @@ def written(arrays: dict[str, np.ndarray], torch: TorchNames, spelling: Spelling
 
 def known_names(torch: TorchNames) -> Sequence[str]:
     """The last names of torch's constants."""
-    return [COUNT, *(name for name, _ in torch.constants.values())]
+    return [COUNT, *(name for name, _ in torch.constants.values()), *torch.derived]

@@ -92,11 +92,11 @@ def convert_state_dict(
     """The variables of `create_model(model)` from a torch state dict.
 
     The network is found under any nesting and any prefix (`state_dict.module.densenet121.`). Read are the names of
-    torchvision, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), of timm, and for DINOv2 of Hugging Face; a
-    trunk saved as a Sequential of the network's children (`4.0.conv1`); and a head inside a Sequential
-    (`classifier.0.weight`, as CheXNet has) or beside the trunk (`backbone.`, `head.weight`). Arrays that do not belong
-    to the network are left out, with a warning that lists them. Of several networks that fit, averaged weights (EMA,
-    SWA) come first, else the first; a warning names the others.
+    torchvision, old (`denselayer1.norm.1`) and new (`denselayer1.norm1`), of timm, for DINOv2 of Hugging Face, and of
+    the papers' own code for ConvNeXt, Swin, DeiT and DINO; a trunk saved as a Sequential of the network's children
+    (`4.0.conv1`); and a head inside a Sequential (`classifier.0.weight`, as CheXNet has) or beside the trunk
+    (`backbone.`, `head.weight`). Arrays that do not belong to the network are left out, with a warning that lists them.
+    Of several networks that fit, averaged weights (EMA, SWA) come first, else the first; a warning names the others.
 
     A backbone without a head is taken as it is, and the result has no `params/head`. A head is kept if its outputs are
     as many as `findings`, which name them; `outputs_of` says which of them, and in what order. Otherwise it is dropped,
@@ -300,6 +300,15 @@ def _choose(
       CheckpointError: none fits; tells what is wrong with the one that comes nearest.
     """
     if not networks:
+        foreign = {
+            told: name
+            for other in NETWORKS.values() if other.torch
+            for array, told in other.torch.foreign.items()
+            for name in tensors if f".{name}".endswith(f".{array}")
+        }  # fmt: skip
+        if foreign:
+            told, name = next(iter(foreign.items()))
+            raise CheckpointError(f"these are not the weights of {model}: {name} is {told}")
         kin, _ = _nearest(tensors)
         names = [name or "a tensor without a name" for name in tensors]
         holds = f"it holds {_grouped(names)}; they have the names of {kin}"
@@ -308,7 +317,8 @@ def _choose(
         raise CheckpointError(f"these are not the weights of {model}: {holds}")
     asked = [network for network in networks if not key or f"{network.key}.".startswith(f"{key.rstrip('.')}.")]
     if not asked:
-        raise ConfigError(f"key {key!r} names no network; there are {', '.join(network.key for network in networks)}")
+        known = dict.fromkeys(network.key for network in networks)
+        raise ConfigError(f"key {key!r} names no network; there are {', '.join(known)}")
     troubles = [check(network, tensors) for network in asked]
     fitting = [network for network, trouble in zip(asked, troubles, strict=True) if not any(trouble.values())]
     if not fitting:
@@ -320,7 +330,7 @@ def _choose(
             advice = [f"their names are those of {kin}: --model={kin}"]
         raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines(nearest), *advice]))
     chosen = next((network for network in fitting if network.averaged), fitting[0])
-    if others := [network.key for network in fitting if network is not chosen]:
+    if others := dict.fromkeys(network.key for network in fitting if network.key != chosen.key):
         kind = " (averaged weights)" if chosen.averaged else ""
         warnings.warn(f"takes {chosen.key}{kind}; {', '.join(others)} would fit, too: choose by --key", stacklevel=3)
     return chosen
@@ -395,7 +405,8 @@ def _is_constant(torch: TorchNames, name: str, value: Any) -> bool:
         if name.endswith(f".{leaf}"):
             found = array_of(name, value)
             return found.size == constant.size and bool((found.reshape(-1) == constant.reshape(-1)).all())
-    return True
+    derived = torch.derived.get(name.rpartition(".")[2])
+    return derived is None or derived(array_of(name, value))
 
 
 def _lines(troubles: Mapping[str, Sequence[str]]) -> list[str]:

@@ -36,7 +36,8 @@ def test_the_entry_point_is_the_command(container: dict) -> None:
     assert values([program, *own, *container["args"]]) == [program]  # raises on an unknown flag
     assert (values.host, values.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
     deployment, _ = yaml.safe_load_all((REPOSITORY / "launch" / "kubernetes" / "serve.yaml").read_text())
-    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 2 * values.timeout
+    first = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > first + 2 * values.timeout + 1
 
 
 def test_the_probes_ask_for_what_needs_no_token(container: dict) -> None:
@@ -65,3 +66,15 @@ def test_the_service_finds_its_pods() -> None:
     assert {mount["name"] for mount in container["volumeMounts"]} == mounted
     assert any(mount["mountPath"] == "/cache" for mount in container["volumeMounts"])
     assert "CHEXJAX_CACHE=/cache" in DOCKERFILE
+
+
+def test_it_runs_as_the_images_own_user_under_the_restricted_standard(container: dict) -> None:
+    """Kubernetes' Pod Security Standards, "restricted"."""
+    deployment, _ = yaml.safe_load_all((REPOSITORY / "launch" / "kubernetes" / "serve.yaml").read_text())
+    pod, own = deployment["spec"]["template"]["spec"]["securityContext"], container["securityContext"]
+    (user,) = re.findall(r"^USER (\d+):\d+$", DOCKERFILE, re.MULTILINE)
+    assert (pod["runAsNonRoot"], str(pod["runAsUser"])) == (True, user)
+    assert f"useradd --uid {user}" in DOCKERFILE
+    assert f"install -d -o {user} -g {user} /cache" in DOCKERFILE  # without a volume it is written to, too
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert (own["allowPrivilegeEscalation"], own["capabilities"]) == (False, {"drop": ["ALL"]})

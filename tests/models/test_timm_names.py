@@ -1,6 +1,5 @@
 """timm's state dicts: read and written by name, and the logits that timm's own networks give."""
 
-import re
 import warnings
 
 import jax
@@ -54,15 +53,6 @@ def test_timms_weights_give_timms_logits_and_go_back(name: str) -> None:
 
 
 def test_what_timm_calls_alike_but_builds_otherwise_is_refused() -> None:
-    """The Swins of timm before 0.9, and Microsoft's, merge patches at the end of a stage and number that so."""
-    weights = numpy_dict(timm.create_model(TIMM["swin_t"], num_classes=14))
-    earlier = {
-        re.sub(r"^layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", key): value
-        for key, value in weights.items()
-    }
-    with pytest.raises(CheckpointError, match=r"unexpected 3: layers\.0\.downsample") as told:
-        convert_state_dict("swin_t", earlier)
-    assert "missing 3: layers.3.downsample" in str(told.value)
     newer = numpy_dict(timm.create_model("convnextv2_tiny", num_classes=14))
     with pytest.raises(CheckpointError, match=r"unexpected 36: stages\.0\.blocks\.0\.mlp\.grn"):
         convert_state_dict("convnext_tiny", newer)
