@@ -64,9 +64,8 @@ def scratch(models: Sequence[str], size: int, batch: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def compare(models: Sequence[str], options: object) -> Results:
+def compare(models: Sequence[str], size: int, batch: int, steps: int) -> Results:
     """Bytes of every contestant."""
-    size, batch, steps = (getattr(options, name) for name in ("size", "batch", "steps"))
     found: Results = {"models": "+".join(models), "scratch": scratch(models, size, batch)}
     with tempfile.TemporaryDirectory() as folder:
         found |= train(models, size, batch, steps, Path(folder))
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     found = []
     for row in rows:
         jax.clear_caches()
-        found.append(compare(row, options))
+        found.append(compare(row, options.size, options.batch, options.steps))
         print(found[-1], flush=True)
     columns = [name for name in found[-1] if name != "models"]
     lines = [

@@ -100,12 +100,12 @@ def _features(
     poses = list(POSES.values()) if posed else [POSES["upright"]]
 
     def extract(variables: dict[str, PyTree], images: jax.Array) -> dict[str, jax.Array]:
-        def look_once(images: jax.Array) -> dict[str, jax.Array]:
+        def extract_once(images: jax.Array) -> dict[str, jax.Array]:
             x = normalize(images, data.mean, data.std)
             return {name: see(model, variables[name], x)[1] for name, model in best.models.items()}
 
         # A loop: the networks are compiled once, and hold the feature maps of one pose at a time.
-        found = jax.lax.map(look_once, jnp.stack([pose(images) for pose in poses]))
+        found = jax.lax.map(extract_once, jnp.stack([pose(images) for pose in poses]))
         return {name: jnp.concatenate(list(features), axis=-1) for name, features in found.items()}
 
     count = len(films.parts[split].names)

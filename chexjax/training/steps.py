@@ -165,8 +165,7 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
     label alone counts, with weight 1; with no target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
-    mixture = mixture_of(batch, states[0].step, fixed.seed, context.config)
-    batch = augmented(batch, states[0].step, fixed.seed, context.config)
+    batch, mixture = augmented(batch, states[0].step, fixed.seed, context.config)
     images, supervision = batch["image"], supervision_of(batch)
     soft_targets = partial(SOFT_TARGETS[distill.targets], temperature=distill.temperature)
     labels_weight: float | jax.Array = 1.0 - distill.weight
@@ -265,27 +264,25 @@ class Run(NamedTuple):
     collections: dict[str, PyTree]
 
 
-def mixture_of(
+def augmented(
     batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict
-) -> Mixture | None:  # fmt: skip
-    """How the films of the step are mixed; None where they are not."""
-    _, height, width, _ = batch["image"].shape
-    return draw_mixture(batch["film"], (height, width), step, seed, config.augment)
+) -> tuple[Batch, Mixture | None]:  # fmt: skip
+    """The batch of the step with its films augmented, float grey levels, and films and labels mixed; and how they are.
 
-
-def augmented(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> Batch:
-    """The batch of the step with its films augmented, float grey levels, and with films and labels mixed."""
+    Where they are not mixed, that is None.
+    """
     images = augment(batch["image"], batch["film"], step, seed, config.augment)
     labels = batch["label"].astype(jnp.float32)
-    mixture = mixture_of(batch, step, seed, config)
+    _, height, width, _ = images.shape
+    mixture = draw_mixture(batch["film"], (height, width), step, seed, config.augment)
     if mixture is not None:
         images, labels = mix_images(images, mixture), mix_labels(labels, mixture)
-    return batch | {"image": images, "label": labels}
+    return batch | {"image": images, "label": labels}, mixture
 
 
 def prepare(batch: Batch, step: jax.Array | int, seed: jax.Array | int, config: ConfigDict) -> Batch:
     """The batch of the step as the networks learn from it: augmented, then normalised."""
-    batch = augmented(batch, step, seed, config)
+    batch, _ = augmented(batch, step, seed, config)
     return batch | {"image": normalize(batch["image"], config.data.mean, config.data.std)}
 
 

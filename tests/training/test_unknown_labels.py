@@ -25,6 +25,7 @@ from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, prepare
 from chexjax.training.targets import CLIP
 from chexjax.workdir.checkpoints import Checkpoints
+from tests.stopped import train_until
 
 FILMS = 8
 GROUPS = by_names(SPECIALIST_GROUPS, FINDINGS)
@@ -307,19 +308,14 @@ def weights(workdir: Path, step: int = 4) -> list[np.ndarray]:
     return jax.tree.leaves(Checkpoints(workdir)._load(step, ("networks", "training")))
 
 
-def stop_after_two(config: ConfigDict, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after_two(config: ConfigDict, workdir: Path) -> None:
     """A run that ends in the middle of its second half, with a checkpoint of step 2."""
-    add = loop.Window.add
-    with monkeypatch.context() as patched:
-        patched.setattr(loop.Window, "add", lambda self, step, *rest: add(self, step, *rest) if step < 2 else 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            loop.train(config, workdir)
+    train_until(2, config, workdir)
     assert Checkpoints(workdir).latest == 2
 
 
 def test_a_run_on_labels_partly_known_trains_goes_on_and_tells_the_counts(
     config: ConfigDict, forgetful: None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     config.data.cache = str(tmp_path / "cache")
     loop.train(config, tmp_path / "run")
@@ -347,7 +343,7 @@ def test_a_run_on_labels_partly_known_trains_goes_on_and_tells_the_counts(
     assert found["networks"]["net1"]["loss"] == pytest.approx(np.nanmean(each), rel=1e-5)
     assert found["history"][-1]["train/net1/cross_entropy"] == pytest.approx(0.7, abs=0.2)
 
-    stop_after_two(config, tmp_path / "again", monkeypatch)
+    stop_after_two(config, tmp_path / "again")
     config.steps_per_call, config.data.residence = 1, "host"
     loop.train(config, tmp_path / "again")
     for a, b in zip(weights(tmp_path / "again"), weights(tmp_path / "run"), strict=True):
@@ -389,7 +385,7 @@ def train_films(config: ConfigDict) -> tuple[str, ...]:
 
 
 def test_a_run_learns_from_a_table_and_goes_on_under_that_table_alone(
-    config: ConfigDict, train_films: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    config: ConfigDict, train_films: tuple[str, ...], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     table, others = tmp_path / "teacher.csv", ["other.png"]
@@ -400,7 +396,7 @@ def test_a_run_learns_from_a_table_and_goes_on_under_that_table_alone(
     loop.train(config, tmp_path / "through")
     assert f"teacher: {table}, 29 of {len(train_films)} training films" in capsys.readouterr().out
 
-    stop_after_two(config, tmp_path / "stopped", monkeypatch)
+    stop_after_two(config, tmp_path / "stopped")
     changed = p.copy()
     changed[3, 3] = 0.123
     write_predictions(table, [*train_films[:29], *others], changed, FINDINGS)
