@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 _LONG: Final = 400  # characters shown of a name
+_repetition: Final = _thread.allocate_lock()  # held while a lost Ctrl-C waits to be repeated
 
 
 class ChexjaxError(Exception):
@@ -81,18 +82,20 @@ def first_ten(names: Sequence[str]) -> str:
 def told_plainly() -> Iterator[None]:
     """Ends a command with ``error: ...`` on stderr and status 1, not a traceback, for errors that a user can cause.
 
-    A run that was asked to stop, and saved, ends with status 75 (start it again); after Ctrl-C with 130.
+    A run that was asked to stop, and saved, ends with status 75 (start it again); after Ctrl-C with 130. A second
+    Ctrl-C ends the process at once, with the same status and no further word.
     """
     try:
         with _prompt_interrupts():
             yield
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
-        raise SystemExit(stopped.status) from None
+        _end(stopped.status)
     except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is for the user to fix, too
         fail(str(error))
     except KeyboardInterrupt:
-        fail("interrupted", status=INTERRUPTED_STATUS)
+        print("error: interrupted", file=sys.stderr, flush=True)
+        _end(INTERRUPTED_STATUS)
 
 
 @contextmanager
@@ -107,17 +110,36 @@ def _prompt_interrupts() -> Iterator[None]:
     before = sys.unraisablehook
     sys.unraisablehook = _repeat_interrupt
     signal.signal(signal.SIGINT, _interrupt)
+    after: Callable[..., None] = signal.default_int_handler
     try:
         yield
+    except (KeyboardInterrupt, Stopped):
+        after = _wait_for_message
+        raise
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, after)
         sys.unraisablehook = before
+
+
+def _wait_for_message(number: int, frame: FrameType | None) -> None:
+    """The handler of a Ctrl-C that comes while the message about the first is written: it is one of the two."""
+
+
+def _end(status: int) -> NoReturn:
+    """Raises `SystemExit`; from now on Ctrl-C ends the process at once, not with a traceback through its last steps."""
+    if _is_main_thread() and signal.getsignal(signal.SIGINT) in (_wait_for_message, _interrupt):
+        is_interactive = hasattr(sys, "ps1")  # a notebook or a prompt goes on
+        signal.signal(signal.SIGINT, signal.default_int_handler if is_interactive else lambda *_: os._exit(status))
+    raise SystemExit(status) from None
 
 
 def _is_python_interrupted() -> bool:
     """Whether Ctrl-C raises `KeyboardInterrupt` here: in the main thread, unless someone else has taken the signal."""
-    is_main = threading.current_thread() is threading.main_thread()
-    return is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return _is_main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -142,12 +164,14 @@ def _repeat_interrupt(lost: Any) -> None:
     if not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
         return
-    # Not by `threading`, whose locks the interrupted code may hold.
-    _thread.start_new_thread(_interrupt_again, ())
+    # Not by `threading`, whose locks the interrupted code may hold. One at a time: a callback may lose several.
+    if _repetition.acquire(blocking=False):
+        _thread.start_new_thread(_interrupt_again, ())
 
 
 def _interrupt_again() -> None:
     time.sleep(0.01)
+    _repetition.release()
     if hasattr(signal, "pthread_kill"):  # wakes the main thread, too
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
     else:
@@ -157,7 +181,7 @@ def _interrupt_again() -> None:
 @contextmanager
 def interrupts_held() -> Iterator[None]:
     """Holds Ctrl-C back until the block has ended: for calls that turn it into an error of their own."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main_thread():
         yield
         return
     came: list[int] = []

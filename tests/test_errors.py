@@ -22,6 +22,13 @@ BODIES = {
         gc.collect()
         gc.callbacks.clear()
         time.sleep(60)""",
+    "and again while the command ends": """
+        def press_again():
+            signal.raise_signal(signal.SIGINT)
+        errors.print = lambda *words, **options: (press_again(), print(*words, **options), press_again())
+        atexit.register(time.sleep, 60)
+        atexit.register(press_again)
+        signal.raise_signal(signal.SIGINT)""",
     "in a finaliser": """
         class Finalised:
             def __del__(self):
@@ -48,7 +55,8 @@ BODIES = {
         time.sleep(60)""",
 }
 PROGRAM = """
-import ctypes, gc, signal, time, weakref
+import atexit, ctypes, gc, signal, time, weakref
+from chexjax import errors
 from chexjax.errors import interrupts_held, told_plainly
 with told_plainly():
     if True:
