@@ -8,19 +8,26 @@ if __name__ == "__main__":
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from chexjax.errors import ChexjaxError, ConfigError
+from chexjax.data.films import open_films
+from chexjax.errors import ChexjaxError, ConfigError, DataError
+from chexjax.evaluation.metrics import compare_runs
+from chexjax.evaluation.predictions import PredictionFile, read_predictions
 from chexjax.evaluation.published import published
+from chexjax.evaluation.summary import number, numbers
 from chexjax.evaluation.tables import Table, as_markdown
 from chexjax.files import write_whole
 from chexjax.formats import format_figure
 
 Results = dict[str, Any]  # what `metrics.json` holds
+Comparison = dict[tuple[str, str], dict[str, Any]]  # by cell and network: see `compare`
 
 
 def chosen(study: ConfigDict) -> list[str]:
@@ -151,13 +158,93 @@ def format_table(study: ConfigDict, found: dict[str, list[Results]]) -> str:
     return "\n\n".join([note, *tables, "After a slash: the report's figure."])
 
 
-def write(out: Path, study: ConfigDict, found: dict[str, list[Results]]) -> None:
-    """`study.json` and `study.md`, each in one move."""
+def compare(study: ConfigDict, found: dict[str, list[Results]], out: Path) -> Comparison:
+    """Each network of the later cells against the first cell's: seed by seed, on the same films.
+
+    Returns:
+      By (cell, network): `seeds`; `difference`, `interval` and `p_value` of the mean AUROC (`metrics.compare_runs`);
+      `epochs`, how much later each seed converged, None where one of the two did not.
+
+    Raises:
+      ChexjaxError: a run's predictions are not there, or are not of the split's films.
+    """
+    cells = [name for name, runs in found.items() if runs]
+    compared: Comparison = {}
+    if len(cells) < 2:
+        return compared
+    first = cells[0]
+    part = open_films(compose(study, first, 1, out).data).parts["test"]
+    findings = list(found[first][0]["networks"]["net1"]["auroc"])
+
+    def scores(cell: str, network: str, seeds: int) -> np.ndarray:
+        paths = [out / cell / f"seed-{seed}" / f"predictions_{network}.csv" for seed in range(1, seeds + 1)]
+        return np.stack([_in_order(read_predictions(path, findings), part.names, findings) for path in paths])
+
+    for cell in cells[1:]:
+        seeds = min(len(found[first]), len(found[cell]))
+        pairs = list(zip(found[first], found[cell], strict=False))
+        for network in found[cell][0]["networks"]:
+            test = compare_runs(part.labels, scores(cell, network, seeds), scores(first, "net1", seeds), part.patients)
+            epochs = [
+                [
+                    run["networks"][name].get("convergence_epoch")
+                    for run, name in zip(pair, ("net1", network), strict=True)
+                ]
+                for pair in pairs
+            ]
+            compared[cell, network] = {
+                "against": first,
+                "seeds": seeds,
+                "difference": number(test.difference),
+                "interval": numbers([test.low, test.high]),
+                "p_value": number(test.p_value),
+                "epochs": [None if None in pair else round(pair[1] - pair[0], 2) for pair in epochs],
+            }
+    return compared
+
+
+def _in_order(table: PredictionFile, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
+    """The probabilities of the split's films.
+
+    Raises:
+      DataError: the file is of other films or findings.
+    """
+    if set(table.names) != set(names) or list(table.findings) != list(findings):
+        raise DataError(
+            f"{table.path} is not of the test films of this study; was the data changed since it was written?"
+        )
+    return table.rows(names, findings)
+
+
+def format_comparison(compared: Comparison) -> str:
+    """Markdown: the differences from the first cell; empty where there is but one."""
+    if not compared:
+        return ""
+    against = next(iter(compared.values()))["against"]
+    lines = []
+    for (cell, network), each in compared.items():
+        low, high = each["interval"] or (float("nan"),) * 2
+        epochs = ", ".join("n/a" if later is None else f"{later:+.1f}" for later in each["epochs"])
+        difference = f"{each['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
+        lines.append([cell, network, str(each["seeds"]), difference, f"{each['p_value']:.3f}", epochs])
+    heads = ["cell", "network", "seeds", "difference in mean AUROC (95 %)", "p", "epochs later, by seed"]
+    note = (
+        f"Against {against}, paired by seed and by film. The intervals hold for other seeds and other patients; "
+        "none is corrected for their number."
+    )
+    return "\n\n".join([note, as_markdown(Table("", heads, lines))])
+
+
+def write(out: Path, study: ConfigDict, found: dict[str, list[Results]], compared: Comparison | None = None) -> None:
+    """`study.json` and `study.md`, each in one move; `compared` is what `compare` returned."""
     if jax.process_index() != 0:
         return
-    content = {"study.json": json.dumps(rows(study, found), indent=1), "study.md": format_table(study, found) + "\n"}
-    for name, text in content.items():
-        write_whole(out / name, text)
+    table = [
+        {**row, "against_first": (compared or {}).get((row["cell"], row["network"]))} for row in rows(study, found)
+    ]
+    text = "\n\n".join(filter(None, [format_table(study, found), format_comparison(compared or {})]))
+    for name, content in {"study.json": json.dumps(table, indent=1), "study.md": text + "\n"}.items():
+        write_whole(out / name, content)
 
 
 def _beside(row: dict[str, Any], finding: str) -> str:

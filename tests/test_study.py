@@ -2,16 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from chexjax import study as study_module
 from chexjax.configs import baseline, study
+from chexjax.data.prepared import Part
 from chexjax.errors import ChexjaxError, ConfigError
+from chexjax.evaluation.metrics import compare_runs
+from chexjax.evaluation.predictions import write_predictions
 from chexjax.evaluation.published import published
 from chexjax.findings import FINDINGS
-from chexjax.study import chosen, compose, format_table, mean_and_std, rows, run
+from chexjax.study import chosen, compare, compose, format_table, mean_and_std, rows, run
 
 
 def test_a_cell_is_the_run_that_its_own_config_file_describes(tmp_path: Path) -> None:
@@ -84,6 +88,52 @@ def test_findings_that_the_report_does_not_have_stand_alone() -> None:
     assert not any(line.startswith("| Mass") for line in lines)
 
 
+def test_cells_are_compared_with_the_first_seed_by_seed_and_film_by_film(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, rng = study.get_config(), np.random.default_rng(3)
+    names = tuple(f"{k:03}_000.png" for k in range(90))
+    labels = (rng.random((90, 14)) < 0.4).astype(np.float32)
+    part = Part(names, tuple(name[:2] for name in names), labels)
+    monkeypatch.setattr(study_module, "open_films", lambda data: SimpleNamespace(parts={"test": part}))
+    scores: dict[tuple[str, str], list[np.ndarray]] = {}
+    for cell, network, signal in (("resnet18", "net1", 0.5), ("twins", "net1", 0.5), ("twins", "net2", 1.5)):
+        for seed in (1, 2):
+            each = 1 / (1 + np.exp(-(signal * labels + rng.normal(size=labels.shape))))
+            scores.setdefault((cell, network), []).append(each)
+            (tmp_path / cell / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+            backwards = slice(None, None, -1)  # a CSV may have another order of films than the split
+            write_predictions(
+                tmp_path / cell / f"seed-{seed}" / f"predictions_{network}.csv",
+                names[backwards],
+                each[backwards],
+                FINDINGS,
+            )
+    single, twins = [fake({"net1": 0.7}) for _ in range(2)], [fake({"net1": 0.7, "net2": 0.8}) for _ in range(2)]
+    twins[0]["networks"]["net2"]["convergence_epoch"] = 3.5
+    twins[1]["networks"]["net1"]["convergence_epoch"] = None
+    found = {"resnet18": single, "twins": twins}
+    compared = compare(config, found, tmp_path)
+    assert list(compared) == [("twins", "net1"), ("twins", "net2")]
+    expected = compare_runs(
+        labels, np.stack(scores["twins", "net2"]), np.stack(scores["resnet18", "net1"]), part.patients
+    )
+    better = compared["twins", "net2"]
+    assert (better["difference"], better["p_value"]) == (expected.difference, expected.p_value)
+    assert better["interval"] == [expected.low, expected.high]
+    assert better["difference"] > 0.1
+    assert (better["epochs"], compared["twins", "net1"]["epochs"]) == ([1.5, 0.0], [0.0, None])
+    study_module.write(tmp_path, config, found, compared)
+    text = (tmp_path / "study.md").read_text()
+    assert f"| twins | net2 | 2 | {expected.difference:+.4f} ({expected.low:+.4f} to" in text
+    assert "| +1.5, +0.0 |" in text
+    assert "| +0.0, n/a |" in text
+    assert json.loads((tmp_path / "study.json").read_text())[2]["against_first"] == better
+    write_predictions(tmp_path / "twins" / "seed-2" / "predictions_net2.csv", names[1:], each[1:], FINDINGS)
+    with pytest.raises(ChexjaxError, match=r"seed-2/predictions_net2\.csv is not of the test films of this study"):
+        compare(config, found, tmp_path)
+
+
 def test_a_small_study_runs_once_and_is_read_the_second_time(
     phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +151,12 @@ def test_a_small_study_runs_once_and_is_read_the_second_time(
     assert run(config, "resnet18", 2, tmp_path / "out") == found
     study_module.write(tmp_path / "out", config, {"resnet18": [found]})
     assert json.loads((tmp_path / "out" / "study.json").read_text())[0]["seeds"] == 1
+    assert compare(config, {"resnet18": [found]}, tmp_path / "out") == {}
+    for cell in ("resnet18", "cleaned"):  # the same run twice
+        (tmp_path / "out" / cell).mkdir(exist_ok=True)
+        (tmp_path / "out" / cell / "seed-1").symlink_to(tmp_path / "out" / "resnet18" / "seed-2")
+    twice = {"resnet18": [found], "cleaned": [found]}
+    assert compare(config, twice, tmp_path / "out")["cleaned", "net1"]["difference"] == 0
     config.every.batch_size = 4
     with pytest.raises(ChexjaxError, match=r"resnet18, seed 2: .*batch_size: 8 then, 4 now"):
         run(config, "resnet18", 2, tmp_path / "out")

@@ -3,8 +3,8 @@
 python -m chexjax.study --config=configs/study.py --workdir=DIR
 
 Each run has its own workdir, `DIR/CELL/seed-S`, as `chexjax.main` would make it. When run again, the study continues
-where it stopped. The table is printed, and written to `study.md` and `study.json`, after every run; each row gives its
-number of seeds.
+where it stopped. The table is written to `study.md` and `study.json` after every run; each row gives its number of
+seeds. At the end every network is compared with the first cell's, by seed and by film, and all of it is printed.
 """
 
 from functools import partial
@@ -43,4 +43,6 @@ def run_all(argv: list[str]) -> None:
                 found[name].append(study.run(config, name, seed, out))
                 study.write(out, config, found)
         if jax.process_index() == 0:
-            print(study.format_table(config, found))
+            compared = study.compare(config, found, out)
+            study.write(out, config, found, compared)
+            print((out / "study.md").read_text(encoding="utf-8"), end="")

@@ -306,6 +306,49 @@ def bootstrap_aurocs(
         return np.concatenate([part.T for part in parts])[:resamples]
 
 
+def compare_runs(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    others: ArrayLike,
+    patients: ArrayLike | None = None,
+    resamples: int = 1000,
+    level: float = LEVEL,
+) -> PairedTest:
+    """Do two ways of training differ in mean AUROC, over runs and over films?
+
+    Run k of one way is paired with run k of the other, on the same films. The difference is the mean over runs. Its
+    variance has two parts: the runs' sample variance over their number, and the variance of the mean over runs when
+    patients are resampled. The interval is Student's, its degrees of freedom by Satterthwaite (Biometrics Bulletin 2,
+    1946), where resampling counts as having no end of them. One run says nothing of other runs: its interval is for
+    other films alone.
+
+    Args:
+      labels: (films, findings).
+      scores: (runs, films, findings) of the first way; `others` of the second.
+      patients: (films,), any identifiers; None draws single films.
+
+    Returns:
+      The first less the second; floats. NaN where no finding has both classes. z holds Student's t.
+    """
+    labels, scores, others = np.asarray(labels), np.asarray(scores), np.asarray(others)
+    if scores.shape != others.shape or scores.shape[1:] != labels.shape:
+        raise ValueError(f"scores are {scores.shape} and {others.shape} for labels {labels.shape}")
+    observed, samples = [], []
+    for one, other in zip(scores, others, strict=True):
+        observed.append(mean_over_findings(np.subtract(auroc(labels, one), auroc(labels, other))))
+        areas = [bootstrap_aurocs(labels, each, patients, resamples) for each in (one, other)]
+        samples.append([mean_over_findings(row) for row in areas[0] - areas[1]])
+    runs, difference = len(observed), float(np.mean(observed))
+    of_films = float(np.nanvar(np.mean(samples, axis=0), ddof=1))
+    of_runs = float(np.var(observed, ddof=1)) / runs if runs > 1 else 0.0
+    deviation = np.sqrt(of_films + of_runs)
+    freedom = (runs - 1) * ((of_films + of_runs) / of_runs) ** 2 if of_runs > 0 else np.inf
+    with np.errstate(divide="ignore"):
+        t = 0.0 if difference == 0.0 else float(np.float64(difference) / deviation)
+    margin = float(stats.t.ppf((1.0 + level) / 2.0, freedom) * deviation)
+    return PairedTest(difference, difference - margin, difference + margin, t, float(2.0 * stats.t.sf(abs(t), freedom)))
+
+
 @jax.jit
 def _weighted_pairs(draws: jax.Array, films: jax.Array, positive: jax.Array, rises: jax.Array) -> tuple[jax.Array, ...]:
     """One walk over the films in ascending order, for all findings and resamples at once.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, ttest_rel
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
@@ -18,6 +18,7 @@ from chexjax.evaluation.metrics import (
     bootstrap_aurocs,
     bootstrap_interval,
     brier,
+    compare_runs,
     confusion,
     convergence_epoch,
     count_films,
@@ -239,6 +240,57 @@ def test_every_resample_equals_its_films_written_out(ties: bool) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-12)
     low, high = bootstrap_interval(labels[:, 0], scores[:, 0], patients, resamples=300, seed=7)
     np.testing.assert_allclose([low, high], np.percentile(expected[:, 0], [2.5, 97.5]), atol=1e-12)
+
+
+def two_ways(runs: int, seed: int = 21) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, the scores of two ways of training (runs, films, 3), and patients."""
+    labels, scores, patients = films(160, seed=seed)
+    noise = np.random.default_rng(seed).normal(0, 0.3, (2, runs, *scores.shape))
+    return labels, scores + noise[0], scores + 0.1 * labels + noise[1], patients
+
+
+def test_runs_on_films_that_do_not_vary_are_compared_by_the_paired_t_test() -> None:
+    labels, scores, others, _ = two_ways(runs=4)
+    found = compare_runs(labels, scores, others, patients=np.zeros(len(labels)), resamples=20)
+    means = [[auroc(labels, each).mean() for each in way] for way in (scores, others)]
+    expected = ttest_rel(*means)
+    assert (found.z, found.p_value) == pytest.approx((expected.statistic, expected.pvalue), rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()), rel=1e-9)
+
+
+def test_runs_that_are_all_alike_are_compared_as_one_over_resampled_patients() -> None:
+    labels, scores, others, patients = two_ways(runs=1)
+    by_hand = [
+        np.nanmean(a - b)
+        for a, b in zip(
+            *(resample_by_hand(labels, way[0], patients, 300, seed=0) for way in (scores, others)), strict=True
+        )
+    ]
+    difference = (auroc(labels, scores[0]) - auroc(labels, others[0])).mean()
+    expected = norm.interval(0.95, difference, np.std(by_hand, ddof=1))
+    one = compare_runs(labels, scores, others, patients, resamples=300)
+    assert (one.low, one.high) == pytest.approx(expected, rel=1e-9)
+    three = compare_runs(labels, np.repeat(scores, 3, axis=0), np.repeat(others, 3, axis=0), patients, resamples=300)
+    assert three == pytest.approx(one, rel=1e-9)
+
+
+def test_the_interval_of_a_comparison_holds_for_new_seeds_and_new_patients_together() -> None:
+    labels, scores, others, patients = two_ways(runs=3)
+    both = compare_runs(labels, scores, others, patients, resamples=300)
+    seeds_alone = np.std(
+        [(auroc(labels, a) - auroc(labels, b)).mean() for a, b in zip(scores, others, strict=True)], ddof=1
+    )
+    swapped = compare_runs(labels, others, scores, patients, resamples=300)
+    assert (swapped.difference, swapped.low, swapped.p_value) == pytest.approx(
+        (-both.difference, -both.high, both.p_value)
+    )
+    deviation = both.difference / both.z
+    assert deviation > seeds_alone / np.sqrt(3)
+    assert (both.high - both.low) / 2 > norm.ppf(0.975) * deviation  # Student's, not normal
+    same = compare_runs(labels, scores, scores, patients, resamples=50)
+    assert (same.difference, same.z, same.p_value) == (0, 0, 1)
+    with pytest.raises(ValueError, match="scores are"):
+        compare_runs(labels, scores, others[:2], patients)
 
 
 def test_the_pairs_are_counted_beyond_32_bits() -> None:
