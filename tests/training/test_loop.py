@@ -134,6 +134,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_the_same(
     assert through.metadata(6)["seeds"] == {"run": 0, "net1": 1, "net2": 2}
 
 
+@pytest.mark.as_users
 @pytest.mark.parametrize(("residence", "steps_per_call"), [("host", 4), ("device", 1)])
 def test_where_films_lie_and_how_many_steps_a_call_does_change_no_bit(
     dml: ConfigDict, run_through: Path, tmp_path: Path, residence: str, steps_per_call: int

@@ -29,6 +29,7 @@ def config(small_baseline: ConfigDict, phantom_folder: Path, tmp_path_factory: p
     return small_baseline
 
 
+@pytest.mark.as_users
 def test_sigterm_at_any_step_changes_nothing_in_the_end(config: ConfigDict, tmp_path: Path, monkeypatch) -> None:
     """One run is never stopped; the other after each of its steps, six runs in a row."""
     loop.train(config, tmp_path / "through")

@@ -314,6 +314,7 @@ def stop_after_two(config: ConfigDict, workdir: Path) -> None:
     assert Checkpoints(workdir).latest == 2
 
 
+@pytest.mark.as_users
 def test_a_run_on_labels_partly_known_trains_goes_on_and_tells_the_counts(
     config: ConfigDict, forgetful: None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
