@@ -28,8 +28,8 @@ SCRIPTS = sorted((REPOSITORY / "launch").glob("*.s[hb]*"))
 
 def environment(**more: str) -> dict[str, str]:
     """One device a process, and the PATH of an activated environment."""
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return kept | {"PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", **more}
+    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
+    return {**os.environ, "XLA_FLAGS": flags, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
