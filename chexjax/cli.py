@@ -5,6 +5,7 @@ import sys
 from typing import Final, NamedTuple
 
 import chexjax
+from chexjax.errors import told_plainly
 
 
 class Command(NamedTuple):
@@ -54,11 +55,9 @@ def usage() -> str:
 def main() -> None:
     """Runs the command that is typed; status 2 where there is no such command."""
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
-    if name in HELP:
-        print(usage())
-        return
-    if name == "--version":
-        print(chexjax.__version__)
+    if name in HELP or name == "--version":
+        with told_plainly():
+            print(usage() if name in HELP else chexjax.__version__)
         return
     if name not in COMMANDS:
         what = f"there is no command {name[:80]!r}" if name else "no command is given"

@@ -38,6 +38,7 @@ class TrainingError(ChexjaxError):
 # sysexits.h's EX_TEMPFAIL, "invited to retry". Not 143, which a process killed by SIGTERM without saving also has.
 STOPPED_STATUS: Final = 75
 INTERRUPTED_STATUS: Final = 130  # the shell's status for Ctrl-C
+CLOSED_STATUS: Final = 141  # the shell's status for SIGPIPE: whoever read the output has gone
 USAGE_STATUS: Final = 64  # sysexits.h's EX_USAGE: nothing was attempted
 
 
@@ -83,19 +84,33 @@ def told_plainly() -> Iterator[None]:
     """Ends a command with ``error: ...`` on stderr and status 1, not a traceback, for errors that a user can cause.
 
     A run that was asked to stop, and saved, ends with status 75 (start it again); after Ctrl-C with 130. A second
-    Ctrl-C ends the process at once, with the same status and no further word.
+    Ctrl-C ends the process at once, with the same status and no further word. Where nobody reads the output any more
+    (`| head`), it ends without a word.
     """
     try:
-        with _prompt_interrupts():
+        with _prompt_interrupts(), _written_out():
             yield
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
         _end(stopped.status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush would fail, and say so
+        _end(CLOSED_STATUS)
     except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is for the user to fix, too
         fail(str(error))
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         _end(INTERRUPTED_STATUS)
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """What the block printed is written when it ends, so that a closed pipe is found here and not at Python's end."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Ctrl-C is one line and status 130, wherever it finds a command."""
+"""Ctrl-C is one line and status 130, wherever it finds a command; a closed pipe ends it without a word."""
 
 import os
 import signal
@@ -107,3 +107,23 @@ def test_what_else_cannot_be_raised_is_shown_as_ever() -> None:
     assert done.returncode == 0
     assert "Exception ignored in" in done.stderr
     assert "ValueError: not mine" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["score", "--help"], ["predict", "--help"]])
+def test_a_reader_who_leaves_early_is_no_error(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "chexjax.cli", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=50)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_in_the_middle_of_a_table_ends_the_command(tmp_path: Path) -> None:
+    program = "from chexjax.errors import told_plainly\nwith told_plainly():\n    while True: print('line ' * 1000)"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{program}" | head -n 1; echo "${{PIPESTATUS[0]}}"'],
+        capture_output=True, text=True, timeout=50, cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "141"
