@@ -8,12 +8,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from chexjax.configs.common import FIELDS
 from chexjax.runtime import cache_folder
 from chexjax.scanline import remove_artifacts
-from chexjax.scanline.rule import AXES, check_arguments
+from chexjax.scanline.rule import AXES
 
 CHUNK: Final = 32  # films that are read, cleaned and shrunk together
-MAX_SPAN: Final = 64  # pixels
 AREA: Final = Image.Resampling.BOX
 ENLARGE: Final = {"bicubic": Image.Resampling.BICUBIC, "area": AREA}
 
@@ -44,34 +44,24 @@ class Recipe:
 
     @property
     def cleaning(self) -> dict[str, Any]:
-        """The arguments of `scanline.remove_artifacts`, beside the films.
-
-        Raises:
-          ValueError: `axes` names anything but rows and columns.
-        """
-        names = [name.strip() for name in self.axes.split(",")]
-        if unknown := [name for name in names if name not in AXES]:
-            raise ValueError(f"axes knows rows and columns, not {', '.join(unknown)}")
+        """The arguments of `scanline.remove_artifacts`, beside the films."""
         return {
             "threshold": self.threshold,
             "max_width": self.max_width,
             "edge_span": self.edge_span,
-            "axes": tuple(AXES[name] for name in names),
+            "axes": tuple(AXES[name] for name in self.axes.split(",")),
             "spare_wide": self.spare_wide,
         }
 
     def check(self) -> None:
-        """Refuses an unknown way to enlarge, and a cleaning that `scanline.remove_artifacts` could not do.
+        """Refuses what `config.data` may not hold.
 
         Raises:
           ValueError: names the field, what it holds and what it may hold.
         """
-        if self.enlarge not in ENLARGE:
-            raise ValueError(f"enlarge may be {', '.join(ENLARGE)}; got {self.enlarge!r}")
-        options = {name: value for name, value in self.cleaning.items() if name != "spare_wide"}
-        check_arguments(np.zeros((1, 1), np.uint8), **options)
-        if self.edge_span > MAX_SPAN:  # the rule's program grows with it
-            raise ValueError(f"edge_span must be at most {MAX_SPAN} pixels; got {self.edge_span}")
+        for name, value in asdict(self).items():
+            if complaint := FIELDS["data"][name].complaint(value, {}):
+                raise ValueError(f"{name} is {value!r}; {complaint}")
 
     def identity(self) -> dict[str, Any]:
         """The fields that distinguish two preparations of one folder.

@@ -194,14 +194,16 @@ def test_what_tells_prepared_sets_apart() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "told"),
     [
-        ("threshold", 0, "threshold must be a whole number"),
-        ("max_width", 0, "max_width must be"),
-        ("edge_span", 65, "edge_span must be at most 64"),
-        ("axes", "rows,depth", "not depth"),
-        ("axes", "rows,rows", "axes must hold"),
+        ("threshold", 0, "threshold is 0; it must lie between 1 and 255"),
+        ("max_width", 0, "max_width is 0; it must lie"),
+        ("edge_span", 65, "edge_span is 65; it must lie between 1 and 64"),
+        ("axes", "rows,depth", "axes is 'rows,depth'; it may be rows, columns"),
+        ("axes", "rows,rows", "axes is 'rows,rows'"),
+        ("size", 16, "size is 16; it must lie between 32 and 4096"),
+        ("enlarge", "nearest", "enlarge is 'nearest'; it may be bicubic, area"),
     ],
 )
-def test_a_cleaning_that_cannot_be_is_refused(field: str, value: object, told: str) -> None:
+def test_a_preparation_takes_what_a_config_may_hold(field: str, value: object, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Recipe(clean=True, **{field: value}).check()
 
