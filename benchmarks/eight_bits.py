@@ -16,7 +16,7 @@ from benchmarks.contest import Results, finish, introduce, parser_of, table
 from benchmarks.exported import session_of
 from chexjax.data.films import open_films
 from chexjax.data.pipeline import Records
-from chexjax.errors import told_plainly
+from chexjax.errors import exit_with_message
 from chexjax.evaluation.metrics import auroc
 from chexjax.export.onnx_file import OPSET, to_int8, to_onnx
 from chexjax.predict import Classifier
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("--ranges", type=int, default=128, help="films from which ranges are taken")
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args(argv)
-    with told_plainly():
+    with exit_with_message():
         restored = restore_best(options.checkpoint)
         prepared = open_films(restored.config.data)
         train, test = (Records(prepared.source(part)) for part in ("train", "test"))

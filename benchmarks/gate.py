@@ -31,7 +31,7 @@ from chexjax.data.films import open_films
 from chexjax.data.pipeline import Records
 from chexjax.data.recipe import shrink
 from chexjax.devices import at_precision
-from chexjax.errors import CheckpointError, ChexjaxError, told_plainly
+from chexjax.errors import CheckpointError, ChexjaxError, exit_with_message
 from chexjax.models.probability import probability_of
 from chexjax.trust.domain import Domain
 from chexjax.trust.features import see
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--films", type=int, default=500)
     options = parser.parse_args(argv)
     introduce(f"{options.checkpoint}")
-    with told_plainly():
+    with exit_with_message():
         restored = restore_best(options.checkpoint)
         domains = read_trust(restored).domains
         name = next(iter(restored.models))

@@ -23,7 +23,7 @@ from benchmarks.contest import finish, introduce
 from chexjax.data.labels import evaluable, preferred_name
 from chexjax.data.sources.nih import Entry, read_entry_file
 from chexjax.data.sources.tables import read_table
-from chexjax.errors import ConfigError, DataError, told_plainly
+from chexjax.errors import ConfigError, DataError, exit_with_message
 from chexjax.evaluation import metrics
 from chexjax.evaluation.predictions import PredictionFile, read_predictions
 from chexjax.evaluation.tables import Table, as_markdown
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("predictions", nargs="*", help="NAME=FILE.csv")
     options = parser.parse_args(argv)
     introduce("labels and models beside radiologists, on the same films")
-    with told_plainly():
+    with exit_with_message():
         models = {}
         for text in options.predictions:
             name, _, file = text.partition("=")

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.contest import finish, introduce
 from chexjax.data.images import read_grey
 from chexjax.data.sources.nih import boxed_entries, boxes_by_case, find_films
-from chexjax.errors import DataError, first_ten, told_plainly
+from chexjax.errors import DataError, exit_with_message, first_ten
 from chexjax.evaluation.localization import localize
 from chexjax.evaluation.tables import as_markdown, localization_tables
 from chexjax.predict import Classifier
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     introduce(f"{options.checkpoint} on {options.dir}, maps: {options.maps}")
-    with told_plainly():
+    with exit_with_message():
         classifiers = {kind: Classifier.from_checkpoint(options.checkpoint, kind) for kind in options.maps.split(",")}
         found = judge_folder(classifiers, options.dir, options.exclude)
     for kind, classifier in classifiers.items():

@@ -5,7 +5,7 @@ import sys
 from typing import Final, NamedTuple
 
 import chexjax
-from chexjax.errors import told_plainly
+from chexjax.errors import exit_with_message
 
 
 class Command(NamedTuple):
@@ -56,7 +56,7 @@ def main() -> None:
     """Runs the command that is typed; status 2 where there is no such command."""
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if name in HELP or name == "--version":
-        with told_plainly():
+        with exit_with_message():
             print(usage() if name in HELP else chexjax.__version__)
         return
     if name not in COMMANDS:

@@ -80,7 +80,7 @@ def first_ten(names: Sequence[str]) -> str:
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def exit_with_message() -> Iterator[None]:
     """Ends a command with ``error: ...`` on stderr and status 1, not a traceback, for errors that a user can cause.
 
     A run that was asked to stop, and saved, ends with status 75 (start it again); after Ctrl-C with 130. A second
@@ -233,7 +233,7 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
     """Decorates the `main` of a command line: a ChexjaxError becomes a message and an exit status."""
 
     def wrapped() -> None:
-        with told_plainly():
+        with exit_with_message():
             main()
 
     return wrapped

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
-from chexjax.errors import ConfigError, fail, told_plainly
+from chexjax.errors import ConfigError, exit_with_message, fail
 from chexjax.files import folder_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     # After the flags are read: the libraries take seconds to load, and a mistyped flag should not wait for them.
     from chexjax.devices import ended_together, find_devices, join_processes
 
-    with ended_together(), told_plainly():
+    with ended_together(), exit_with_message():
         workdir = folder_path(WORKDIR.value or "", "--workdir")
         if DISTRIBUTED.value:
             join_processes()
@@ -76,5 +76,5 @@ def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
-    with told_plainly():  # Ctrl-C before the work begins
+    with exit_with_message():  # Ctrl-C before the work begins
         app.run(main, flags_parser=parse)

@@ -139,8 +139,8 @@ def test_predict_loads_neither_tfds_nor_the_simulator_nor_a_command() -> None:
     assert not {name for name in loaded if name.startswith("chexjax.") and name.endswith(".__main__")}
     ours = of_chexjax(loaded)
     assert {name.split(".")[1] for name in ours if "." in name} == {
-        "configs", "data", "devices", "dicom_out", "errors", "explain", "files", "findings", "formats", "lazy", "models",
-        "predict", "runtime", "scanline", "templates", "trust", "workdir",
+        "configs", "data", "devices", "dicom_out", "errors", "explain", "files", "findings", "formats", "lazy",
+        "models", "predict", "runtime", "scanline", "templates", "trust", "workdir",
     }  # fmt: skip
     assert {name for name in ours if name.startswith("chexjax.data.")} == {
         f"chexjax.data.{name}"
@@ -182,6 +182,6 @@ except SystemExit as told:  # later, who wants it finds it
 
 def test_one_module_knows_pmap() -> None:
     """All else asks `chexjax.devices`: a move to `jit` with shardings would then be made in one place."""
-    told = ("pmap(", "import pmap", "flax.jax_utils", "import jax_utils", "pmean(", "device_put_replicated")
-    who = {path.name for path in PACKAGE.rglob("*.py") if any(word in path.read_text() for word in told)}
+    message = ("pmap(", "import pmap", "flax.jax_utils", "import jax_utils", "pmean(", "device_put_replicated")
+    who = {path.name for path in PACKAGE.rglob("*.py") if any(word in path.read_text() for word in message)}
     assert who <= {"devices.py", "layers.py"}  # a layer's mean over the batch takes the axis as an argument

@@ -57,8 +57,8 @@ BODIES = {
 PROGRAM = """
 import atexit, ctypes, gc, signal, time, weakref
 from chexjax import errors
-from chexjax.errors import interrupts_held, told_plainly
-with told_plainly():
+from chexjax.errors import interrupts_held, exit_with_message
+with exit_with_message():
     if True:
         {body}
 """
@@ -120,7 +120,9 @@ def test_a_reader_who_leaves_early_is_no_error(words: list[str]) -> None:
 
 
 def test_a_broken_pipe_in_the_middle_of_a_table_ends_the_command(tmp_path: Path) -> None:
-    program = "from chexjax.errors import told_plainly\nwith told_plainly():\n    while True: print('line ' * 1000)"
+    program = (
+        "from chexjax.errors import exit_with_message\nwith exit_with_message():\n    while True: print('line ' * 1000)"
+    )
     done = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "{program}" | head -n 1; echo "${{PIPESTATUS[0]}}"'],
         capture_output=True, text=True, timeout=50, cwd=Path(__file__).parent.parent,

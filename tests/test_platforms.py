@@ -15,8 +15,8 @@ from tests.untrained import save_untrained
 UNSET = {"JAX_PLATFORMS", "JAX_PLATFORM_NAME", "CUDA_VISIBLE_DEVICES"}
 ASK = """
 from chexjax.devices import find_devices
-from chexjax.errors import told_plainly
-with told_plainly():
+from chexjax.errors import exit_with_message
+with exit_with_message():
     find_devices()
     find_devices()
 """

@@ -11,7 +11,7 @@ from functools import partial
 
 from absl import app, logging
 
-from chexjax.errors import ConfigError, told_plainly
+from chexjax.errors import ConfigError, exit_with_message
 from chexjax.files import folder_path
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -19,7 +19,7 @@ from chexjax.main import CONFIG, WORKDIR, parse
 def main() -> None:
     """The command line."""
     logging.set_verbosity(logging.FATAL)  # Orbax logs a traceback; our message is one line
-    with told_plainly():
+    with exit_with_message():
         app.run(run_all, flags_parser=partial(parse, about=__doc__))
 
 
@@ -31,7 +31,7 @@ def run_all(argv: list[str]) -> None:
     from chexjax.devices import find_devices
     from chexjax.training.logging import say
 
-    with told_plainly():
+    with exit_with_message():
         find_devices()
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; fields are set as --config.FIELD=VALUE")

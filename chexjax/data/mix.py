@@ -61,8 +61,8 @@ def _outside_box(size: tuple[int, int], share: jax.Array, centre: list[jax.Array
     for axis, length in enumerate(size):
         half = jnp.floor(length * jnp.sqrt(1.0 - share)) // 2
         middle = jnp.floor(length * centre[axis])
-        places = jnp.expand_dims(jnp.arange(length), 1 - axis)
-        inside &= (places >= middle - half) & (places < middle + half)
+        pixels = jnp.expand_dims(jnp.arange(length), 1 - axis)
+        inside &= (pixels >= middle - half) & (pixels < middle + half)
     return 1.0 - inside.astype(jnp.float32)
 
 

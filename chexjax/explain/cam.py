@@ -37,7 +37,7 @@ Own = jax.Array | None
 
 @partial(jax.jit, static_argnames="model")
 def class_activation_map(model: nn.Module, variables: PyTree, x: jax.Array, own: Own = None) -> jax.Array:
-    """The logits at each place of the last feature map; their mean over the map is the logit.
+    """The logits at each cell of the last feature map; their mean over the map is the logit.
 
     Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, equation 2, with the bias
     kept, so that the mean is exact. For a norm in front of the dense layer see `Network.localize`.
@@ -66,7 +66,7 @@ def grad_cam(
 ) -> jax.Array:
     """The activations of a stage, weighted by the mean gradient of each logit, rectified.
 
-    At the last stage it is the rectified CAM without its bias, over the number of places; of a ViT the last stage is
+    At the last stage it is the rectified CAM without its bias, over the number of cells; of a ViT the last stage is
     what enters the last block, the last that its class token looks at. Source: Selvaraju et al.,
     "Grad-CAM", ICCV 2017, equations 1 and 2. Of several trunks, the sum of their maps.
 
@@ -91,7 +91,7 @@ def grad_cam(
 def grad_cam_plus_plus(
     model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None = None, own: Own = None
 ) -> jax.Array:
-    """Grad-CAM with places weighted by how much each contributes, which finds several spots of one finding better.
+    """Grad-CAM with cells weighted by how much each contributes, which finds several spots of one finding better.
 
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 3, with the closed form for the score exp(logit); but
     without the factor exp(logit) itself, which would scale a map as a whole. Arguments, results, errors as for
@@ -129,7 +129,7 @@ def fine_map(model: nn.Module, variables: PyTree, x: jax.Array, stride: int, own
     """`layer_cam` at a stage, smoothed by a Gaussian of `SMOOTHING` of the film's side; arguments and results as there.
 
     An early stage answers to edges, a cell here and a cell there; a finding is where they are many. Beyond the border
-    the map goes on as its outermost cells, so that smoothing favours no place.
+    the map goes on as its outermost cells, so that smoothing favours no cell.
     """
     maps = layer_cam(model, variables, x, stride, own)
     down, across = (jnp.asarray(_gaussian(side), maps.dtype) for side in maps.shape[1:3])
@@ -206,7 +206,7 @@ METHODS: Final[dict[str, Callable[..., jax.Array]]] = {
 
 
 FINE: Final = "fine"
-FINE_PLACES: Final = 14  # cells a side that a fine map has at least
+FINE_CELLS: Final = 14  # cells a side that a fine map has at least
 SMOOTHING: Final = 3 / 64  # standard deviation, in sides of the film
 
 
@@ -218,7 +218,7 @@ def choose_maps(
     Args:
       networks: models with their variables.
       size: the side of their films.
-      kind: a key of `METHODS`; or "fine": `fine_map` at the coarsest stage that has at least 14 x 14 places.
+      kind: a key of `METHODS`; or "fine": `fine_map` at the coarsest stage that has at least 14 x 14 cells.
 
     Raises:
       ConfigError: there is no such kind.
@@ -236,7 +236,7 @@ def choose_maps(
             sides = [jax.eval_shape(partial(method, model), own, x).shape[1] for model, own in networks]
         except ConfigError:  # a network without a stage of that stride
             continue
-        if min(sides) >= FINE_PLACES:
+        if min(sides) >= FINE_CELLS:
             return f"layer_cam at stride {stride}, smoothed", method
     return "layer_cam at stride 4, smoothed", partial(fine_map, stride=4)
 

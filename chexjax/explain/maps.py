@@ -4,7 +4,7 @@ A map is enlarged bilinearly: the centres of its cells stay where they are, and 
 nothing is drawn above the highest or below the lowest cell, and the map's peak is the centre of its highest cell.
 (Bicubic pictures are a little smoother, but overshoot: a box could hold a peak that no cell has.)
 
-A box bounds a region in which the map is in the upper half of its range. It is found on a grid of at least 256 places
+A box bounds a region in which the map is in the upper half of its range. It is found on a grid of at least 256 cells
 a side, and reported in pixels of the film. The first box holds the map's peak; that is the box, and the peak is the
 point, by which localisation is judged. A flat map has neither.
 """
@@ -19,8 +19,8 @@ from PIL import Image
 if TYPE_CHECKING:  # processes that draw use the rest of this module, and are spared the second that JAX takes to load
     import jax
 
-GRID: Final = 256  # places a side, at least, on which boxes are found
-SHARE: Final = 0.5  # of a map's range: from here on a place belongs to a box
+GRID: Final = 256  # cells a side, at least, on which boxes are found
+SHARE: Final = 0.5  # of a map's range: from here on a cell belongs to a box
 _ROUNDING: Final = 1e-6  # a range of at most this share of the values is float32's rounding
 _STD: Final = 0.25  # of the centre prior, a normal distribution, in shares of the film
 

@@ -20,9 +20,9 @@ from chexjax.models.layers import Dtype, Patches, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
-WINDOW: Final = 7  # places on a side
+WINDOW: Final = 7  # cells on a side
 HEAD: Final = 32  # channels
-APART: Final = -100.0  # added to the logit of two places that a shift has brought together
+APART: Final = -100.0  # added to the logit of two cells that a shift has brought together
 
 
 class Block(nn.Module):
@@ -59,20 +59,20 @@ class Block(nn.Module):
 
 
 class PositionBias(nn.Module):
-    """What is added to the logit of two places of a window for how they lie to each other (section 3.2, equation 4)."""
+    """What is added to the logit of two cells of a window for how they lie to each other (section 3.2, equation 4)."""
 
     heads: int
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        """float32 (heads, places, places)."""
+        """float32 (heads, cells, cells)."""
         shape = ((2 * WINDOW - 1) ** 2, self.heads)
         table = self.param("relative_position_bias_table", KERNEL_INIT, shape, jnp.float32)
         return jnp.moveaxis(table[RELATIVE], -1, 0)
 
 
 def relative_positions(side: int) -> np.ndarray:
-    """For any two places of a window, the row of the table: int64 (places, places)."""
+    """For any two cells of a window, the row of the table: int64 (cells, cells)."""
     positions = np.stack(np.unravel_index(np.arange(side * side), (side, side)))
     down, right = positions[:, :, None] - positions[:, None] + side - 1
     return down * (2 * side - 1) + right
@@ -82,7 +82,7 @@ RELATIVE: Final = relative_positions(WINDOW)
 
 
 def cut(x: Any) -> Any:
-    """A map (batch, height, width, channels) into windows (batch, windows, places, channels)."""
+    """A map (batch, height, width, channels) into windows (batch, windows, cells, channels)."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // WINDOW, WINDOW, width // WINDOW, WINDOW, channels)
     return x.swapaxes(2, 3).reshape(batch, -1, WINDOW * WINDOW, channels)
@@ -98,7 +98,7 @@ def joined(windows: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def separation(sides: tuple[int, ...], shifts: list[int]) -> np.ndarray:
     """Keeps apart what a shift has brought into one window from opposite ends of the film (section 3.2, Figure 4).
 
-    float32 (windows, places, places), to be added to logits.
+    float32 (windows, cells, cells), to be added to logits.
     """
     height, width = (
         np.digitize(np.arange(side), [side - WINDOW, side - shift]) if shift else np.zeros(side, np.int64)

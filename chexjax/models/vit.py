@@ -75,7 +75,7 @@ class PatchMap(nn.Module):
 
 
 class ViT(Trunk, kw_only=True):
-    """A trunk of such blocks: films in, the class token (normalised) out, as a map of one place.
+    """A trunk of such blocks: films in, the class token (normalised) out, as a map of one cell.
 
     Between two stages stands a pair: the class token (batch, 1, channels), and the patches' map (batch, height / patch,
     width / patch, channels). `stages` counts the blocks of each, which are all alike. `grid` is the side of the map
@@ -131,21 +131,21 @@ def parted(tokens: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Ar
 
 
 def resampled(positions: jax.Array, sides: tuple[int, ...]) -> jax.Array:
-    """Embeddings of a square grid, (1, places, channels), as those of another: (1, *sides, channels)."""
+    """Embeddings of a square grid, (1, cells, channels), as those of another: (1, *sides, channels)."""
     side, channels = math.isqrt(positions.shape[1]), positions.shape[2]
     grid = positions.reshape(1, side, side, channels)
     return grid if sides == (side, side) else jax.image.resize(grid, (1, *sides, channels), "bicubic")
 
 
 def resize_positions(positions: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Position embeddings, (1, 1 + places, channels), of a square grid as those of another.
+    """Position embeddings, (1, 1 + cells, channels), of a square grid as those of another.
 
     Raises:
       ValueError: they are of no square grid, or have other channels.
     """
     sides = [math.isqrt(max(extent[1] - 1, 0)) for extent in (positions.shape, shape)]
     if positions.ndim != 3 or positions.shape != (1, 1 + sides[0] ** 2, shape[2]):
-        raise ValueError(f"{positions.shape} is not (1, 1 + places of a square grid, {shape[2]})")
+        raise ValueError(f"{positions.shape} is not (1, 1 + cells of a square grid, {shape[2]})")
     resized = resampled(jnp.asarray(positions[:, 1:]), (sides[1], sides[1])).reshape(1, -1, shape[2])
     return np.concatenate([positions[:, :1], np.asarray(resized)], axis=1)
 

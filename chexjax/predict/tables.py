@@ -122,8 +122,8 @@ def _rows(record: Record, head: Record) -> dict[str, list[list[Any]]]:
     rows["predictions.csv"] = [[name, *figures, record["status"], cell("; ".join(record["reasons"]))]]
     if head["overlays"]:
         rows["boxes.csv"] = [
-            [name, cell(finding), *place, f"{found[finding]:.9g}", f"{_threshold(head, finding):.9g}"]
-            for finding, *place in record["boxes"]
+            [name, cell(finding), *box, f"{found[finding]:.9g}", f"{_threshold(head, finding):.9g}"]
+            for finding, *box in record["boxes"]
         ]
     if head["uids"]:
         rows["uids.csv"] = [[name, *map(cell, record["uids"])]]

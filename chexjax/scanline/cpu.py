@@ -72,8 +72,8 @@ def _inside_pairs(ups: Array, downs: Array, max_width: Array, steps: int, spare_
     near = _before(downs, max_width, steps)
     starts = ups & near
     if spare_wide:  # an up-edge too far from its down-edge blocks the whole stretch
-        starts &= ~_held(ups & ~near, downs, jnp.int32(ups.shape[-1]), (ups.shape[-1] - 1).bit_length())
-    return _held(starts, downs, max_width, steps)
+        starts &= ~_stopped_within(ups & ~near, downs, jnp.int32(ups.shape[-1]), (ups.shape[-1] - 1).bit_length())
+    return _stopped_within(starts, downs, max_width, steps)
 
 
 def _before(events: Array, reach: Array, steps: int) -> Array:
@@ -90,7 +90,7 @@ def _before(events: Array, reach: Array, steps: int) -> Array:
     return _doubling(step, (jnp.zeros_like(events), shifted(events, -1, 0)), 0, reach, steps, ahead=True)[0]
 
 
-def _held(starts: Array, stops: Array, reach: Array, steps: int) -> Array:
+def _stopped_within(starts: Array, stops: Array, reach: Array, steps: int) -> Array:
     """True from each start up to, not including, the next stop, at most 2**steps pixels: a set-reset latch."""
 
     def step(here: State, there: State, shift: int) -> State:

@@ -42,7 +42,7 @@ class Probed(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A network without its head: a trunk, its variables, and the mean and spread of grey / 255 that it wants."""
+    """A network without its head: a trunk, its variables; the mean and standard deviation wanted of grey / 255."""
 
     title: str
     trunk: Any

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexjax.errors import STOPPED_STATUS, Interrupted, Stopped, told_plainly
+from chexjax.errors import STOPPED_STATUS, Interrupted, Stopped, exit_with_message
 from chexjax.training import loop, stopping
 from chexjax.training.stopping import Stop, stop_on_signals
 from chexjax.workdir.checkpoints import Checkpoints
@@ -94,7 +94,7 @@ import sys
 from pathlib import Path
 import jax, jax.numpy as jnp
 from ml_collections import ConfigDict
-from chexjax.errors import told_plainly
+from chexjax.errors import exit_with_message
 from chexjax.training import loop
 from chexjax.configs import saved
 import tests.conftest
@@ -109,7 +109,7 @@ def never_ends(self, step, *args):
         jax.block_until_ready(long(1.0))
 
 loop.Window.add = never_ends
-with told_plainly():
+with exit_with_message():
     loop.train(saved.get_config(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -137,11 +137,11 @@ def test_a_second_ctrl_c_ends_the_run_in_the_middle_of_a_computation(config: Con
 
 
 def test_the_status_is_told_apart_from_a_failure(capsys) -> None:
-    with pytest.raises(SystemExit) as ended, told_plainly():
+    with pytest.raises(SystemExit) as ended, exit_with_message():
         raise Interrupted("stopped by Ctrl-C after step 3 of 9")
     assert ended.value.code == 130
     assert capsys.readouterr().err == "stopped by Ctrl-C after step 3 of 9\n"
-    with pytest.raises(SystemExit) as ended, told_plainly():
+    with pytest.raises(SystemExit) as ended, exit_with_message():
         raise Stopped("stopped by SIGTERM after step 3 of 9")
     assert ended.value.code == STOPPED_STATUS == 75
     assert capsys.readouterr().err == "stopped by SIGTERM after step 3 of 9\n"

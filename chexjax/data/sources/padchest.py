@@ -66,9 +66,9 @@ def read(request: Request) -> Entries:
     findings = tuple(sorted(counts))
     if not findings:
         raise DataError(f"{printable(table.path)} lists no finding")
-    place = {term: k for k, term in enumerate(findings)}
+    column = {term: k for k, term in enumerate(findings)}
     labels = np.zeros((len(kept), len(findings)), np.float32)
-    pairs = [(k, place[term]) for k, row in enumerate(kept) for term in lists[row] if term in place]
+    pairs = [(k, column[term]) for k, row in enumerate(kept) for term in lists[row] if term in column]
     labels[tuple(np.array(pairs).T)] = 1.0
     patients, sex, views = (
         require(table, "PatientID"),
