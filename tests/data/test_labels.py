@@ -17,6 +17,7 @@ from chexjax.data.labels import (
     match_findings,
     outputs_of,
     preferred_name,
+    reason_for,
 )
 from chexjax.errors import ConfigError, DataError
 from chexjax.findings import FINDINGS
@@ -103,6 +104,13 @@ def test_what_uncertain_means(policy: object, edema: float, mass: float) -> None
     np.testing.assert_array_equal([again.value("Edema"), again.value("Mass")], [edema, mass])
 
 
+def test_a_policy_is_written_as_it_is_read() -> None:
+    for policy in ("ignore", "zero", "one", "0.25", "zero,edema=one"):
+        assert str(Uncertain.parse(policy)) == policy
+    assert Uncertain.parse("1").default == 1.0  # the ends are policies, too
+    assert Uncertain.parse("0").default == 0.0
+
+
 def test_a_policy_by_another_name_of_the_finding() -> None:
     uncertain = Uncertain.parse("Pleural Effusion=one")
     assert (uncertain.value("Effusion"), uncertain.value("Edema")) == (1.0, None)
@@ -154,6 +162,29 @@ def test_the_highest_of_the_outputs() -> None:
     values = np.random.default_rng(0).random((7, 3))
     expected = [[row[1], max(row[0], row[2])] for row in values]
     np.testing.assert_array_equal(highest(values, columns), expected)
+    for shape in ((3,), (2, 7, 3)):
+        more = np.resize(values, shape)
+        np.testing.assert_array_equal(highest(more, columns)[..., 1], np.maximum(more[..., 0], more[..., 2]))
+
+
+def test_only_another_word_for_a_finding_says_that_it_is_absent() -> None:
+    """A film without a right-sided effusion may have a left-sided one; without "Infiltrates" it has no Infiltration."""
+    same = {
+        "Pleural Effusion", "Pleural Effusions", "Infiltrate", "Infiltrates", "Atelectases", "Pulmonary Atelectasis",
+        "Pulmonary Edema", "Edemas", "Pulmonary Emphysema", "Emphysemas", "Pulmonary Fibrosis", "Pulmonary Fibroses",
+        "Fibroses", "Pulmonary Mass", "Nodule or mass", "Opacity", "Fractures, Bone",
+    }  # fmt: skip
+    for entry in SYNONYMS:
+        films = Told((entry.name,), np.array([[0], [1]], np.float32))
+        expected = 0 if entry.name in same else NAN
+        np.testing.assert_array_equal(align(films, (entry.finding,)), [[expected], [1]], err_msg=str(entry))
+
+
+def test_the_reason_is_the_entrys_in_either_direction() -> None:
+    origins = {entry.name: entry.origin for entry in SYNONYMS}
+    assert reason_for("Infiltrates", "Infiltration") == origins["Infiltrates"]
+    assert reason_for("Infiltration", "infiltrates") == origins["Infiltrates"]
+    assert reason_for("INFILTRATION", "Infiltration") == ""
 
 
 def test_the_mapping_is_told_with_its_reasons() -> None:

@@ -308,6 +308,9 @@ def test_the_pairs_are_counted_beyond_32_bits() -> None:
     assert high.min() > 1
     areas = (high * 2**32 + low) / (2 * positives * negatives)
     assert areas[0] == pytest.approx([auroc(labels[:, 0], scores[:, 0])] * 2, abs=1e-14)
+    rows = np.random.default_rng(0).integers(0, 100_000, 100_000)
+    drawn = bootstrap_aurocs(labels, scores, resamples=1)
+    assert drawn[0, 0] == pytest.approx(auroc(labels[rows, 0], scores[rows, 0]), abs=1e-14)
 
 
 def test_patients_widen_the_interval_where_their_films_are_copies() -> None:

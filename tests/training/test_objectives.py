@@ -218,7 +218,17 @@ def test_shares_of_a_batch_average_to_the_batch_however_unevenly_labels_fall() -
     np.testing.assert_allclose(sum(per_finding) / 2, [21 / 3, 106 / 4], rtol=1e-6)
 
 
+def test_one_known_label_among_four_shares_counts_once() -> None:
+    """The mean of the shares' counts is then a quarter."""
+    counts = jnp.array([0.25, 0.0])
+    shares = [mean_of_known(jnp.array([[value, 0.0]]), counts) for value in (3.0, 0.0, 0.0, 0.0)]
+    assert float(sum(shares)) / 4 == pytest.approx(3.0)
+    per_finding = [means_of_known(jnp.array([[value, 0.0]]), counts) for value in (3.0, 0.0, 0.0, 0.0)]
+    np.testing.assert_allclose(sum(per_finding) / 4, [3.0, 0.0])
+
+
 def test_prevalence_is_that_of_the_known() -> None:
+    np.testing.assert_array_equal(known_prevalence(np.array([[1, 0], [np.nan, np.nan]], np.float32)), [1.0, 0.0])
     labels = np.array([[1, np.nan, 0.25], [0, np.nan, np.nan], [0, np.nan, 0.75], [np.nan, np.nan, 1]], np.float32)
     np.testing.assert_allclose(known_prevalence(labels), [1 / 3, 0.5, 2 / 3])
     whole = np.random.default_rng(2).integers(0, 2, (1000, 14))
