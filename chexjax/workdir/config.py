@@ -79,7 +79,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     if not differing:
         return
     way = "give the run a new --workdir, or the old config"
-    if set(differing) <= set(LENGTH):
+    if old.keys().isdisjoint(differing):
+        way = f"{CONFIG} lacks what every run writes; bring the run's own back, or give the run a new --workdir"
+    elif set(differing) <= set(LENGTH):
         (key, schedule), *_ = schedules.items()
         way = (
             f"the learning rate ends with the run, as config.{key} is {schedule}, neither constant nor with "
