@@ -110,6 +110,8 @@ def read_config(workdir: Path) -> ConfigDict:
             raise ValueError(f"it holds no fields but {type(fields).__name__}")
         return common.complete(ConfigDict(fields), later_only=True)
     except FileNotFoundError:
+        if not workdir.exists():
+            raise CheckpointError(f"{workdir} is no workdir: it does not exist") from None
         raise CheckpointError(f"{workdir} is no workdir: it holds no {CONFIG}; train into it first") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{workdir / CONFIG} cannot be read: {reason_of(error)}") from None
