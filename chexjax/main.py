@@ -11,7 +11,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
+from chexjax.configs.arguments import absent_config, explain, find_configs, set_nothings, take_nothings
 from chexjax.errors import ChexjaxError, fail, told_plainly
 from chexjax.files import folder_path, local_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
@@ -61,7 +61,7 @@ def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
             raise _without_config(WORKDIR.value or "")
         if not isinstance(CONFIG.value, ConfigDict):
             path = config_flags.get_config_filename(flags.FLAGS["config"])
-            raise flags.Error(f"the config file {path} does not exist")
+            raise flags.Error(absent_config(path))
         if not WORKDIR.value:
             raise flags.Error("no workdir is given; add --workdir=DIR")
         set_nothings(CONFIG.value, nothings)
