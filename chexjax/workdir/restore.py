@@ -88,13 +88,18 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
 
 
 def check_no_file(workdir: Path) -> None:
-    """Refuses what lies in a workdir, and weights that are not imported yet: a file, or a folder of such files.
+    """Refuses what lies in a workdir, imported weights, and those not imported yet: a file, or a folder of such files.
 
     Raises:
       CheckpointError: says what to do first.
     """
     if workdir.exists() and not (workdir / CHECKPOINTS).is_dir() and (owner := _owner_of(workdir)):
         raise CheckpointError(f"{workdir} lies in a workdir; name that: {owner}")
+    if (workdir / ABOUT).is_file():
+        raise CheckpointError(
+            f"{workdir} holds imported weights, not a run\n"
+            f"train from them: --config=configs/baseline.py:MODEL --config.init_from={workdir} --workdir=ANOTHER"
+        )
     files = [workdir] if workdir.is_file() else []
     if workdir.is_dir() and not (workdir / CONFIG).exists():
         files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
