@@ -67,7 +67,7 @@ def _wanted() -> str:
 
 def _without_devices(error: Exception) -> str:
     wanted = _wanted()
-    reason = reason_of(error).partition(" (set JAX_PLATFORMS")[0].partition(" (you may need")[0]
+    reason = reason_of(error).partition(" (set JAX_PLATFORMS")[0].partition(" (you may need")[0].rstrip(".")
     if not wanted:
         return f"JAX finds no device: {reason}; set JAX_PLATFORMS=cpu to compute on the CPU"
     if isinstance(error, AssertionError):

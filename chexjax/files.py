@@ -68,11 +68,16 @@ def folder_path(text: str | os.PathLike[str], flag: str) -> Path:
     path = local_path(text, flag)
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{flag}={printable(path)} is a file; it takes a folder")
-    if path.suffix.lower() in FILE_ENDINGS and not path.is_dir():
-        raise ConfigError(
-            f"{flag}={printable(path)} is a file's name; it takes a folder: {flag}={printable(path.with_suffix(''))}"
-        )
+    if _is_called_like_a_file(path) and not path.is_dir():
+        folder = path
+        while _is_called_like_a_file(folder):
+            folder = folder.with_suffix("")
+        raise ConfigError(f"{flag}={printable(path)} is a file's name; it takes a folder: {flag}={printable(folder)}")
     return path
+
+
+def _is_called_like_a_file(path: Path) -> bool:
+    return path.suffix.lower() in FILE_ENDINGS
 
 
 # Whole or not at all.

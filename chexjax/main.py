@@ -11,9 +11,9 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from chexjax.configs.arguments import explain, find_configs, set_nothings, take_nothings
-from chexjax.errors import ConfigError, exit_with_message, fail
-from chexjax.files import folder_path
+from chexjax.configs.arguments import absent_config, explain, find_configs, set_nothings, take_nothings
+from chexjax.errors import ChexjaxError, exit_with_message, fail
+from chexjax.files import folder_path, local_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/dml.py, configs/dml.py:VARIANT, RUN/config.json ...")
@@ -58,20 +58,36 @@ def parse(argv: list[str], about: str | None = __doc__) -> list[str]:
         given, nothings = take_nothings(arguments)
         remaining = flags.FLAGS(given)
         if not flags.FLAGS["config"].present:
-            raise flags.Error("no config is given; add --config=configs/dml.py, or the --workdir of a run")
+            raise _without_config(WORKDIR.value or "")
         if not isinstance(CONFIG.value, ConfigDict):
             path = config_flags.get_config_filename(flags.FLAGS["config"])
-            raise flags.Error(f"the config file {path} does not exist")
+            raise flags.Error(absent_config(path))
         if not WORKDIR.value:
             raise flags.Error("no workdir is given; add --workdir=DIR")
         set_nothings(CONFIG.value, nothings)
         keep_compilations()
-    except ConfigError as error:
+    except ChexjaxError as error:
         fail(str(error), status=2)
     except (flags.Error, AttributeError, ImportError, KeyError, SyntaxError, TypeError, ValueError, OSError) as error:
         fail(explain(error, arguments), status=2)
     keep_freed_memory()
     return remaining
+
+
+def _without_config(workdir: str) -> Exception:
+    """Why there is no config to run."""
+    if not workdir:
+        return flags.Error("no config is given; add --config=configs/dml.py, or the --workdir of a run")
+    from chexjax.workdir.restore import check_no_file
+
+    path = local_path(workdir, "--workdir")
+    if not path.exists():
+        return flags.Error(f"--workdir={workdir} does not exist; to begin a run there, add --config=configs/dml.py")
+    try:
+        check_no_file(path)
+    except ChexjaxError as error:
+        return error
+    return flags.Error(f"{path} is no workdir: it holds no config.json; to begin a run, add --config=configs/dml.py")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ ALLOWED = {
     "serve": FLOOR | {"templates", "data", "models", "workdir", "trust", "explain", "dicom_out", "predict"},
     "viewer": FLOOR | {"scanline", "data", "models", "workdir", "trust", "explain", "predict"},
     "self_test": FLOOR | {"models", "workdir", "predict"},
-    "main": FLOOR | {"training"},
+    "main": FLOOR | {"training", "workdir"},
     "study": FLOOR | {"training", "evaluation", "data", "workdir"},
     "cli": {"errors"},  # it runs modules by name
 }

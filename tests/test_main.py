@@ -20,7 +20,10 @@ def run(*flags: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
     ("flags", "told"),
     [
         (["--config=configs/dml.py"], "--workdir"),
-        (["--workdir=/tmp/x"], "--config=configs/dml.py"),
+        (
+            ["--workdir=/tmp/none"],
+            "--workdir=/tmp/none does not exist; to begin a run there, add",
+        ),
         (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.mutual.wieght=1"], "weight"),
         (
             ["--config=configs/dml.py", "--workdir=/tmp/x", "--config.epochs=many"],
@@ -40,7 +43,13 @@ def run(*flags: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["--config=configs/dml.py", "--workdir=/tmp/x", "--config.networks.net3.seed=1"], "config.networks.net1.seed"),
         (["--config=/tmp/none/config.json", "--workdir=/tmp/x"], "/tmp/none/config.json does not exist"),
         (["--config=pyproject.toml", "--workdir=/tmp/x"], "error: "),
-        (["--workdir=/tmp/none", "--mode=evaluate"], "or the --workdir of a run"),
+        (["--mode=evaluate"], "or the --workdir of a run"),
+        (["--workdir=/tmp/none", "--mode=evaluate"], "--workdir=/tmp/none does not exist; to begin a run there, add"),
+        (
+            ["--workdir=configs", "--mode=evaluate"],
+            "configs is no workdir: it holds no config.json; to begin a run, add",
+        ),
+        (["--workdir=pyproject.toml"], "pyproject.toml is a file, not a workdir"),
         (["--config=configs/dml.py:chexpert", "--workdir=/tmp/x"], "no variant 'chexpert'"),
         (["--config=configs/none.py", "--workdir=/tmp/x"], "configs/none.py does not exist"),
         (["--config=configs/dml.py", "--workdir=/tmp/x", "--mode=test"], "mode"),

@@ -10,7 +10,7 @@ from torch import nn
 
 try:
     import timm
-except ImportError:
+except Exception:  # it imports torchvision
     timm = None
 try:
     import torchvision

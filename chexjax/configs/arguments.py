@@ -1,7 +1,7 @@
 """The arguments of a command that takes `--config`: which file is meant, and what a mistaken override should have been.
 
-`--config=configs/dml.py` may be the package's own file; `--config=RUN/config.json`, or `--config=RUN`, is what a run
-left; without `--config` it is what lies in `--workdir`.
+`--config=configs/dml.py`, or `--config=dml`, may be the package's own file; `--config=RUN/config.json`, or
+`--config=RUN`, is what a run left; without `--config` it is what lies in `--workdir`.
 """
 
 import re
@@ -18,6 +18,7 @@ from chexjax.configs import common
 from chexjax.errors import ConfigError, printable
 from chexjax.files import local_path
 
+PACKAGED: Final = ("baseline", "best128", "distill", "dml", "specialists", "study")  # the package's own
 SAVED: Final = "config.json"  # what a run calls its own config, see `workdir.config`
 _NOTHING: Final = ("None", "none", "null", "")
 _OVERRIDE: Final = re.compile(r"--?(?:no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
@@ -74,10 +75,12 @@ def _find(config: str) -> str:
     if saved.suffix.lower() == ".json":
         return f"{folder / 'saved.py'}:{saved}"
     path, colon, variant = config.partition(":")
-    packaged = folder / Path(path).name
-    if Path(path).parent != Path("configs") or Path(path).exists() or not packaged.is_file():
+    if Path(path).exists():
         return config
-    return f"{packaged}{colon}{variant}"
+    if path in (*PACKAGED, *(f"configs/{name}" for name in PACKAGED)):
+        path = f"configs/{Path(path).name}.py"
+    packaged = folder / Path(path).name
+    return f"{packaged}{colon}{variant}" if Path(path).parent == Path("configs") and packaged.is_file() else config
 
 
 def take_nothings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -129,7 +132,16 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
         for start, takes in _MISTAKES.items():
             if mistake[3].startswith(start):
                 return f"{mistake[1]} is {mistake[2]!r}; it takes {takes}"
-    return text.splitlines()[-1]
+    path = _value_of("config", argv).partition(":")[0]
+    if text.endswith(f"No such file or directory: {path!r}"):
+        return absent_config(path)
+    return text.splitlines()[-1].strip().removeprefix("ValueError: ")
+
+
+def absent_config(path: str) -> str:
+    """Says that there is no such config file, and names the package's own."""
+    names = ", ".join(f"configs/{name}.py" for name in PACKAGED)
+    return f"the config file {printable(path)} does not exist; the package has {names}"
 
 
 def unknown_field(config: ConfigDict, path: str) -> str:

@@ -16,12 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 from chexjax import scanline
 from chexjax.data.images import SUFFIXES, read_grey
 from chexjax.errors import ConfigError, DataError, printable
-from chexjax.files import cell, folder_path
+from chexjax.files import cell, folder_path, whole
 from chexjax.runtime import progress_bar
 from chexjax.scanline.rule import AXES, check_arguments
 
 BATCH: Final = 16  # films cleaned at once
 WAITING: Final = 4 * BATCH  # films in memory at most
+TABLE: Final = "changed.csv"
+COLUMNS: Final = ("Image Index", "changed_share", "changed_pixels", "path")
 
 
 class Job(NamedTuple):
@@ -63,7 +65,7 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
     """Cleans a film or a folder of films into `out`; returns the films that could not be read.
 
     Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
-    `sheets/NAME` for each film: before, after, difference.
+    `sheets/NAME` for each film: before, after, difference. What an earlier `changed.csv` in `out` names is removed.
 
     Raises:
       DataError: the input is missing or empty, or an output would overwrite an input.
@@ -72,6 +74,7 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
     broken: dict[Path, str] = {}
     try:
         out.mkdir(parents=True, exist_ok=True)
+        _remove_old(out, jobs)
         _clean_jobs(jobs, out, options, compare, broken)
     except OSError as error:
         raise DataError(f"cannot write to --out={out}: {error}") from error
@@ -96,7 +99,7 @@ def _clean_jobs(jobs: list[Job], out: Path, options: Options, compare: bool, bro
                 writing[index].result()
                 rows[job.name] = (int(mask[index].sum()), film.size)
             bar.update(len(batch))
-    _write_table(out / "changed.csv", [(job.name, *rows[job.name]) for job in jobs if job.name in rows])
+    _write_table(out / TABLE, [(job.name, *rows[job.name]) for job in jobs if job.name in rows])
 
 
 def _plan(source: Path, out: Path) -> list[Job]:
@@ -117,10 +120,38 @@ def _plan(source: Path, out: Path) -> list[Job]:
         raise DataError(f"--out={out} lies in the input folder {folder}: films would be overwritten, or cleaned twice")
     jobs = []
     for name in names:
-        written = name if name.suffix.lower() == ".png" else name.with_name(name.name + ".png")
+        written = Path(_written(name.as_posix()))
         jobs.append(Job(folder / name, name, out / written, out / "sheets" / written))
     _check_outputs(jobs)
     return jobs
+
+
+def _written(name: str) -> str:
+    """The PNG that a film becomes."""
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
+def _remove_old(out: Path, jobs: Sequence[Job]) -> None:
+    """Removes an earlier table and the pictures that it names, so that each picture in `out` has a row in the new one.
+
+    A film that is to be read stays, and so does what the table does not name.
+    """
+    try:
+        with (out / TABLE).open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            ours = tuple(next(rows, ())) == COLUMNS
+            named = {_written(row[-1]) for row in rows if len(row) == len(COLUMNS)} if ours else set()
+    except (FileNotFoundError, ValueError, csv.Error):
+        return
+    if not ours:
+        return
+    sources = {os.path.realpath(job.source) for job in jobs}
+    for path in [path for path in out.rglob("*") if path.suffix.lower() == ".png"]:
+        name = path.relative_to(out).as_posix()
+        is_named = not named.isdisjoint(map(_cell, (name, name.removeprefix("sheets/"))))
+        if is_named and os.path.realpath(path) not in sources:
+            path.unlink()
+    (out / TABLE).unlink()
 
 
 def _check_outputs(jobs: Sequence[Job]) -> None:
@@ -200,9 +231,9 @@ def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: s
 
 
 def _write_table(path: Path, rows: Iterable[tuple[Path, int, int]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["Image Index", "changed_share", "changed_pixels", "path"])
+        table.writerow(COLUMNS)
         table.writerows(
             [_cell(name.name), f"{changed / pixels:.6f}", changed, _cell(name.as_posix())]
             for name, changed, pixels in rows

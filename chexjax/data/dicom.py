@@ -183,7 +183,8 @@ def _layout(header: Header, where: str) -> _Layout:
     needed = ("Rows", "Columns", "PixelData")
     missing = [name for name in needed if not (header.raw(name) if name == "PixelData" else header.word(name))]
     if missing:
-        raise DataError(f"{where}: a DICOM file without pixels ({', '.join(missing)} missing)")
+        found = "a DICOM file without pixels" if "PixelData" in missing else "a film whose size is not known"
+        raise DataError(f"{where}: {found} ({', '.join(missing)} missing)")
     rows, columns, allocated = (header.word(name) or 0 for name in ("Rows", "Columns", "BitsAllocated"))
     samples, kind = header.word("SamplesPerPixel") or 1, header.text("PhotometricInterpretation")
     if not allocated or not kind:

@@ -32,7 +32,7 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
     Raises:
       ValueError: a table is shorter than it says, or the numbers overflow.
     """
-    reasons: list[str] = []
+    verdict = Verdict()
     table = next(iter(header.items("ModalityLUTSequence")), None)
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     signed = header.word("PixelRepresentation") == 1
@@ -41,7 +41,10 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
     else:
         if slope == 0:
             slope = None
-            reasons.append("a rescale slope of 0 was passed over")
+            verdict += Verdict(reasons=("a rescale slope of 0 was passed over",))
+        for keyword, name in (("RescaleSlope", "slope"), ("RescaleIntercept", "intercept")):
+            if header.number(keyword) is None and header.text(keyword):
+                verdict += Verdict("doubtful", (f"a rescale {name} that is no number was passed over",))
         values = levels * (1.0 if slope is None else slope) + (intercept or 0.0)
     if not np.isfinite(values).all():
         raise ValueError("values that are no numbers")
@@ -50,21 +53,19 @@ def grey_levels(levels: np.ndarray, counts: np.ndarray, header: Header) -> tuple
         values = np.log(np.maximum(values, 1.0))
     elif table:
         entries, top = _look_up(values, table, signed or bool(values.min() < 0))
-        return entries / top, _ok(reasons)
+        return entries / top, verdict
     elif window:
-        return apply_window(values, *window, header.text("VOILUTFunction") or "LINEAR"), _ok(reasons)
+        return apply_window(values, *window, header.text("VOILUTFunction") or "LINEAR"), verdict
+    elif header.text("WindowCenter") or header.text("WindowWidth"):
+        verdict += Verdict(reasons=("an unusable window was passed over",))
     bits = header.word("BitsStored") or header.word("BitsAllocated") or 16
     if bits <= 8 and not signed and np.array_equal(values, levels):
-        return np.clip(values / (2.0**bits - 1.0), 0.0, 1.0), _ok(reasons)
+        return np.clip(values / (2.0**bits - 1.0), 0.0, 1.0), verdict
     low, high = own_range(values, counts)
     shown = counts[(values < low) | (values > high)].sum()
     if shown:
-        reasons.append("no window, and outliers: the range of the other pixels is shown")
-    return np.clip((values - low) / max(high - low, 1e-9), 0.0, 1.0), _ok(reasons)
-
-
-def _ok(reasons: list[str]) -> Verdict:
-    return Verdict("ok", tuple(reasons))
+        verdict += Verdict(reasons=("no window, and outliers: the range of the other pixels is shown",))
+    return np.clip((values - low) / max(high - low, 1e-9), 0.0, 1.0), verdict
 
 
 def apply_window(values: np.ndarray, center: float, width: float, function: str = "LINEAR") -> np.ndarray:

@@ -3,7 +3,7 @@
 | in the file | becomes |
 |---|---|
 | no preamble, no file meta, no transfer syntax | the encoding that the first element and the pixels imply |
-| an empty number, or text in its place | absent |
+| an empty number, or text in its place | absent; the film's verdict tells of text |
 | a decimal comma | a decimal point |
 | deflated | inflated, up to the size of the largest film |
 
@@ -27,6 +27,7 @@ from chexjax.data.images import BYTES_A_PIXEL, max_pixels
 from chexjax.errors import DataError, printable
 
 MAGIC: Final = b"DICM"  # at byte 128
+SIZES: Final = ("Rows", "Columns", "BitsAllocated")  # what every object with pixels has
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"
@@ -213,7 +214,7 @@ def read_start(path: Path) -> Header:
     Raises:
       DataError: see `read_header`; or the file cannot be opened.
     """
-    return _read_path(path, ("SOPClassUID", "Rows"))
+    return _read_path(path, ("SOPClassUID", *SIZES))
 
 
 def read_uid_texts(path: Path) -> list[str]:

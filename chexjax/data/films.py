@@ -80,8 +80,14 @@ def _by_digest(config: ConfigDict, digest: str, error: DataError) -> Prepared:
     if not found:
         kept = f"; nor are there prepared films {digest} in {cache_of(config)}, to do without" if digest else ""
         raise DataError(f"{error}{kept}") from error
-    films = load(found[0])
+    reason = str(error).splitlines()[0]
+    try:
+        films = load(found[0])
+    except DataError as broken:
+        if str(broken) == str(error):  # the raw films are there
+            raise
+        what = str(broken).splitlines()[0]
+        raise DataError(f"{what}\n{reason}: bring the folder back first, to prepare them anew") from broken
     if jax.process_index() == 0:
-        reason = str(error).splitlines()[0]
         warn(f"{reason}; going on with the films as they were prepared for the checkpoint, in {films.path}")
     return films

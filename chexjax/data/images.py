@@ -18,6 +18,7 @@ by its own range a guess. Films of 12 bits come as DICOM, which says how they ar
 import io
 import os
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,9 @@ _SMALL: Final = 64
 _COLOURED: Final = 32  # levels between a pixel's channels; a JPEG's noise stays below
 _MARKS: Final = 0.001  # of the pixels: a letter in colour
 _PICTURE: Final = 0.2
+
+# A camera's broken notes change no pixel; Pillow's word on them names neither the film nor a way out.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin$")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from chexjax.data import dicom, images
-from chexjax.data.dicom_header import begins_as_dicom, read_start, silent_pydicom
+from chexjax.data.dicom_header import SIZES, begins_as_dicom, read_start, silent_pydicom
 from chexjax.errors import DataError
 
 Kind = Literal["film", "no film", "unreadable"]
@@ -67,6 +67,6 @@ def classify(path: Path) -> FileKind:
     for beginning, what in _NO_FILMS.items():
         if header.sop_class.startswith(beginning):
             return FileKind("no film", what)
-    if not header.word("Rows"):
+    if not any(header.word(name) for name in SIZES):  # of a film that lacks some, reading names what it lacks
         return FileKind("no film", "DICOM without pixels")
     return FileKind("film", "DICOM")

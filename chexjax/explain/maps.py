@@ -139,8 +139,12 @@ def _factor(extent: int) -> int:
 
 
 def unit_range(maps: Any) -> np.ndarray:
-    """Each map (h, w) of (..., h, w, findings) stretched to 0..1 by its own extremes; a flat map becomes 0."""
+    """Each map (h, w) of (..., h, w, findings) stretched to 0..1 by its own extremes.
+
+    A flat map becomes 0, and so does one with values that are no numbers.
+    """
     maps = np.asarray(maps, np.float32)
+    maps = np.where(np.isfinite(maps).all((-3, -2), keepdims=True), maps, np.float32(0))
     low, high = maps.min((-3, -2), keepdims=True), maps.max((-3, -2), keepdims=True)
     flat = high - low <= _ROUNDING * np.maximum(np.abs(low), np.abs(high))
     return np.where(flat, 0.0, (maps - low) / np.where(flat, 1.0, high - low)).astype(np.float32)

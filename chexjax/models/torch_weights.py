@@ -25,12 +25,14 @@ if __name__ == "__main__":
 
     run(main)
 
+import ast
 import fnmatch
+import itertools
 import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,7 +159,7 @@ def convert_state_dict(
     known |= {key for name, keys in network.parts.items() for key in (name, *keys)}
     left = [name for name in tensors if name not in known and not name.endswith(tuple(known_names(torch)))]
     if left:
-        warnings.warn(f"left out, not of the network: {_grouped(left)}", stacklevel=2)
+        warnings.warn(f"left out, not of the network: {_grouped(left, known)}", stacklevel=2)
     _check_finite(arrays, used, model)
     variables = {path: to_jax(path, arrays[slot.name]) for path, slot in names.items() if slot.name in arrays}
     kernel = variables[stem_path(model)]
@@ -330,7 +332,9 @@ def _choose(
             advice = [f"their names are those of {kin}: --model={kin}"]
         raise CheckpointError("\n".join([f"these are not the weights of {model}", *_lines(nearest), *advice]))
     chosen = next((network for network in fitting if network.averaged), fitting[0])
-    if others := dict.fromkeys(network.key for network in fitting if network.key != chosen.key):
+    stem = dotted_names(model)[stem_path(model)].name  # a part of the chosen one has the same
+    others = dict.fromkeys(network.key for network in fitting if network.names[stem] != chosen.names[stem])
+    if others:
         kind = " (averaged weights)" if chosen.averaged else ""
         warnings.warn(f"takes {chosen.key}{kind}; {', '.join(others)} would fit, too: choose by --key", stacklevel=3)
     return chosen
@@ -413,11 +417,13 @@ def _lines(troubles: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{kind} {len(keys)}: {', '.join(keys)}" for kind, keys in troubles.items() if keys]
 
 
-def _grouped(names: Sequence[str]) -> str:
-    """Names of tensors; of many under one roof only the roof, with their number."""
+def _grouped(names: Sequence[str], others: Collection[str] = ()) -> str:
+    """Names of tensors; of many under one roof only the roof, which none of `others` is under, with their number."""
+    taken = {name[:end] for name in others for end in range(len(name)) if name[end] == "."}
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(name.split(".")[0], []).append(name)
+        roofs = itertools.accumulate(name.split("."), lambda above, part: f"{above}.{part}")
+        groups.setdefault(next((roof for roof in roofs if roof not in taken), name), []).append(name)
     return ", ".join(
         f"{roof} ({len(group)} tensors)" if len(group) > 4 else ", ".join(group) for roof, group in groups.items()
     )
@@ -551,8 +557,10 @@ def load_weights(folder: Path) -> tuple[dict[str, PyTree], About]:
 def names_in(text: str) -> tuple[str, ...]:
     """What `--findings` says: the names in a file, one a line or with commas between them, or the names themselves.
 
+    A list as JSON, Python or YAML writes it is read, too.
+
     Raises:
-      ConfigError: there is no such file, and the text holds no comma; or the file is no text.
+      ConfigError: there is no such file, and the text holds no comma; or the file is no text, or a broken list.
     """
     path = Path(text).expanduser()
     try:
@@ -562,14 +570,31 @@ def names_in(text: str) -> tuple[str, ...]:
     if not is_file:
         if "," not in text:
             raise ConfigError(f"--findings={text}: no such file; it holds the names of the head's outputs, one a line")
-        return tuple(name.strip() for name in text.split(","))
+        return _names(text, text.split(","))
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--findings={text} cannot be read as text: {reason_of(error)}") from None
+    lines = content.splitlines()
     if len(lines) == 1:
         lines = lines[0].split(",")
-    return tuple(line.strip().strip("\"'") for line in lines)
+    return _names(content, lines)
+
+
+def _names(content: str, parts: Sequence[str]) -> tuple[str, ...]:
+    """The names in a text that is a list in brackets, or else in its parts."""
+    if content.lstrip()[:1] in ("[", "{"):
+        try:
+            listed = ast.literal_eval(content.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            listed = None
+        if not isinstance(listed, list | tuple) or not all(isinstance(name, str) for name in listed):
+            raise ConfigError(f"--findings is no list of names: {reason_of(ValueError(content.strip()))}")
+        return tuple(name.strip() for name in listed)
+    names = [part.strip() for part in parts]
+    if all(name.startswith("- ") for name in names):
+        names = [name.removeprefix("- ").strip() for name in names]
+    return tuple(name.strip("\"'") for name in names)
 
 
 def import_file(

@@ -37,6 +37,7 @@ from chexjax.workdir.thresholds import validation_thresholds
 
 BATCH: Final = 8
 NO_THRESHOLDS: Final = "no thresholds are known: the evaluation of a run finds them (chexjax.main --mode=evaluate)"
+NO_NUMBER: Final = Verdict("refused", ("the networks give no number for it",))
 NO_CALIBRATION: Final = "the evaluation of a run fits it (chexjax.main --mode=evaluate)"
 
 
@@ -319,6 +320,7 @@ class Classifier:
         uncalibrated = probability_of(logits).mean(axis=0)
         probabilities = self._calibrated(uncalibrated)
         distances, verdicts = self._judge({name: array[: len(batch)] for name, array in features.items()}, len(batch))
+        is_finite = np.isfinite(logits).all((0, 2))  # not of broken weights
         for k, film in enumerate(batch):
             yield Scores(
                 name=film.name,
@@ -326,7 +328,7 @@ class Classifier:
                 uncalibrated=uncalibrated[k],
                 thresholds=self.thresholds,
                 findings=self.findings,
-                verdict=film.verdict + verdicts[k],
+                verdict=film.verdict + verdicts[k] + (Verdict() if is_finite[k] else NO_NUMBER),
                 distance=distances[k],
             )
 

@@ -79,7 +79,9 @@ def check_config(workdir: Path, config: ConfigDict) -> None:
     if not differing:
         return
     way = "give the run a new --workdir, or the old config"
-    if set(differing) <= set(LENGTH):
+    if old.keys().isdisjoint(differing):
+        way = f"{CONFIG} lacks what every run writes; bring the run's own back, or give the run a new --workdir"
+    elif set(differing) <= set(LENGTH):
         (key, schedule), *_ = schedules.items()
         way = (
             f"the learning rate ends with the run, as config.{key} is {schedule}, neither constant nor with "
@@ -108,6 +110,8 @@ def read_config(workdir: Path) -> ConfigDict:
             raise ValueError(f"it holds no fields but {type(fields).__name__}")
         return common.complete(ConfigDict(fields), later_only=True)
     except FileNotFoundError:
+        if not workdir.exists():
+            raise CheckpointError(f"{workdir} is no workdir: it does not exist") from None
         raise CheckpointError(f"{workdir} is no workdir: it holds no {CONFIG}; train into it first") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{workdir / CONFIG} cannot be read: {reason_of(error)}") from None

@@ -21,7 +21,7 @@ from chexjax.models import Groups, create_model
 from chexjax.models.configured import AnyNetwork, create_network, first_variables, stem_of
 from chexjax.models.network import by_names
 from chexjax.models.torch_weights import ABOUT, load_weights
-from chexjax.models.weight_files import SUFFIXES
+from chexjax.models.weight_files import SUFFIXES, kind_of
 from chexjax.workdir.checkpoints import Checkpoints, Metadata, check_fit, digests
 from chexjax.workdir.config import CHECKPOINTS, CONFIG, read_config
 
@@ -88,18 +88,25 @@ def restore_best(workdir: Path, checkpoints: Checkpoints | None = None) -> Resto
 
 
 def check_no_file(workdir: Path) -> None:
-    """Refuses what lies in a workdir, and weights that are not imported yet: a file, or a folder of such files.
+    """Refuses what lies in a workdir, imported weights, and those not imported yet: a file, or a folder of such files.
 
     Raises:
       CheckpointError: says what to do first.
     """
     if workdir.exists() and not (workdir / CHECKPOINTS).is_dir() and (owner := _owner_of(workdir)):
         raise CheckpointError(f"{workdir} lies in a workdir; name that: {owner}")
+    if (workdir / ABOUT).is_file():
+        raise CheckpointError(
+            f"{workdir} holds imported weights, not a run\n"
+            f"train from them: --config=configs/baseline.py:MODEL --config.init_from={workdir} --workdir=ANOTHER"
+        )
     files = [workdir] if workdir.is_file() else []
     if workdir.is_dir() and not (workdir / CONFIG).exists():
         files = sorted(path for path in workdir.iterdir() if path.name.lower().endswith(SUFFIXES) and path.is_file())
     if files:
         found = "a file, not a workdir" if files == [workdir] else f"no workdir; it holds {files[0].name}"
+        if not files[0].name.lower().endswith(SUFFIXES) and kind_of(files[0]) not in ("torch", "safetensors"):
+            raise CheckpointError(f"{workdir} is {found}")
         raise CheckpointError(
             f"{workdir} is {found}\nimport weights first, then name the folder this makes: "
             f"python -m chexjax.models.torch_weights --model=MODEL {files[0]} --out=DIR"

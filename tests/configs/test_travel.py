@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from chexjax.configs.arguments import PACKAGED
+
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -31,7 +33,10 @@ def told(site: Path, where: Path, *config: str) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("config", [["--config=configs/dml.py:chestxray14"], ["--config", "configs/distill.py"]])
+@pytest.mark.parametrize(
+    "config",
+    [["--config=configs/dml.py:chestxray14"], ["--config", "configs/distill.py"], ["--config=dml:chestxray14"]],
+)
 def test_the_packages_configs_are_found_from_any_folder(site: Path, tmp_path: Path, config: list[str]) -> None:
     assert "weight" in told(site, tmp_path / "elsewhere", *config)
 
@@ -47,7 +52,15 @@ def test_a_file_of_ones_own_comes_first(site: Path, tmp_path: Path) -> None:
 
 def test_other_names_mean_what_they_say(site: Path, tmp_path: Path) -> None:
     for path in ("dml.py", "elsewhere/dml.py", "configs/none.py", "configs/deeper/dml.py"):
-        assert f"No such file or directory: '{path}'" in told(site, tmp_path, f"--config={path}")
+        assert f"config file {path} does not exist; the package has configs/" in told(
+            site, tmp_path, f"--config={path}"
+        )
+
+
+def test_the_packages_configs_are_listed() -> None:
+    files = (REPOSITORY / "chexjax" / "configs").glob("*.py")
+    runs = {file.stem for file in files if "\ndef get_config(" in file.read_text()}
+    assert set(PACKAGED) == runs - {"saved"}
 
 
 def test_the_wheel_holds_all_of_the_package(tmp_path: Path) -> None:

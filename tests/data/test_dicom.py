@@ -11,6 +11,7 @@ from PIL import Image
 from chexjax.data import dicom
 from chexjax.data.dicom import is_dicom, read_dicom
 from chexjax.data.dicom_grey import apply_window
+from chexjax.data.kinds import classify
 from chexjax.errors import DataError
 
 pydicom = pytest.importorskip("pydicom")
@@ -218,6 +219,17 @@ def test_broken_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             read_dicom(tmp_path / f"{name}.dcm")
+
+
+@pytest.mark.parametrize("lacking", ["Rows", "Columns"])
+def test_a_film_that_lacks_a_size_is_read_and_says_which(tmp_path: Path, lacking: str) -> None:
+    path = write_dicom(tmp_path / "a.dcm", PIXELS)
+    film = pydicom.dcmread(path)
+    del film[lacking]
+    film.save_as(path)
+    assert classify(path).kind == "film"
+    with pytest.raises(DataError, match=rf"a film whose size is not known \({lacking} missing\)"):
+        read_dicom(path)
 
 
 def test_nothing_of_the_patient_is_heard(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

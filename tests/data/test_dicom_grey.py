@@ -155,3 +155,31 @@ def test_padding_is_outside_the_film(tmp_path: Path) -> None:
     assert (judged.pixels[20:40, 30:60] == 255).all()
     assert judged.verdict.status == "doubtful"
     assert "padding" in judged.verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "reason"),
+    [
+        ({"RescaleSlope": "abc"}, "doubtful", "a rescale slope that is no number was passed over"),
+        ({"RescaleSlope": "nan"}, "doubtful", "a rescale slope that is no number was passed over"),
+        ({"RescaleIntercept": "-1O24"}, "doubtful", "a rescale intercept that is no number was passed over"),
+        ({"WindowWidth": "wide"}, "ok", "an unusable window was passed over"),
+        ({"WindowWidth": "-5"}, "ok", "an unusable window was passed over"),
+        ({"WindowWidth": ""}, "ok", "an unusable window was passed over"),
+        ({"WindowWidth": "", "WindowCenter": "", "RescaleSlope": "", "RescaleIntercept": ""}, "ok", None),
+        ({"RescaleSlope": "1,0", "WindowWidth": "4096,0"}, "ok", None),
+    ],
+)
+def test_numbers_that_are_none_are_passed_over_and_told(
+    tmp_path: Path, broken: dict[str, str], status: str, reason: str | None
+) -> None:
+    fields = {"WindowCenter": "2048", "WindowWidth": "4096", "RescaleSlope": "1", "RescaleIntercept": "0"} | broken
+    with pydicom.config.disable_value_validation():
+        path = write_dicom(tmp_path / "a.dcm", PIXELS, BitsStored=12)
+        film = pydicom.dcmread(path)
+        for name, text in fields.items():
+            film.add(pydicom.DataElement(pydicom.datadict.tag_for_keyword(name), "LO", text))
+        film.save_as(path)
+    judged = read_judged(path)
+    assert (judged.verdict.status, judged.verdict.reasons) == (status, (reason,) if reason else ())
+    np.testing.assert_allclose(judged.pixels, PIXELS / 4095 * 255, atol=1)  # as if they were absent

@@ -73,6 +73,18 @@ def test_films_of_a_checkpoint_are_opened_by_their_digest_when_the_raw_ones_are_
         open_films(data)  # without a checkpoint nobody knows which are meant
 
 
+def test_broken_prepared_films_are_not_to_be_removed_before_the_raw_ones_are_back(data: ConfigDict) -> None:
+    before = open_films(data)
+    record = next(before.path.glob("*test.array_record*"))
+    record.write_bytes(record.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"\nremove that folder, and they are prepared anew$"):
+        open_films(data, before.digest)
+    shutil.rmtree(data.dir)
+    with pytest.raises(DataError, match=r"not as they were written.*\n.*bring the folder back first") as raised:
+        open_films(data, before.digest)
+    assert "remove" not in str(raised.value)
+
+
 def test_films_that_are_there_come_first(data: ConfigDict) -> None:
     """Another folder than the checkpoint's gives other films, which whoever asked must see."""
     before = open_films(data)

@@ -1,5 +1,7 @@
 """A camera's or a phone's EXIF orientation: the film is read as viewers show it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +56,15 @@ def test_broken_exif_is_no_reason_to_refuse_a_film(tmp_path: Path) -> None:
     start = data.index(b"Exif\0\0") + 6
     (tmp_path / "film.jpg").write_bytes(data[:start] + b"\xff" * 8 + data[start + 8 :])
     np.testing.assert_array_equal(read_grey(tmp_path / "film.jpg"), stored)
+
+
+def test_broken_exif_is_not_worth_a_word(tmp_path: Path) -> None:
+    save(tmp_path / "film.jpg", 6, "JPEG")
+    data = (tmp_path / "film.jpg").read_bytes()
+    start = data.index(b"Exif\0\0") + 10  # where the first directory begins
+    (tmp_path / "film.jpg").write_bytes(data[:start] + b"\xff" * 4 + data[start + 4 :])
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(tmp_path / "film.jpg") as image:
+        image.getexif()
+    program = "import sys, pathlib; from chexjax.data.images import read_grey; read_grey(pathlib.Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "film.jpg")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

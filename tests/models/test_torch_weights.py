@@ -268,6 +268,24 @@ def test_of_a_head_with_more_outputs_ours_are_kept_in_our_order(resnet, tmp_path
     assert few["bias"].tolist() == [0, 16]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["Mass\nLung Opacity\n", "Mass, Lung Opacity", '"Mass"\r\n"Lung Opacity"', '["Mass",\n "Lung Opacity"]',
+     "['Mass', 'Lung Opacity']", "- Mass\n- Lung Opacity\n"],
+)  # fmt: skip
+def test_a_list_of_findings_as_it_is_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "names").write_bytes(text.encode())
+    assert names_in(str(tmp_path / "names")) == ("Mass", "Lung Opacity")
+    if "," in text:
+        assert names_in(text) == ("Mass", "Lung Opacity")
+
+
+@pytest.mark.parametrize("text", ['["Mass", "Edema"', '{"0": "Mass", "1": "Edema"}', "[1, 2]", '[["Mass"], "Edema"]'])
+def test_what_is_no_list_of_names_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--findings is no list of names: "):
+        names_in(text)
+
+
 def test_a_head_of_other_findings_is_kept_with_their_names(resnet, tmp_path: Path) -> None:
     few = {key: x[:3] if key.startswith("fc.") else x for key, x in resnet.items()}
     torch.save({key: torch.from_numpy(x) for key, x in few.items()}, tmp_path / "few.pth")
@@ -346,6 +364,23 @@ def test_what_is_left_out_is_listed(resnet) -> None:
     extra = {"op_threshs": np.ones(18), "optimizer": {"state": {k: {"exp_avg": np.ones(2)} for k in range(9)}}}
     with pytest.warns(UserWarning, match=r"left out, not of the network: op_threshs, optimizer \(9 tensors\)"):
         assert_same(convert_state_dict("resnet18", resnet | extra), convert_state_dict("resnet18", resnet))
+
+
+def test_a_network_beside_the_taken_one_is_listed_under_its_own_name(resnet) -> None:
+    """Both lie in one `state_dict`, of which the taken one is a part, too."""
+    both = {"state_dict": {f"{name}.{key}": x for name in ("net", "net_ema") for key, x in resnet.items()}}
+    size = sum(not key.endswith("num_batches_tracked") for key in resnet)
+    with pytest.warns(UserWarning, match=rf"left out, not of the network: state_dict\.net \({size} tensors\)$"):
+        convert_state_dict("resnet18", both, key="state_dict.net_ema")
+
+
+def test_a_part_of_the_network_is_no_other_network(densenet) -> None:
+    """A trunk's `features` alone would do as a DenseNet without a head."""
+    trunk = {key: x for key, x in densenet.items() if key.startswith("features.")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        convert_state_dict("densenet121", trunk)
+        convert_state_dict("densenet121", {f"module.{key}": x for key, x in trunk.items()}, head=False)
 
 
 def test_a_deeper_network_is_not_cut_to_a_shallower_one() -> None:

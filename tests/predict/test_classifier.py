@@ -235,6 +235,19 @@ def test_imported_weights_predict_as_the_run_they_came_from(
         Classifier.from_checkpoint(tmp_path / "headless")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e38])
+def test_a_film_without_a_number_is_refused(
+    classifier: Classifier, films: dict[str, Path], number: float, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Of weights that are no numbers, or overflow."""
+    broken = classifier.at_batch_size(classifier.batch_size)
+    broken._variables = jax.tree.map(lambda array: array * np.float32(number), classifier._variables)
+    for found in (*broken.predict([films["0.png"]]), *broken.predict([films["0.png"]], True)):
+        assert found.verdict.status == "refused"
+        assert found.verdict.reasons[-1] == "the networks give no number for it"
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
+
+
 def test_a_file_of_torch_predicts_as_torch_does(films: dict[str, Path], tmp_path: Path) -> None:
     """From a `.pth` to probabilities in two commands' work, at ImageNet's size and normalisation."""
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")

@@ -404,6 +404,36 @@ def test_a_folder_is_mirrored(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert np.array_equal(red, remove_artifacts_reference(wire_film(3)) != wire_film(3))
 
 
+def test_a_folder_that_is_used_again_holds_what_its_table_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(folder / "=1.jpg", wire_film(1))  # its cell gets an apostrophe
+    out = tmp_path / "out"
+    assert run(monkeypatch, folder, f"--out={out}", "--compare") == 0
+    save(out / "mine.png", wire_film(0))
+    save(tmp_path / "in" / "c.png", wire_film(2))
+    assert run(monkeypatch, tmp_path / "in", f"--out={out}") == 0
+    assert list(table(out)) == ["c.png"]
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+        *("c.png", "mine.png", "changed.csv")
+    }
+    inside = out / "rest" / "c.png"  # a film to be read is never removed
+    save(inside, wire_film(2))
+    before = inside.read_bytes()
+    (out / "changed.csv").write_text("Image Index,changed_share,changed_pixels,path\nc.png,0,0,rest/c.png\n")
+    assert run(monkeypatch, inside.parent, f"--out={out}") == 0
+    assert inside.read_bytes() == before
+
+
+def test_another_table_of_that_name_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "in" / "a.png", wire_film(0))
+    save(tmp_path / "out" / "b.png", wire_film(1))
+    for table in (b"path\nb.png\n", b"\xff\xfe,path\n", b""):
+        (tmp_path / "out" / "changed.csv").write_bytes(table)
+        assert run(monkeypatch, tmp_path / "in", f"--out={tmp_path / 'out'}") == 0
+        assert (tmp_path / "out" / "b.png").exists()
+
+
 def test_one_film_and_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = np.full((64, 64), 80, np.uint8)
     film[30:32, 5:60] = 110

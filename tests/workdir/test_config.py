@@ -80,3 +80,10 @@ def test_fields_that_were_always_there_are_not_guessed(old: Path, small_baseline
     assert "mean" not in read_config(old).data
     with pytest.raises(CheckpointError, match=r"data\.mean: 'absent' then, 0\.5 now"):
         check_config(old, small_baseline)
+
+
+def test_a_config_that_was_cut_is_told_from_another(old: Path, small_baseline: ConfigDict) -> None:
+    cut = {name: small_baseline.to_dict()[name] for name in ("regime", "networks")}
+    (old / CONFIG).write_text(json.dumps(cut))
+    with pytest.raises(CheckpointError, match=r"more\)\nconfig\.json lacks what every run writes; bring the run's own"):
+        check_config(old, small_baseline)

@@ -345,7 +345,19 @@ def need(folder: Path, source: str, names: Sequence[str]) -> Path:
     """
     if path := look_for(folder, names):
         return path
-    raise DataError(f"{folder} lacks {' or '.join(names)} (or .gz of it), which the source {source!r} reads")
+    way = elsewhere(folder, names)
+    raise DataError(f"{folder} lacks {' or '.join(names)} (or .gz of it), which the source {source!r} reads{way}")
+
+
+def elsewhere(folder: Path, names: Sequence[str]) -> str:
+    """A line that names the folder to give instead: the one above, or one below, that holds one of `names`; "" if none.
+
+    A download lies in a folder of its own, and the film's folder lies in it: both are easily named for the other.
+    """
+    for near in (folder.resolve().parent, *sorted(path for path in folder.glob("*") if path.is_dir())):
+        if look_for(near, names) or any((near / name).is_dir() for name in names):
+            return f"\nthat lies in {near}; name it: --dir (data.dir)"
+    return ""
 
 
 def look_for(folder: Path, names: Sequence[str]) -> Path | None:

@@ -23,6 +23,7 @@ from chexjax.data.sources.entries import (
     Box,
     Entries,
     Request,
+    elsewhere,
     find_alike,
     find_in_folders,
     folders_below,
@@ -75,9 +76,9 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     entry_file = find_table(folder, *ENTRY_FILES)
     if entry_file is None:
         has = first_ten(sorted(path.name for path in folder.iterdir())) if any(folder.iterdir()) else "nothing"
+        way = elsewhere(folder, ENTRY_FILES) or f"\na table of another name must be called {ENTRY_FILES[1]}"
         raise DataError(
-            f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download? It holds {has}\n"
-            f"a table of another name must be called {ENTRY_FILES[1]}"
+            f"{folder} holds none of {', '.join(ENTRY_FILES)}; is it an unpacked download? It holds {has}{way}"
         )
     return read_entry_file(entry_file, read_boxes(find_table(folder, BOX_FILE) or folder / BOX_FILE))
 

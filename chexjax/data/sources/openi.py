@@ -21,7 +21,7 @@ from typing import Final
 
 import numpy as np
 
-from chexjax.data.sources.entries import Entries, Request, check_folder, look_for, refuse_twice
+from chexjax.data.sources.entries import Entries, Request, check_folder, elsewhere, look_for, refuse_twice
 from chexjax.data.sources.tables import is_film_name, read_table, texts
 from chexjax.errors import DataError, printable, reason_of
 
@@ -83,7 +83,8 @@ def _reports(folder: Path) -> Path:
             return folder / name
     if (folder / ARCHIVE).is_file():
         return folder / ARCHIVE
-    raise DataError(f"{folder} lacks {ARCHIVE} or {FOLDERS[0]}/, which the source 'openi' reads")
+    way = elsewhere(folder, (ARCHIVE, FOLDERS[0]))
+    raise DataError(f"{folder} lacks {ARCHIVE} or {FOLDERS[0]}/, which the source 'openi' reads{way}")
 
 
 def _texts(source: Path) -> Iterator[tuple[str, bytes]]:

@@ -1,6 +1,7 @@
 """The tables of an NIH folder, with the quirks of the real ones, and what is refused."""
 
 import gzip
+import re
 import zipfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from chexjax.data.sources import nih, tables
+from chexjax.data.sources.entries import need
 from chexjax.errors import DataError
 from chexjax.findings import FINDINGS
 
@@ -75,6 +77,20 @@ def test_a_folder_that_is_none_or_empty_or_binary(tmp_path: Path) -> None:
     (tmp_path / "Data_Entry_2017.csv").write_bytes(b"\xff\xfe\x00\x80" * 9)
     with pytest.raises(DataError, match=r"Data_Entry_2017\.csv"):
         nih.read_entries(tmp_path)
+
+
+def test_the_folder_that_holds_the_table_is_named(tmp_path: Path) -> None:
+    inner = tmp_path / "download"
+    (inner / "images").mkdir(parents=True)
+    write(inner, ["1_0.png,No Finding,0,1,50,M,PA,,,,,"])
+    for named in (tmp_path, inner / "images"):
+        with pytest.raises(DataError, match=rf"\nthat lies in {re.escape(str(inner))}; name it: --dir \(data\.dir\)$"):
+            nih.read_entries(named)
+    (inner / "train.csv").write_text("a\n")
+    with pytest.raises(DataError, match=rf"which the source 'chexpert' reads\nthat lies in {re.escape(str(inner))}; "):
+        need(inner / "images", "chexpert", ("train.csv", "valid.csv"))
+    with pytest.raises(DataError, match=r"which the source 'chexpert' reads$"):
+        need(inner / "images", "chexpert", ("valid.csv",))
 
 
 @pytest.fixture
