@@ -41,8 +41,8 @@ CHUNK = 16  # films that are cleaned in one call
 def originals(folder: Path | None, work: Path) -> list[Path]:
     """Film files of full size."""
     shared = Path(os.environ.get("CHEXJAX_REAL_DATA", Path(__file__).resolve().parents[2] / "shared")) / "nih-sample"
-    for place in (folder, shared):
-        if place and (found := sorted(place.glob("**/images/*.png"))):
+    for base in (folder, shared):
+        if base and (found := sorted(base.glob("**/images/*.png"))):
             return found[: 2 * CHUNK]
     write_films(work / "originals", count=2 * CHUNK, size=1024, seed=0, progress=False)
     return sorted((work / "originals").glob("**/*.png"))

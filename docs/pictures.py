@@ -50,10 +50,10 @@ def draw_option(name: str, option: dict[str, Any]) -> None:
     labels = ("before", "the report's rule", ", ".join(f"{key}={value}" for key, value in option.items()))
     sheet = Image.new("L", (3 * SHOWN, SHOWN + 18))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for place, (panel, label) in enumerate(zip(panels, labels, strict=True)):
+    for column, (panel, label) in enumerate(zip(panels, labels, strict=True)):
         detail = Image.fromarray(panel // 8 * 8).resize((SHOWN, SHOWN), Image.Resampling.NEAREST)
-        sheet.paste(detail, (place * SHOWN, 18))
-        draw.text((place * SHOWN + 4, 1), label, fill=255, font=font)
+        sheet.paste(detail, (column * SHOWN, 18))
+        draw.text((column * SHOWN + 4, 1), label, fill=255, font=font)
     sheet.quantize(32).save(IMAGES / f"scanline_{name}.png", optimize=True)
 
 

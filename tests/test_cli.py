@@ -147,8 +147,8 @@ def test_ctrl_c_while_libraries_are_loaded_is_one_line(name: str, tmp_path: Path
     assert process.stdout.readline() == "loading\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=60)
-    assert told == "error: interrupted\n"
+    _, message = process.communicate(timeout=60)
+    assert message == "error: interrupted\n"
     assert process.returncode == 130
 
 

@@ -30,8 +30,8 @@ def precisions(compiled: Any, *arguments: Any) -> set[str]:
     assert products
     found = set()
     for product in products:
-        told = re.findall(r"precision (\w+)>|precision = \[(\w+), (\w+)\]", product)
-        found |= {word for row in told for word in row if word} or {"DEFAULT"}
+        pairs = re.findall(r"precision (\w+)>|precision = \[(\w+), (\w+)\]", product)
+        found |= {word for row in pairs for word in row if word} or {"DEFAULT"}
     return found
 
 

@@ -92,9 +92,9 @@ def test_predict(
     workdir, out = save_untrained(small_baseline, tmp_path / "run"), tmp_path / "out"
     (folder / "\x1b[31mbroken.png").write_text("no film")
     assert run(monkeypatch, predict_command.main, f"--checkpoint={workdir}", f"--out={out}", folder) == 1
-    told = capsys.readouterr()
-    assert plain(told.out + told.err)
-    assert "Traceback" not in told.err
+    message = capsys.readouterr()
+    assert plain(message.out + message.err)
+    assert "Traceback" not in message.err
     assert len(check_table(out / "predictions.csv")) == len(NAMES)
     assert len(check_table(out / "errors.csv")) == 1
     assert len(set(read_predictions(out / "predictions.csv", FINDINGS).names)) == len(NAMES)
@@ -144,8 +144,8 @@ def test_scanline(
     assert run(monkeypatch, clean.main, folder, f"--out={tmp_path / 'out'}", "--compare") == 0
     (folder / "\x1b[31mbroken.png").write_text("no film")
     assert run(monkeypatch, clean.main, folder, f"--out={tmp_path / 'again'}") == 1
-    told = capsys.readouterr()
-    assert plain(told.out + told.err)
+    message = capsys.readouterr()
+    assert plain(message.out + message.err)
     assert len(check_table(tmp_path / "out" / "changed.csv")) == len(NAMES)
     assert len([path for path in (tmp_path / "out").iterdir() if path.suffix == ".png"]) == len(NAMES)
     (tmp_path / "loop").symlink_to("loop")
@@ -158,7 +158,7 @@ def test_memory_is_bounded_whatever_the_sizes_of_films(tmp_path: Path, monkeypat
     monkeypatch.setattr(cleaning, "WAITING", 4)
     monkeypatch.setattr(cleaning, "read_grey", lambda path: np.zeros((1, int(path.stem)), np.uint8))
     jobs = [cleaning.Job(tmp_path / f"{k}.png", Path(f"{k}.png"), Path("a"), Path("b")) for k in range(1, 40)]
-    held = 0
+    largest = 0
 
     class Bar:
         def update(self, count: int) -> None:
@@ -169,9 +169,9 @@ def test_memory_is_bounded_whatever_the_sizes_of_films(tmp_path: Path, monkeypat
     with ThreadPoolExecutor(2) as pool:
         for batch in cleaning._batches(jobs, pool, {}, Bar()):
             sizes += [film.shape[1] for _, film in batch]
-            held = max(held, len(batch))
+            largest = max(largest, len(batch))
     assert sorted(sizes) == list(range(1, 40))
-    assert held == 1
+    assert largest == 1
 
 
 def nih_folder(phantom: Path, tmp_path: Path, renamed: dict[str, str]) -> Path:
@@ -232,7 +232,7 @@ def test_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     out, labels = tmp_path / "out", tmp_path / "labels.csv"
     flags = (f"--predictions={path}", f"--labels={labels}", f"--out={out}")
     assert run(monkeypatch, score.main, *flags) == 0
-    told = capsys.readouterr()
-    assert plain(told.out + told.err)
+    message = capsys.readouterr()
+    assert plain(message.out + message.err)
     check_table(out / "tables.csv")
     assert not {"b", "script"} & Tags((out / "report.html").read_text(encoding="utf-8")).found

@@ -17,7 +17,7 @@ def run(*flags: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--config=configs/dml.py"], "--workdir"),
         (
@@ -57,11 +57,11 @@ def run(*flags: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]
         (["--config=configs/dml.py", "--workdir=/tmp/x", "rest"], "rest"),
     ],
 )
-def test_a_mistyped_command_is_one_line(flags: list[str], told: str) -> None:
+def test_a_mistyped_command_is_one_line(flags: list[str], message: str) -> None:
     done = run(*flags)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert told in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not done.stdout
 

@@ -202,10 +202,10 @@ def states_of(config: ConfigDict, step: int = 0) -> tuple:
 def one_step(
     config: ConfigDict, states: tuple, devices: int = 1, teacher: Teacher | None = None, fixed: dict | None = None
 ) -> tuple[tuple, dict[str, np.ndarray]]:
-    places = jax.devices()[:devices]
-    step = create_step(Context(config, np.full(14, 0.5), GROUPS, teacher), places)
-    held = replicate(Fixed(np.int32(config.seed), fixed or {}), places)
-    moved, measured = jax.device_get(step(replicate(states, places), film_batch(devices), held))
+    placed_on = jax.devices()[:devices]
+    step = create_step(Context(config, np.full(14, 0.5), GROUPS, teacher), placed_on)
+    constants = replicate(Fixed(np.int32(config.seed), fixed or {}), placed_on)
+    moved, measured = jax.device_get(step(replicate(states, placed_on), film_batch(devices), constants))
     return jax.tree.map(lambda x: x[0], moved), measured
 
 
@@ -290,12 +290,12 @@ def test_a_teacher_and_frozen_trunks_drop_nothing() -> None:
     variables = {"params": states[0].params}
     teacher = Teacher({"net1": states[0].apply_fn}, config.data.mean, config.data.std)
     context = Context(config, np.full(14, 0.5), None, teacher, frozen=True)
-    places = jax.devices()[:1]
-    held = replicate(Fixed(np.int32(0), {"net1": variables}), places)
+    placed_on = jax.devices()[:1]
+    constants = replicate(Fixed(np.int32(0), {"net1": variables}), placed_on)
     share = {key: x[0] for key, x in film_batch(1).items()}
     x = prepare(share, 0, 0, config)["image"]
     logits = states[0].apply_fn(variables, x, train=False)
-    _, measured = create_step(context, places)(replicate(states, places), film_batch(1), held)
+    _, measured = create_step(context, placed_on)(replicate(states, placed_on), film_batch(1), constants)
     soft = config.distill.temperature**2 * binary_cross_entropy(
         logits / config.distill.temperature, jax.nn.sigmoid(logits / config.distill.temperature)
     )

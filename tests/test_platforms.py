@@ -29,7 +29,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "words"),
     [
         ({"JAX_PLATFORMS": "cuda"}, ["no cuda here", "install 'chexjax[cuda]', or unset JAX_PLATFORMS"]),
         ({"JAX_PLATFORMS": "gpu"}, ["no gpu here", "install 'chexjax[cuda]', or unset JAX_PLATFORMS"]),
@@ -39,14 +39,14 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         ({"JAX_PLATFORM_NAME": "gpu"}, ["no gpu here", "or unset JAX_PLATFORM_NAME"]),
     ],
 )
-def test_a_platform_that_is_not_here(settings: dict[str, str], told: list[str]) -> None:
+def test_a_platform_that_is_not_here(settings: dict[str, str], words: list[str]) -> None:
     done = run("-c", ASK, **settings)
     if not done.returncode:
         pytest.skip("this machine has it")
     assert done.returncode == 1
     assert done.stderr.startswith("error: JAX finds ")
     assert done.stderr.count("\n") == 1
-    for part in told:
+    for part in words:
         assert part in done.stderr
 
 

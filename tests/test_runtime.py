@@ -44,25 +44,25 @@ def test_a_second_process_finds_what_the_first_compiled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("off", ["JAX_ENABLE_COMPILATION_CACHE", "CHEXJAX_CACHE"])
 def test_it_can_be_switched_off_and_a_folder_that_cannot_be_is_no_error(tmp_path: Path, off: str) -> None:
     (tmp_path / "file").touch()
-    told = {"CHEXJAX_CACHE": str(tmp_path), off: "0" if off.startswith("JAX") else str(tmp_path / "file" / "below")}
-    assert hits(**told) == 0
+    given = {"CHEXJAX_CACHE": str(tmp_path), off: "0" if off.startswith("JAX") else str(tmp_path / "file" / "below")}
+    assert hits(**given) == 0
     assert not any((tmp_path / "xla").glob("*"))
 
 
 def test_what_was_not_used_for_longest_goes_first_also_where_jax_had_set_no_date(tmp_path: Path) -> None:
-    told = {"CHEXJAX_CACHE": str(tmp_path)}
-    assert hits(5, **told) == 0
+    given = {"CHEXJAX_CACHE": str(tmp_path)}
+    assert hits(5, **given) == 0
     for date in (tmp_path / "xla").glob("*-atime"):
         date.unlink()  # as a process leaves it that is killed, or a JAX without a limit
     first = sizes(tmp_path / "xla")
-    assert hits(6, **told) == 0
+    assert hits(6, **given) == 0
     limit = sum(sizes(tmp_path / "xla").values())
     assert limit > sum(first.values())
-    assert hits(7, **told, JAX_COMPILATION_CACHE_MAX_SIZE=str(limit)) == 0
+    assert hits(7, **given, JAX_COMPILATION_CACHE_MAX_SIZE=str(limit)) == 0
     kept = sizes(tmp_path / "xla")
     assert 0 < sum(kept.values()) <= limit
     assert not kept.keys() & first.keys()
-    assert hits(7, **told) > 0
+    assert hits(7, **given) > 0
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -123,10 +123,10 @@ def test_the_command_says_what_fails(
 ) -> None:
     monkeypatch.setattr(comparison, "restore", lambda: perturbed(restored, lambda kernel: kernel * 1.01))
     assert run() == 1
-    told = capsys.readouterr()
-    assert "  FAIL logits: " in told.out
-    assert "  ok   cleaned films" in told.out
-    assert "logits (cpu)" in told.err
+    message = capsys.readouterr()
+    assert "  FAIL logits: " in message.out
+    assert "  ok   cleaned films" in message.out
+    assert "logits (cpu)" in message.err
 
 
 def test_a_damaged_file_is_reported(tmp_path: Path) -> None:

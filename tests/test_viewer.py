@@ -48,10 +48,10 @@ def test_a_fitted_film_fills_the_canvas_and_keeps_its_shape() -> None:
 def test_zooming_keeps_the_place_under_the_pointer(at: tuple[float, float]) -> None:
     view = View().zoomed(2, (160, 150), SIZE, CANVAS)
     scale = view.scale(SIZE, CANVAS)
-    place = [(at[k] - CANVAS[k] / 2) / scale + (view.x, view.y)[k] * SIZE[k] for k in (0, 1)]
+    point = [(at[k] - CANVAS[k] / 2) / scale + (view.x, view.y)[k] * SIZE[k] for k in (0, 1)]
     closer = view.zoomed(1.5, at, SIZE, CANVAS)
     assert closer.zoom == 3
-    assert closer.to_canvas(*place, SIZE, CANVAS) == pytest.approx(at)
+    assert closer.to_canvas(*point, SIZE, CANVAS) == pytest.approx(at)
     assert closer.zoomed(0.01, at, SIZE, CANVAS) == View()
     assert View().zoomed(1e9, at, SIZE, CANVAS).zoom == 32
 
@@ -361,8 +361,10 @@ def test_it_fits_the_screen_and_grows_with_its_resolution(size: str, dpi: int, w
         window = Window(environment, f"--checkpoint={workdir}", films / "a.png")
         try:
             first = window.until("a.png, ")
-            told = window.tool("getwindowgeometry", "--shell", window.number)
-            x, y, width, height = (int(re.search(f"{key}=(-?\\d+)", told)[1]) for key in ("X", "Y", "WIDTH", "HEIGHT"))
+            message = window.tool("getwindowgeometry", "--shell", window.number)
+            x, y, width, height = (
+                int(re.search(f"{key}=(-?\\d+)", message)[1]) for key in ("X", "Y", "WIDTH", "HEIGHT")
+            )
             columns, rows = map(int, size.split("x"))
             assert 0.8 * columns < width <= columns - x
             assert 0.8 * rows < height <= rows - y

@@ -206,8 +206,8 @@ def prepare_collection(
     paths = films.find(rows)
     found = {films.names[row]: path for row, path in zip(rows, paths, strict=True) if path is not None}
     missing = [films.names[row] for row, path in zip(rows, paths, strict=True) if path is None]
-    places = {entries.folder: entries.places for entries in films.parts.values()}
-    skipped = _check_missing(missing, places, recipe)
+    searched = {entries.folder: entries.subfolders for entries in films.parts.values()}
+    skipped = _check_missing(missing, searched, recipe)
     splits = {part: [films.names[row] for row in listed] for part, listed in parts.items()}
     entries = {films.names[row]: _entry(films, row) for row in rows}
     digest = _digest_of_entries(recipe, films.findings, entries, splits, found)
@@ -240,15 +240,15 @@ def _entry(films: Collection, row: int) -> Entry:
 
 
 def _check_missing(
-    missing: Sequence[str], places: Mapping[Path, Sequence[Path]], recipe: Recipe, unknown: Sequence[str] = ()
+    missing: Sequence[str], searched: Mapping[Path, Sequence[Path]], recipe: Recipe, unknown: Sequence[str] = ()
 ) -> dict[str, str]:
     """The films that are left out, with reasons; warns with their number.
 
-    `places` are the folders of the sources, and where in them films were looked for.
+    `searched` are the folders of the sources, and where in them films were looked for.
     """
     if missing and not recipe.skip_unreadable:
-        folders = ", ".join(printable(folder) for folder in places)
-        lines = [line for folder, searched in places.items() for line in why_missing(folder, searched, missing)]
+        folders = ", ".join(printable(folder) for folder in searched)
+        lines = [line for folder, below in searched.items() for line in why_missing(folder, below, missing)]
         raise DataError(
             "\n".join(
                 [

@@ -303,14 +303,14 @@ def _choose(
     """
     if not networks:
         foreign = {
-            told: name
+            reason: name
             for other in NETWORKS.values() if other.torch
-            for array, told in other.torch.foreign.items()
+            for array, reason in other.torch.foreign.items()
             for name in tensors if f".{name}".endswith(f".{array}")
         }  # fmt: skip
         if foreign:
-            told, name = next(iter(foreign.items()))
-            raise CheckpointError(f"these are not the weights of {model}: {name} is {told}")
+            reason, name = next(iter(foreign.items()))
+            raise CheckpointError(f"these are not the weights of {model}: {name} is {reason}")
         kin, _ = _nearest(tensors)
         names = [name or "a tensor without a name" for name in tensors]
         holds = f"it holds {_grouped(names)}; they have the names of {kin}"

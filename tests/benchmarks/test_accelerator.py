@@ -9,8 +9,12 @@ from benchmarks import accelerator
 from benchmarks.accelerator import Finding, Part
 
 
-def read(told: dict) -> list[Finding]:
-    return [Finding("rate", told["rate"], 2.0), Finding("share", told["share"], -0.5), Finding("count", told["count"])]
+def read(parts: dict) -> list[Finding]:
+    return [
+        Finding("rate", parts["rate"], 2.0),
+        Finding("share", parts["share"], -0.5),
+        Finding("count", parts["count"]),
+    ]
 
 
 @pytest.fixture
@@ -45,8 +49,8 @@ def test_parts_are_run_and_what_is_missing_is_listed(parts: Path, capsys: pytest
     assert "- slow: ended after 1 s" in missing
     assert "- long: no time" in missing
     assert "- good" not in missing
-    told = json.loads((parts / "accelerator.json").read_text())
-    assert told["parts"]["good"]["figures"] == {"rate": 3.0, "share": 0.75, "count": 7}
+    written = json.loads((parts / "accelerator.json").read_text())
+    assert written["parts"]["good"]["figures"] == {"rate": 3.0, "share": 0.75, "count": 7}
 
 
 def test_a_second_call_does_only_what_is_missing(parts: Path) -> None:

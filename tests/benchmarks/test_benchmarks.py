@@ -51,8 +51,8 @@ def test_a_projection_by_hand() -> None:
 
 def test_two_files_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     for name, rate in (("before", 2.0), ("after", 3.0)):
-        told = {"machine": {"device": name}, "benchmarks": {"scanline": {"rows": [{"name": "x", "rate": rate}]}}}
-        (tmp_path / name).write_text(json.dumps(told))
+        results = {"machine": {"device": name}, "benchmarks": {"scanline": {"rows": [{"name": "x", "rate": rate}]}}}
+        (tmp_path / name).write_text(json.dumps(results))
     monkeypatch.setattr("sys.argv", ["benchmarks", "--compare", str(tmp_path / "before"), str(tmp_path / "after")])
     all_of_them.main()
     assert "| scanline/rows/0/rate | 2 | 3 | 1.500 |" in capsys.readouterr().out

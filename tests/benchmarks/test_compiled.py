@@ -32,10 +32,10 @@ def test_a_plain_network_computes_what_ours_does() -> None:
     kernels = theirs["params"]
     names = ["conv1", "layer1_0/conv1", "layer1_0/conv2", "layer2_0/conv1", "layer2_0/conv2", "layer2_0/downsample_0"]
     for number, name in enumerate(names):
-        place = mine["params"]["trunk"]
+        branch = mine["params"]["trunk"]
         for part in name.split("/"):
-            place = place[part]
-        place["kernel"] = kernels[f"Conv_{number}"]["kernel"]
+            branch = branch[part]
+        branch["kernel"] = kernels[f"Conv_{number}"]["kernel"]
     mine["params"]["head"] = kernels["Dense_0"]
     wanted = jax.jit(plain.apply)(theirs, film)
     np.testing.assert_allclose(jax.jit(ours.apply)(mine, film), wanted, rtol=1e-4, atol=1e-4)
@@ -95,9 +95,9 @@ def test_a_child_that_is_aborted_ends_its_row_alone() -> None:
         {"chip": "h100", "devices": 1, "program": name, "form": Form(2)._asdict(), "largest": False}
         for name in ("nonsense:resnet18", "abort", "rubbish")
     ]
-    told: list[dict] = []
-    rows = compiled.compile_all(jobs, told.append)
-    assert told == rows
+    reported: list[dict] = []
+    rows = compiled.compile_all(jobs, reported.append)
+    assert reported == rows
     assert [found["program"] for found in rows] == [job["program"] for job in jobs]
     assert rows[1]["failed"] == "aborts: nowhere.cc:1 Check failed: false"
     for found in (rows[0], rows[2]):

@@ -68,8 +68,8 @@ def test_a_module_by_hand() -> None:
     x, w, y, part = 2 * 8 * 8 * 16 * 2, 32 * 3 * 3 * 16 * 2, 2 * 8 * 8 * 32 * 2, 2 * 8 * 8 * 4 * 2
     convolution, product = x + w + y + 64, 4 * (6 * 32 + 32 * 4 + 6 * 4)
     broadcast, reduced, row = 4 + 128, 128 + 128, 16
-    turn = (row + row + 4) + (row + row + 4) + (4 + 4 + 1)  # slice, update, condition; of the index 4 bytes
-    assert counts.bytes == convolution + (part + part + 4 + 4) + product + broadcast + reduced + 5 * turn
+    iteration = (row + row + 4) + (row + row + 4) + (4 + 4 + 1)  # slice, update, condition; of the index 4 bytes
+    assert counts.bytes == convolution + (part + part + 4 + 4) + product + broadcast + reduced + 5 * iteration
     whole_turn = (128 + row + 4) + (128 + 128 + row + 4) + (4 + 4 + 1)
     assert counts.whole_bytes == convolution + (x + part + 4 + 4) + product + broadcast + reduced + 5 * whole_turn
     assert counts.kernels == 5 + 5 * 3

@@ -88,6 +88,6 @@ def test_a_field_that_may_be_none_can_be_set_so(nothing: str, workdir: Path, mon
 
 def test_no_text_of_a_mistake_is_longer_than_a_line() -> None:
     arguments = ["main", "--config=configs/baseline.py", "--config.networks.net1.widht=2"]
-    told = explain(KeyError('\'widht\'\nDid you mean "width" instead of "widht"?'), find_configs(arguments))
-    assert told == "config has no field networks.net1.widht; do you mean config.networks.net1.width?"
+    message = explain(KeyError('\'widht\'\nDid you mean "width" instead of "widht"?'), find_configs(arguments))
+    assert message == "config has no field networks.net1.widht; do you mean config.networks.net1.width?"
     assert explain(ValueError("a\nb"), find_configs(arguments[:2])) == "b"

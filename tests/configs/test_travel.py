@@ -22,7 +22,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def told(site: Path, where: Path, *config: str) -> str:
+def message(site: Path, where: Path, *config: str) -> str:
     """What the training command says of a field that the config does not have: it was found, and read."""
     where.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(site)}
@@ -38,21 +38,21 @@ def told(site: Path, where: Path, *config: str) -> str:
     [["--config=configs/dml.py:chestxray14"], ["--config", "configs/distill.py"], ["--config=dml:chestxray14"]],
 )
 def test_the_packages_configs_are_found_from_any_folder(site: Path, tmp_path: Path, config: list[str]) -> None:
-    assert "weight" in told(site, tmp_path / "elsewhere", *config)
+    assert "weight" in message(site, tmp_path / "elsewhere", *config)
 
 
 def test_a_file_of_ones_own_comes_first(site: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     own = tmp_path / "configs" / "dml.py"
     own.write_text("def get_config(variant=''):\n    raise ValueError(f'my own {variant}')\n")
-    assert "my own now" in told(site, tmp_path, "--config=configs/dml.py:now")
+    assert "my own now" in message(site, tmp_path, "--config=configs/dml.py:now")
     own.write_text("from chexjax.configs import common\n\n\ndef get_config():\n    return common.base()\n")
-    assert "weight" in told(site, tmp_path, "--config=configs/dml.py")
+    assert "weight" in message(site, tmp_path, "--config=configs/dml.py")
 
 
 def test_other_names_mean_what_they_say(site: Path, tmp_path: Path) -> None:
     for path in ("dml.py", "elsewhere/dml.py", "configs/none.py", "configs/deeper/dml.py"):
-        assert f"config file {path} does not exist; the package has configs/" in told(
+        assert f"config file {path} does not exist; the package has configs/" in message(
             site, tmp_path, f"--config={path}"
         )
 
@@ -72,6 +72,6 @@ def test_the_wheel_holds_all_of_the_package(tmp_path: Path) -> None:
     wanted = {name for name in listed.stdout.splitlines() if (REPOSITORY / name).exists()}
     if listed.returncode:
         wanted = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "chexjax").rglob("*.py")}
-    held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"chexjax/configs/dml.py", "chexjax/evaluation/published.json"} <= wanted <= held
-    assert not {name for name in held if name.startswith("configs/")}
+    contained = set(zipfile.ZipFile(wheel).namelist())
+    assert {"chexjax/configs/dml.py", "chexjax/evaluation/published.json"} <= wanted <= contained
+    assert not {name for name in contained if name.startswith("configs/")}

@@ -57,14 +57,14 @@ def test_flip_is_the_mirror_image_of_some_films_and_nothing_else() -> None:
 
 def test_resampling_is_scipys_affine_transform() -> None:
     film = FILMS[0, ..., 0].astype(np.float32)
-    side, turn, shift = 0.8, 0.2, np.array([0.05, -0.08])
-    cosine, sine = np.cos(turn), np.sin(turn)
+    side, angle, shift = 0.8, 0.2, np.array([0.05, -0.08])
+    cosine, sine = np.cos(angle), np.sin(angle)
     matrix = np.array([[cosine, -sine], [sine, cosine]]) * side
     centre = (np.array(film.shape) - 1) / 2
     expected = affine_transform(
         film, matrix, offset=centre + shift * film.shape - matrix @ centre, order=1, mode="nearest"
     )
-    np.testing.assert_allclose(_resample(film, side, turn, 1.0, shift), expected, atol=1e-2)
+    np.testing.assert_allclose(_resample(film, side, angle, 1.0, shift), expected, atol=1e-2)
 
 
 def test_blur_is_scipys_gaussian_of_a_deviation_up_to_the_one_named() -> None:

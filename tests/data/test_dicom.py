@@ -63,14 +63,14 @@ def test_rescaling_comes_before_the_window(tmp_path: Path) -> None:
     fields = {"RescaleSlope": 2, "RescaleIntercept": -1000, "WindowCenter": 3000, "WindowWidth": 2000}
     found = read_dicom(write_dicom(tmp_path / "film.dcm", PIXELS, BitsStored=12, **fields))
     expected = np.zeros(PIXELS.shape)
-    for place, stored in np.ndenumerate(PIXELS.astype(float)):
+    for pixel, stored in np.ndenumerate(PIXELS.astype(float)):
         value = 2 * stored - 1000
         if value <= 3000 - 0.5 - 1999 / 2:
-            expected[place] = 0
+            expected[pixel] = 0
         elif value > 3000 - 0.5 + 1999 / 2:
-            expected[place] = 255
+            expected[pixel] = 255
         else:
-            expected[place] = ((value - 2999.5) / 1999 + 0.5) * 255
+            expected[pixel] = ((value - 2999.5) / 1999 + 0.5) * 255
     np.testing.assert_array_equal(found, np.rint(expected))
     assert 0.2 < (found == 0).mean() < 0.8
 

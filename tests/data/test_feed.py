@@ -70,14 +70,16 @@ def test_an_order_is_the_same_traced_and_not() -> None:
     np.testing.assert_array_equal(traced, epoch_order(3, 5, 1000))
 
 
-@pytest.mark.parametrize(("free", "told", "most"), [(2 * 9 * 32 * 32, "stay there", 3), (17 * 32 * 32, "streamed", 1)])
+@pytest.mark.parametrize(
+    ("free", "message", "most"), [(2 * 9 * 32 * 32, "stay there", 3), (17 * 32 * 32, "streamed", 1)]
+)
 def test_films_stay_where_they_fill_no_more_than_half(
-    config: ConfigDict, monkeypatch, free: int, told: str, most: int
+    config: ConfigDict, monkeypatch, free: int, message: str, most: int
 ) -> None:
     config.steps_per_call = 3
     monkeypatch.setattr(feed, "free_memory", lambda: free)
     found = feed.open_feed(config, open_films(config.data), 0)
-    assert told in found.description
+    assert message in found.description
     assert found.most == most
 
 

@@ -36,18 +36,18 @@ def test_what_the_command_prepared_is_what_a_run_opens(
     flags = ["prepare", f"--dir={data.dir}", *out, "--size=32", "--val_fraction=0.3"]
     monkeypatch.setattr(sys, "argv", flags)
     prepare.main()
-    told = capsys.readouterr().out
-    assert f"--config.data.dir={data.dir}" in told
-    assert ("--config.data.cache=" in told) is named
+    message = capsys.readouterr().out
+    assert f"--config.data.dir={data.dir}" in message
+    assert ("--config.data.cache=" in message) is named
 
     def refuse(*args: object) -> None:
         raise AssertionError("prepared again")
 
     monkeypatch.setattr(prepared_module, "write_set", refuse)
-    assert f"prepared films: {open_films(data).path}\n" in told
+    assert f"prepared films: {open_films(data).path}\n" in message
     if named:
         data.cache = f"{data.cache}/prepared"  # as one may read it in what the command printed
-        assert f"prepared films: {open_films(data).path}\n" in told
+        assert f"prepared films: {open_films(data).path}\n" in message
 
 
 @pytest.mark.parametrize("gone", ["folder", "images", "tables"])
@@ -60,9 +60,9 @@ def test_films_of_a_checkpoint_are_opened_by_their_digest_when_the_raw_ones_are_
     for path in {"folder": [folder], "images": [folder / "images"], "tables": [*folder.glob("*.csv")]}[gone]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     found = open_films(data, before.digest)
-    told = capsys.readouterr().err
-    assert told.startswith("warning: ")
-    assert f"going on with the films as they were prepared for the checkpoint, in {before.path}" in told
+    message = capsys.readouterr().err
+    assert message.startswith("warning: ")
+    assert f"going on with the films as they were prepared for the checkpoint, in {before.path}" in message
     assert (found.digest, found.size, found.path) == (before.digest, before.size, before.path)
     for part in ("train", "val", "test"):
         assert found.parts[part].names == before.parts[part].names
@@ -104,10 +104,10 @@ def test_a_finding_of_one_class_is_told_and_nothing_but_such_is_refused(capsys: 
     check_classes(with_labels([0, 1, nan], [0.2, 0.3, 0.2]))
     assert not capsys.readouterr().err
     check_classes(with_labels([0, 0, nan], [0, 1, 0], [nan, nan, nan]))
-    told = capsys.readouterr().err
-    assert "3 training films: 2: A (all 2 are 0), C (no label is known)" in told
-    assert "--config.data.findings" in told
-    assert told.count("\n") == 2
+    message = capsys.readouterr().err
+    assert "3 training films: 2: A (all 2 are 0), C (no label is known)" in message
+    assert "--config.data.findings" in message
+    assert message.count("\n") == 2
     lost = with_labels([1, 1, 1], [nan, 0, 0])
     with pytest.raises(DataError, match=r"^every finding is of one class only.*A \(all 3 are 1\), B \(all 2 are 0\)"):
         check_classes(lost)

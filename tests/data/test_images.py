@@ -105,8 +105,8 @@ def test_transparency_is_left_out(tmp_path: Path) -> None:
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     inks = np.zeros((16, 16, 4), np.uint8)  # flat blocks, which JPEG keeps
-    for place, ink in enumerate([(0, 0, 0, 0), (200, 30, 60, 10), (0, 120, 0, 90), (10, 20, 30, 255)]):
-        inks[place // 2 * 8 : place // 2 * 8 + 8, place % 2 * 8 : place % 2 * 8 + 8] = ink
+    for column, ink in enumerate([(0, 0, 0, 0), (200, 30, 60, 10), (0, 120, 0, 90), (10, 20, 30, 255)]):
+        inks[column // 2 * 8 : column // 2 * 8 + 8, column % 2 * 8 : column % 2 * 8 + 8] = ink
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.jpg", quality=100)
     part = 255.0 - inks
     expected = (part[..., :3] * part[..., 3:] / 255) @ [0.299, 0.587, 0.114]

@@ -36,7 +36,7 @@ class Told:
         return tuple(f"{row}.png" for row in range(len(self.labels)))
 
 
-def told(findings: str, *rows: list[float]) -> Told:
+def labelled(findings: str, *rows: list[float]) -> Told:
     return Told(tuple(findings.split(",")), np.array(rows, np.float32))
 
 
@@ -76,7 +76,7 @@ def test_a_kind_counts_for_the_wider_term_and_never_the_other_way() -> None:
 
 
 def test_labels_follow_the_findings_of_the_run() -> None:
-    own = told("Pleural Effusion,Edema,Nodule,Mass", [1, 0, 0, NAN], [0, 0.5, 1, 0], [NAN, 1, 0, 0])
+    own = labelled("Pleural Effusion,Edema,Nodule,Mass", [1, 0, 0, NAN], [0, 0.5, 1, 0], [NAN, 1, 0, 0])
     labels = align(own, ("Nodule/Mass", "Hernia", "Effusion", "Edema"))
     assert labels.dtype == np.float32
     expected = [[NAN, NAN, 1, 0], [1, NAN, 0, 0.5], [0, NAN, NAN, 1]]  # Hernia: not labelled
@@ -98,7 +98,7 @@ def test_labels_follow_the_findings_of_the_run() -> None:
 )
 def test_what_uncertain_means(policy: object, edema: float, mass: float) -> None:
     uncertain = Uncertain.parse(policy)  # type: ignore[arg-type]
-    labels = align(told("Edema,Mass", [-1, -1], [1, 0]), ("Edema", "Mass"), uncertain)
+    labels = align(labelled("Edema,Mass", [-1, -1], [1, 0]), ("Edema", "Mass"), uncertain)
     np.testing.assert_array_equal(labels, np.array([[edema, mass], [1, 0]], np.float32))
     again = Uncertain.parse(str(uncertain))
     np.testing.assert_array_equal([again.value("Edema"), again.value("Mass")], [edema, mass])
@@ -117,7 +117,7 @@ def test_a_policy_by_another_name_of_the_finding() -> None:
 
 
 def test_uncertain_without_a_policy_is_refused() -> None:
-    own = told("Edema,Pleural Effusion", [0, 0], [1, -1])
+    own = labelled("Edema,Pleural Effusion", [0, 0], [1, -1])
     with pytest.raises(DataError, match=r"ours: 1 labels of 'Pleural Effusion' are uncertain.*1\.png\n.*uncertain=ign"):
         align(own, ("Effusion",))
     np.testing.assert_array_equal(align(own, ("Edema",)), [[0], [1]])  # nobody asks what is uncertain

@@ -54,10 +54,10 @@ def test_order_is_decided_by_the_seed() -> None:
 def test_an_iterator_goes_on_from_its_place() -> None:
     batches = pipeline.training_batches(Source(), 8, seed=1)
     take(batches, 3)
-    place = batches.get_state()
+    position = batches.get_state()
     rest = take(batches, 5)
     resumed = pipeline.training_batches(Source(), 8, seed=1)
-    resumed.set_state(place)
+    resumed.set_state(position)
     assert take(resumed, 5) == rest
     resumed.set_state({"next_index": 3})  # the loop's own way: a place is a step
     assert take(resumed, 5) == rest

@@ -192,7 +192,7 @@ def test_what_tells_prepared_sets_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("threshold", 0, "threshold is 0; it must lie between 1 and 255"),
         ("max_width", 0, "max_width is 0; it must lie"),
@@ -203,8 +203,8 @@ def test_what_tells_prepared_sets_apart() -> None:
         ("enlarge", "nearest", "enlarge is 'nearest'; it may be bicubic, area"),
     ],
 )
-def test_a_preparation_takes_what_a_config_may_hold(field: str, value: object, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_a_preparation_takes_what_a_config_may_hold(field: str, value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Recipe(clean=True, **{field: value}).check()
 
 
@@ -236,15 +236,17 @@ def test_missing_films_are_said_to_be_where_they_are(folder: Path, tmp_path: Pat
     (folder / "images_001.tar.gz").touch()
     moved = (folder / "images").rename(folder / "png")
     where = re.escape(str(folder))
-    told = rf"missing in {where}, {count}: .*\nlooked in 1: the folder itself\n{count} lie in png; rename it to images"
-    with pytest.raises(DataError, match=told):
+    message = (
+        rf"missing in {where}, {count}: .*\nlooked in 1: the folder itself\n{count} lie in png; rename it to images"
+    )
+    with pytest.raises(DataError, match=message):
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     films = moved.rename(folder / "images_a")
     for path in films.iterdir():
         path.rename(path.with_suffix(".PNG"))
         path.with_suffix(".jpg").touch()
-    told = rf"images_a\nof {count} there are several files, such as \S+\.PNG and \S+\.jpg for"
-    with pytest.raises(DataError, match=told):
+    message = rf"images_a\nof {count} there are several files, such as \S+\.PNG and \S+\.jpg for"
+    with pytest.raises(DataError, match=message):
         prepare(folder, tmp_path / "out", RECIPE, progress=False)
     shutil.rmtree(films)
     with pytest.raises(DataError, match=r"there are archives, 1: images_001\.tar\.gz; unpack them there"):
@@ -287,9 +289,9 @@ def test_a_part_of_the_set_is_prepared_beside_the_complete_lists(folder: Path, t
     found = prepare(folder, tmp_path / "out", replace(RECIPE, skip_unreadable=True), progress=False)
     assert {name for part in found.parts.values() for name in part.names} == names
     count = len(rows) - len(kept)
-    told = capsys.readouterr().err
-    assert f"warning: {count} films of the lists are left out: the entry file has no row for them\n" in told
-    assert f"warning: {len(names)} film names differ from the table's in suffix or case" in told
+    message = capsys.readouterr().err
+    assert f"warning: {count} films of the lists are left out: the entry file has no row for them\n" in message
+    assert f"warning: {len(names)} film names differ from the table's in suffix or case" in message
     assert len((found.path / "skipped.csv").read_text().splitlines()) == 1 + count
 
 
@@ -309,9 +311,9 @@ def test_films_that_do_not_decode_are_all_named_and_may_be_skipped(folder: Path,
     assert "--skip-unreadable" in str(caught.value)
     assert not list((tmp_path / "out").rglob("*.array_record*"))
     skipping = prepare(folder, tmp_path / "out", Recipe(size=32, skip_unreadable=True), progress=False)
-    held = {name for part in skipping.parts.values() for name in part.names}
-    assert len(held) == 93
-    assert not held & {first.name, second.name, third.name}
+    readable = {name for part in skipping.parts.values() for name in part.names}
+    assert len(readable) == 93
+    assert not readable & {first.name, second.name, third.name}
     listed = (skipping.path / prepared_module.SKIPPED).read_text()
     assert first.name in listed
     assert second.name in listed
@@ -361,19 +363,19 @@ def test_rot_of_a_prepared_set_is_found_as_it_is_opened_or_as_it_is_read(prepare
         split: [pixels(prepared.source(split)[k]) for k in range(len(part.names))]
         for split, part in prepared.parts.items()
     }
-    for turn in range(60):
+    for trial in range(60):
         path = Path(
             shutil.copytree(
                 prepared.path, tmp_path / prepared.path.parent.name / prepared.path.name, dirs_exist_ok=True
             )
         )
         files = sorted(path.iterdir())
-        file = files[turn % len(files)]
+        file = files[trial % len(files)]
         content = bytearray(file.read_bytes())
-        if turn % 3 == 0:
+        if trial % 3 == 0:
             content[rng.integers(min(len(content), 30_000))] ^= 1 << rng.integers(8)  # records are padded with nothing
             file.write_bytes(content)
-        elif turn % 3 == 1:
+        elif trial % 3 == 1:
             file.write_bytes(content[: rng.integers(len(content))])
         else:
             file.unlink()

@@ -237,7 +237,7 @@ def test_the_codes_of_the_standard_are_in_its_dictionary(finding: str) -> None:
         return
     listed = [entry for names in concepts[scheme].values() for code, entry in names.items() if code == value]
     context = int(source.rpartition(" ")[2])
-    assert [groups for told, groups in listed if told == meaning and context in groups]
+    assert [groups for complaint, groups in listed if complaint == meaning and context in groups]
 
 
 def test_a_finding_without_a_code_has_one_of_our_own() -> None:
@@ -262,9 +262,9 @@ def test_the_command_writes_them_for_dicom_films_alone(
     assert end.value.code == 0
     # Without thresholds nothing is called, so there are no boxes.
     assert sorted(path.name for path in results.iterdir()) == ["1.2.3.4.5-overlay.dcm", "1.2.3.4.5-report.dcm"]
-    told = capfd.readouterr().err
-    assert "nameless.dcm: no DICOM results: its header lacks StudyInstanceUID, SeriesInstanceUID" in told
-    assert SECRET not in told
+    complaint = capfd.readouterr().err
+    assert "nameless.dcm: no DICOM results: its header lacks StudyInstanceUID, SeriesInstanceUID" in complaint
+    assert SECRET not in complaint
     monkeypatch.setattr(sys, "argv", ["predict", *flags, "--overlays=0"])
     with pytest.raises(SystemExit) as end:
         command.main()

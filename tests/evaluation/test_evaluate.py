@@ -224,9 +224,9 @@ def test_uncertain_labels_need_a_word(run: Path, elsewhere: Path, tmp_path: Path
     (tmp_path / "labels.csv").write_text(table)
     best = restore_best(run)
     fields = {"table": str(tmp_path / "labels.csv"), "cache": str(tmp_path)}
-    with pytest.raises(DataError, match="--uncertain=ignore") as told:
+    with pytest.raises(DataError, match="--uncertain=ignore") as message:
         choose_films(best, data_of("table", str(elsewhere / "films"), **fields), "all")
-    assert "config.data" not in str(told.value)
+    assert "config.data" not in str(message.value)
     for policy, value in (("ignore", np.nan), ("one", 1.0), ("Left spot=0.25", 0.25)):
         films, _, _ = choose_films(best, data_of("table", str(elsewhere / "films"), uncertain=policy, **fields), "all")
         assert np.array_equal(films.labels[films.names.index("g3.png"), 0], np.float32(value), equal_nan=True)

@@ -49,9 +49,9 @@ def networks() -> dict:
 def test_predictions_do_not_depend_on_the_batch_nor_on_what_fills_it_up(networks: dict, batch_size: int) -> None:
     model, variables = networks["model"], networks["variables"]
     predictor = create_predictor(dict.fromkeys(variables, model.apply), 0.5, 0.25)
-    told: list[int] = []
-    found = predict_split(predictor, replicate(variables), evaluation_batches(Source(), batch_size), PART, told.append)
-    assert sum(told) == FILMS
+    sizes: list[int] = []
+    found = predict_split(predictor, replicate(variables), evaluation_batches(Source(), batch_size), PART, sizes.append)
+    assert sum(sizes) == FILMS
     for name in variables:
         logits = model.apply(variables[name], normalize(PIXELS[..., None], 0.5, 0.25), train=False)
         np.testing.assert_allclose(found.probabilities[name], expit(np.asarray(logits, np.float64)), atol=1e-6)

@@ -104,8 +104,8 @@ def test_random_maps_point_into_a_box_as_often_as_it_is_large() -> None:
     assert sources["right"]["pointing"] == 1.0
     # 400 cases x 20 draws: a standard error of 0.0037
     assert sources[RANDOM]["pointing"] == pytest.approx(1 / 8, abs=0.012)
-    held = np.mean([(b[0, 0] <= 0.5 <= b[0, 0] + 0.5) and (b[0, 1] <= 0.5 <= b[0, 1] + 0.25) for b in boxes])
-    assert sources[CENTRE]["pointing"] == held
+    inside_share = np.mean([(b[0, 0] <= 0.5 <= b[0, 0] + 0.5) and (b[0, 1] <= 0.5 <= b[0, 1] + 0.25) for b in boxes])
+    assert sources[CENTRE]["pointing"] == inside_share
     assert localize({"right": [spot(0, 0)]}, [LEFT_TOP], ["Mass"]) == localize(
         {"right": [spot(0, 0)]}, [LEFT_TOP], ["Mass"]
     )

@@ -100,7 +100,7 @@ def test_a_finding_without_positives_is_nan_with_a_reason_and_left_out_of_the_me
 
 
 @pytest.mark.parametrize(
-    ("labels", "scores", "told"),
+    ("labels", "scores", "message"),
     [
         (np.zeros(2), np.zeros(3), r"\(2,\).*\(3,\)"),
         (np.zeros(2), np.array([0.5, np.nan]), "scores hold NaN"),
@@ -109,9 +109,9 @@ def test_a_finding_without_positives_is_nan_with_a_reason_and_left_out_of_the_me
         (np.array([0, np.inf]), np.zeros(2), "other values than 0 and 1"),
     ],
 )
-def test_what_is_no_input_is_refused(labels: np.ndarray, scores: np.ndarray, told: str) -> None:
+def test_what_is_no_input_is_refused(labels: np.ndarray, scores: np.ndarray, message: str) -> None:
     for figure in (auroc, average_precision, delong_interval, bootstrap_interval, brier):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             figure(labels, scores)
 
 
@@ -202,12 +202,12 @@ def test_delong_takes_findings_side_by_side_and_knows_equal_models() -> None:
 def test_delong_covers_the_true_area() -> None:
     """Of two normal scores one apart the area is the normal distribution at 1/sqrt(2); 95 % of intervals hold it."""
     rng = np.random.default_rng(4)
-    held = 0
+    covered = 0
     for _ in range(400):
         labels = np.repeat([0, 1], [60, 40])
         low, high = delong_interval(labels, rng.normal(labels, 1.0))
-        held += low <= norm.cdf(1 / math.sqrt(2)) <= high
-    assert 0.91 <= held / 400 <= 0.98  # 0.95 within 3 standard errors
+        covered += low <= norm.cdf(1 / math.sqrt(2)) <= high
+    assert 0.91 <= covered / 400 <= 0.98  # 0.95 within 3 standard errors
 
 
 def test_holm_by_hand() -> None:

@@ -59,7 +59,7 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | byte
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("\n\n", "is empty"),
@@ -89,8 +89,8 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | byte
         (b"\x89PNG\r\n\x1a\n\0\0", "cannot be read as CSV"),
     ],
 )
-def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_a_bad_table_is_refused_in_one_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         read_predictions(written(tmp_path, text), FINDINGS)
     assert str(tmp_path / "p.csv") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -319,7 +319,7 @@ def test_the_entry_file_is_read_as_ever_gzip_or_not(tmp_path: Path, entry_file: 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "has no column 'Image Index', 'Finding Labels'"),
         ("Image Index,Mass\na.png,yes\n", "line 2, column Mass: 'yes' is no label; a label is 0, 1, a number between"),
@@ -335,8 +335,8 @@ def test_the_entry_file_is_read_as_ever_gzip_or_not(tmp_path: Path, entry_file: 
         (f"{HEADER}\na.png,{ROW}\n", "has no column 'Finding Labels', and no label of 0 or 1"),
     ],
 )
-def test_a_bad_table_of_labels_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_a_bad_table_of_labels_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         read_labels(written(tmp_path, text), FINDINGS)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -31,11 +31,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             status = ended.code
         else:
             return capsys.readouterr().out
-        told = capsys.readouterr().err
+        message = capsys.readouterr().err
         assert status == 1
-        assert told.startswith("error: ")
-        assert "Traceback" not in told
-        return told
+        assert message.startswith("error: ")
+        assert "Traceback" not in message
+        return message
 
     return typed
 
@@ -102,10 +102,10 @@ def test_a_score_in_full(run, tables: Path, entry_file: Path, tmp_path: Path) ->
         assert found["comparison"]["findings"][finding]["p_value"] == pytest.approx(test.p_value, abs=1e-12)
         for sex in "MF":
             group = np.array([entry.sex == sex for entry in entries])
-            told = found["subgroups"]["sex"][sex]
-            assert told["positives"][finding] == labels[group, k].sum()
+            group_figures = found["subgroups"]["sex"][sex]
+            assert group_figures["positives"][finding] == labels[group, k].sum()
             expected = roc_auc_score(labels[group, k], a[group, k])
-            assert told["networks"]["a"]["auroc"][finding] == pytest.approx(expected, abs=1e-12)
+            assert group_figures["networks"]["a"]["auroc"][finding] == pytest.approx(expected, abs=1e-12)
     p_values = [at["p_value"] for at in found["comparison"]["findings"].values() if at["p_value"] is not None]
     corrected = [at["p_value_holm"] for at in found["comparison"]["findings"].values() if at["p_value"] is not None]
     np.testing.assert_allclose(corrected, metrics.holm(p_values))
@@ -147,7 +147,7 @@ def test_what_the_entry_file_says_is_neither_markup_nor_a_formula(run, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--labels={entries}"], "usage: "),
         (["--predictions={a}", "--labels={entries}", "--by=colour"], "--by knows sex, age, view, not 'colour'"),
@@ -163,8 +163,10 @@ def test_what_the_entry_file_says_is_neither_markup_nor_a_formula(run, tmp_path:
         (["--predictions={a}", "--labels={entries}", "--out={a}"], "a.csv"),
     ],
 )
-def test_what_is_mistyped_is_told_in_a_line(run, tables: Path, entry_file: Path, flags: list[str], told: str) -> None:
-    assert told in run(*(flag.format(a=tables / "a.csv", entries=entry_file) for flag in flags))
+def test_what_is_mistyped_is_told_in_a_line(
+    run, tables: Path, entry_file: Path, flags: list[str], message: str
+) -> None:
+    assert message in run(*(flag.format(a=tables / "a.csv", entries=entry_file) for flag in flags))
 
 
 def test_logits_are_ranked_as_they_are_written(run, tmp_path: Path) -> None:

@@ -66,12 +66,12 @@ def test_the_figures_before_and_after_are_those_of_the_predictions(run: Path, re
     found = json.loads((run / "metrics.json").read_text())["trust"]["calibration"]["net1"]
     after = trust.calibrations["net1"].apply(p)
     for k, finding in enumerate(FINDINGS):
-        for place, shown in enumerate((p, after)):
-            assert found[finding]["log_loss"][place] == pytest.approx(
+        for row_index, shown in enumerate((p, after)):
+            assert found[finding]["log_loss"][row_index] == pytest.approx(
                 log_loss(labels[:, k], shown[:, k], labels=[0, 1]), rel=1e-6
             )
             expected = expected_calibration_error(labels[:, k], shown[:, k])
-            assert found[finding]["expected_calibration_error"][place] == pytest.approx(expected)
+            assert found[finding]["expected_calibration_error"][row_index] == pytest.approx(expected)
 
 
 def test_the_gate_is_fitted_once_for_a_checkpoint(run: Path, restored: Restored, monkeypatch) -> None:

@@ -180,8 +180,8 @@ def test_branched_networks_have_the_maps_of_their_parts(shared: bool) -> None:
     cams = cam.class_activation_map(model, found, FILMS)
     np.testing.assert_allclose(cams.mean((1, 2)), logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(cam._apply_tapped(model, found, FILMS, lambda _, y: y), logits, rtol=1e-4, atol=1e-5)
-    for f, (k, place) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]):
-        kernel = found["params"]["branch"]["head"]["kernel"][k, :, place]
+    for f, (k, cell) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]):
+        kernel = found["params"]["branch"]["head"]["kernel"][k, :, cell]
         channels = kernel.shape[0]
         features = model.apply(found, FILMS, method="features")[..., k * channels : (k + 1) * channels]
         expected = np.maximum(features @ kernel / 24, 0)

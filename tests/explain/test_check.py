@@ -63,17 +63,17 @@ def test_removed_pixels_solve_the_equations_of_road() -> None:
     removed[:, 4:15, 4:15] = True
     found = np.asarray(check._fill(films, removed))
     for film, gone, ours in zip(films, removed, found, strict=True):
-        places = {tuple(place): k for k, place in enumerate(np.argwhere(gone))}
-        left, right = lil_matrix((len(places), len(places))), np.zeros(len(places))
-        for (row, column), k in places.items():
+        pixels_gone = {tuple(pixel): k for k, pixel in enumerate(np.argwhere(gone))}
+        left, right = lil_matrix((len(pixels_gone), len(pixels_gone))), np.zeros(len(pixels_gone))
+        for (row, column), k in pixels_gone.items():
             for dy, dx in [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x]:
                 beside = (row + dy, column + dx)
                 if min(beside) < 0 or max(beside) >= side:
                     continue
                 weight = 1 / 12 if dy and dx else 1 / 6
                 left[k, k] += weight
-                if beside in places:
-                    left[k, places[beside]] -= weight
+                if beside in pixels_gone:
+                    left[k, pixels_gone[beside]] -= weight
                 else:
                     right[k] += weight * film[beside]
         np.testing.assert_allclose(ours[gone], spsolve(left.tocsr(), right), atol=0.3)

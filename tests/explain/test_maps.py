@@ -136,7 +136,7 @@ def flood(values: np.ndarray, threshold: float) -> list[tuple[int, int, int, int
             waiting += near
         rows, columns = zip(*region, strict=True)
         extent = (max(columns) - min(columns) + 1, max(rows) - min(rows) + 1)
-        boxes.append((min(columns), min(rows), *extent, float(max(values[place] for place in region))))
+        boxes.append((min(columns), min(rows), *extent, float(max(values[cell] for cell in region))))
     return boxes
 
 

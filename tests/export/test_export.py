@@ -186,7 +186,7 @@ def test_a_pair_needs_a_name_for_torch(pair: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         (["--film=1024"], "HEIGHTxWIDTH"),
         (["--network=net9"], "no network 'net9'"),
@@ -195,7 +195,7 @@ def test_a_pair_needs_a_name_for_torch(pair: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(
-    pair: Path, tmp_path: Path, monkeypatch, capsys, flags: list[str], told: str
+    pair: Path, tmp_path: Path, monkeypatch, capsys, flags: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
@@ -203,5 +203,5 @@ def test_mistakes_are_told_in_a_line(
     assert ended.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert told in error
+    assert message in error
     assert not Path("x.bin").exists()

@@ -211,8 +211,8 @@ def test_the_command_writes_what_a_stranger_needs(pair: Path, tmp_path: Path, mo
     out = tmp_path / "net2.onnx"
     monkeypatch.setattr(sys, "argv", ["export", f"--checkpoint={pair}", f"--out={out}", "--to=onnx", "--network=net2"])
     command.main()
-    told = capsys.readouterr().out
-    assert f"opset {OPSET}, {out.stat().st_size / 1e6:.1f} MB" in told
+    message = capsys.readouterr().out
+    assert f"opset {OPSET}, {out.stat().st_size / 1e6:.1f} MB" in message
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     assert about["findings"] == list(FINDINGS)

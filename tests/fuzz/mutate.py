@@ -22,49 +22,49 @@ def damage(random: Random, data: bytes, others: list[bytes]) -> bytes:
     """One to five changes: bits, bytes, numbers, cuts, repeats, and pieces of other files."""
     changed = bytearray(data)
     for _ in range(random.choice([1, 1, 1, 2, 3, 5])):
-        place = int(random.integers(len(changed) + 1))
+        offset = int(random.integers(len(changed) + 1))
         if random.random() < 0.5:
-            place = min(place, int(random.integers(200)))  # where headers are
+            offset = min(offset, int(random.integers(200)))  # where headers are
         length = int(random.choice([1, 2, 4, 8, 64, 1024]))
-        CHANGES[random.integers(len(CHANGES))](random, changed, place, length, others)
+        CHANGES[random.integers(len(CHANGES))](random, changed, offset, length, others)
     return bytes(changed)
 
 
-def _flip(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    if place < len(data):
-        data[place] ^= 1 << int(random.integers(8))
+def _flip(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    if offset < len(data):
+        data[offset] ^= 1 << int(random.integers(8))
 
 
-def _noise(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    data[place : place + length] = random.bytes(length)
+def _noise(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    data[offset : offset + length] = random.bytes(length)
 
 
-def _number(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
+def _number(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
     size = min(length, 8)
     number = int(random.choice(NUMBERS)) % 256**size
-    data[place : place + size] = number.to_bytes(size, "big" if random.random() < 0.5 else "little")
+    data[offset : offset + size] = number.to_bytes(size, "big" if random.random() < 0.5 else "little")
 
 
-def _cut(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    del data[place:]
+def _cut(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    del data[offset:]
 
 
-def _drop(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    del data[place : place + length]
+def _drop(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    del data[offset : offset + length]
 
 
-def _repeat(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    data[place:place] = data[place : place + length] * int(random.integers(1, 20))
+def _repeat(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    data[offset:offset] = data[offset : offset + length] * int(random.integers(1, 20))
 
 
-def _splice(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
+def _splice(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
     other = others[random.integers(len(others))]
     start = int(random.integers(len(other) + 1))
-    data[place : place + length] = other[start : start + length]
+    data[offset : offset + length] = other[start : start + length]
 
 
-def _text(random: Random, data: bytearray, place: int, length: int, others: list[bytes]) -> None:
-    data[place:place] = TEXTS[random.integers(len(TEXTS))].encode("utf-8", "surrogatepass")
+def _text(random: Random, data: bytearray, offset: int, length: int, others: list[bytes]) -> None:
+    data[offset:offset] = TEXTS[random.integers(len(TEXTS))].encode("utf-8", "surrogatepass")
 
 
 CHANGES: tuple[Callable[[Random, bytearray, int, int, list[bytes]], None], ...] = (
@@ -74,13 +74,13 @@ CHANGES: tuple[Callable[[Random, bytearray, int, int, list[bytes]], None], ...] 
 
 def mend_png(data: bytes) -> bytes:
     """The chunks with right checksums: else nothing behind them is ever tried."""
-    place, parts = 8, [data[:8]]
-    while place + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[place : place + 4])
-        body = data[place + 4 : place + 8 + length]
-        parts.append(data[place : place + 4] + body + struct.pack(">I", zlib.crc32(body)))
-        place += 12 + length
-    return b"".join([*parts, data[place:]])
+    offset, parts = 8, [data[:8]]
+    while offset + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[offset : offset + 4])
+        body = data[offset + 4 : offset + 8 + length]
+        parts.append(data[offset : offset + 4] + body + struct.pack(">I", zlib.crc32(body)))
+        offset += 12 + length
+    return b"".join([*parts, data[offset:]])
 
 
 def damage_table(random: Random, text: str) -> bytes:
@@ -115,8 +115,8 @@ def damage_tree(random: Random, tree: object) -> object:
             return rest | {str(random.choice([t for t in TEXTS if len(t) < 50])): tree[key]}
         return {k: damage_tree(random, v) if k == key else v for k, v in tree.items()}
     if isinstance(tree, list) and tree and random.random() < 0.7:
-        place = int(random.integers(len(tree)))
-        return [*tree[:place], damage_tree(random, tree[place]), *tree[place + 1 :]]
+        offset = int(random.integers(len(tree)))
+        return [*tree[:offset], damage_tree(random, tree[offset]), *tree[offset + 1 :]]
     texts = [text for text in TEXTS if len(text) < 10_000]
     values = [None, True, [], {}, [[]], {"a": {}}, -1, 0, 1.5, 1e308, 2**70, float("nan"), float("inf")]
     choice = int(random.integers(len(texts) + len(values)))

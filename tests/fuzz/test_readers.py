@@ -402,8 +402,8 @@ def test_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
             with flagsaver.flagsaver():
                 main.parse(argv)
         except SystemExit:
-            told = capsys.readouterr().err
-            raise ConfigError(told.strip()) if told.startswith("error: ") else AssertionError(told) from None
+            message = capsys.readouterr().err
+            raise ConfigError(message.strip()) if message.startswith("error: ") else AssertionError(message) from None
 
     accepted, refused = fuzz("flags", cases(60, 500), case, tmp_path)
     assert min(accepted, refused) > cases(5, 50)
@@ -451,13 +451,15 @@ def test_imported_weights(tmp_path: Path) -> None:
     variables = {"params": {"head": {"kernel": np.ones((4, 14), np.float32), "bias": np.zeros(14, np.float32)}}}
     torch_weights.save_weights(tmp_path / "whole", variables, about)
     arrays = (tmp_path / "whole" / torch_weights.ARRAYS).read_bytes()
-    told = json.loads((tmp_path / "whole" / torch_weights.ABOUT).read_text())
+    message = json.loads((tmp_path / "whole" / torch_weights.ABOUT).read_text())
     (tmp_path / "hurt").mkdir()
 
     def case(random: Random, folder: Path) -> None:
         hurt = random.random() < 0.7
         (folder / torch_weights.ARRAYS).write_bytes(damage(random, arrays, [arrays]) if hurt else arrays)
-        (folder / torch_weights.ABOUT).write_bytes(json.dumps(told).encode() if hurt else damaged_json(random, told))
+        (folder / torch_weights.ABOUT).write_bytes(
+            json.dumps(message).encode() if hurt else damaged_json(random, message)
+        )
         found, known = torch_weights.load_weights(folder)
         assert isinstance(known.model, str)
         assert np.isfinite([float(known.mean), float(known.std)]).all()

@@ -102,10 +102,10 @@ def test_a_run_that_is_terminated_and_whose_processes_are_killed_ends_as_if_it_n
     scheduled = subprocess.Popen(command, env=environment(), **pipes)
     await_step_after(0)
     scheduled.send_signal(signal.SIGTERM)
-    told, _ = scheduled.communicate(timeout=600)
-    assert scheduled.returncode == 75, told
+    message, _ = scheduled.communicate(timeout=600)
+    assert scheduled.returncode == 75, message
     stopped = max(steps(workdir))
-    assert f"stopped by SIGTERM after step {stopped} of 24" in told
+    assert f"stopped by SIGTERM after step {stopped} of 24" in message
     assert f"stopped by SIGTERM after step {stopped} of 24" in (workdir / "process-1.log").read_text()
 
     meeting = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
@@ -115,10 +115,10 @@ def test_a_run_that_is_terminated_and_whose_processes_are_killed_ends_as_if_it_n
     )
     await_step_after(stopped)
     second.kill()
-    told, _ = first.communicate(timeout=600)  # it must not wait for ever
+    message, _ = first.communicate(timeout=600)  # it must not wait for ever
     second.communicate()
     assert first.returncode == 1
-    assert "error: process 0 of 2 has lost the others" in told or "cannot be saved" in told, told
+    assert "error: process 0 of 2 has lost the others" in message or "cannot be saved" in message, message
     assert max(steps(workdir)) < 24
 
     done = run("launch/local.sh", "2", *flags, f"--workdir={workdir}")
@@ -178,10 +178,11 @@ def test_the_pods_of_the_jobset_agree_on_their_number() -> None:
     (job,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
     spec = job["template"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
-    told = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert str(spec["parallelism"]) == str(spec["completions"]) == told["JAX_NUM_PROCESSES"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert str(spec["parallelism"]) == str(spec["completions"]) == variables["JAX_NUM_PROCESSES"]
     assert (
-        told["JAX_COORDINATOR_ADDRESS"] == f"chexjax-{job['name']}-0-0.chexjax:{container['ports'][0]['containerPort']}"
+        variables["JAX_COORDINATOR_ADDRESS"]
+        == f"chexjax-{job['name']}-0-0.chexjax:{container['ports'][0]['containerPort']}"
     )
     assert f"--workdir={watched(container)}" in container["command"]
 
@@ -217,10 +218,10 @@ def test_an_array_of_two_tasks_scores_what_one_process_does(phantom_folder: Path
     assert run(sys.executable, "-m", "chexjax.predict.join", str(tmp_path / "out")).returncode == 0
     assert run(sys.executable, "-m", "chexjax.predict", *flags, f"--out={tmp_path / 'one'}").returncode == 0
     names, probabilities = {}, {}
-    for place in ("out", "one"):
-        with (tmp_path / place / "predictions.csv").open(newline="") as file:
+    for folder in ("out", "one"):
+        with (tmp_path / folder / "predictions.csv").open(newline="") as file:
             rows = list(csv.reader(file))[1:]
-        names[place] = [row[0] for row in rows]
-        probabilities[place] = np.array([row[1:-2] for row in rows], float)
+        names[folder] = [row[0] for row in rows]
+        probabilities[folder] = np.array([row[1:-2] for row in rows], float)
     assert names["out"] == names["one"] == [path.name for path in films]
     np.testing.assert_allclose(probabilities["out"], probabilities["one"], rtol=1e-5)

@@ -162,6 +162,8 @@ def test_deit_and_dino() -> None:
 def test_lukemelas_efficientnet_is_refused_by_name(model: str) -> None:
     names = {"_conv_stem.weight": (32, 3, 3, 3), "_blocks.0._depthwise_conv.weight": (32, 1, 3, 3), "_fc.bias": (14,)}
     weights = {f"module.{key}": np.zeros(shape, np.float32) for key, shape in names.items()}
-    with pytest.raises(CheckpointError, match="EfficientNet-PyTorch, whose networks pad as TensorFlow does") as told:
+    with pytest.raises(
+        CheckpointError, match="EfficientNet-PyTorch, whose networks pad as TensorFlow does"
+    ) as complaint:
         convert_state_dict(model, weights)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(complaint.value)

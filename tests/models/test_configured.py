@@ -24,6 +24,6 @@ def test_a_cpu_without_products_of_bfloat16_computes_in_float32_and_the_run_says
     _, taken = model.apply(variables, jnp.zeros((1, 32, 32, 1)), capture_intermediates=True)
     assert taken["intermediates"]["trunk"]["__call__"][0].dtype == jnp.dtype(expected)
     describe(small_baseline, None, {}, None, None, steps=4, eval_steps=2)
-    told = capsys.readouterr().out
-    assert f"in {expected}, float32 products" in told
-    assert ("which this CPU does not multiply: the run computes in float32" in told) == (dtype != expected)
+    message = capsys.readouterr().out
+    assert f"in {expected}, float32 products" in message
+    assert ("which this CPU does not multiply: the run computes in float32" in message) == (dtype != expected)

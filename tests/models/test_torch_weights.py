@@ -204,9 +204,9 @@ def test_everything_that_does_not_fit_is_listed(resnet) -> None:
     broken["bn1.weight"] = np.zeros(63)
     with pytest.raises(CheckpointError) as caught:
         convert_state_dict("resnet18", broken)
-    told = str(caught.value)
-    assert all(key in told for key in (*gone, *extra))  # all, not the first ten
-    assert "bn1.weight (63,) for (64,)" in told
+    message = str(caught.value)
+    assert all(key in message for key in (*gone, *extra))  # all, not the first ten
+    assert "bn1.weight (63,) for (64,)" in message
     with pytest.raises(CheckpointError, match=r"not finite 1: layer1\.0\.bn1\.running_var"):
         convert_state_dict("resnet18", resnet | {"layer1.0.bn1.running_var": np.full(64, np.nan)})
 
@@ -299,8 +299,8 @@ def test_a_head_of_other_findings_is_kept_with_their_names(resnet, tmp_path: Pat
         restored = restore_best(tmp_path / name)
         assert restored.findings == findings
         assert restored.models["net1"].num_outputs == len(findings)
-        arrays, told = to_torch(restored, "net1", 3)
-        assert json.loads(told["findings"]) == list(findings)
+        arrays, record = to_torch(restored, "net1", 3)
+        assert json.loads(record["findings"]) == list(findings)
         assert len(arrays["fc.bias"]) == len(findings)
     with pytest.raises(ConfigError, match="'Rust' is there twice"):
         import_file("resnet18", tmp_path / "few.pth", tmp_path / "c", 32, findings=("Rust", "Rust", "Moss"))

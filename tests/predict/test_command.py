@@ -51,11 +51,11 @@ def test_the_command(
         monkeypatch, f"--checkpoint={workdir}", f"--out={out}", folder, tmp_path / "absent.png", "--batch_size=2"
     )
     assert status == 1
-    told = capsys.readouterr()
-    assert "3 films" in told.out
-    assert "images/s" in told.out
-    assert "Traceback" not in told.err
-    assert "errors.csv: 2: " in told.err
+    complaint = capsys.readouterr()
+    assert "3 films" in complaint.out
+    assert "images/s" in complaint.out
+    assert "Traceback" not in complaint.err
+    assert "errors.csv: 2: " in complaint.err
 
     names = ["'=cmd <b>.png", "a.png", "a.png (2)"]  # a spreadsheet must not run the first
     table = rows(out / "predictions.csv")
@@ -65,8 +65,8 @@ def test_the_command(
     (row,) = [row for row in table if row["Image Index"] == names[1]]
     np.testing.assert_allclose([float(row[finding]) for finding in FINDINGS], expected, rtol=1e-5)
     assert {row["Image Index"] for row in rows(out / "errors.csv")} == {"broken.png", "absent.png"}
-    assert "skipped, files without a film: 1: 1 no picture" in told.out
-    assert str(tmp_path) not in told.err + (out / "errors.csv").read_text()
+    assert "skipped, files without a film: 1: 1 no picture" in complaint.out
+    assert str(tmp_path) not in complaint.err + (out / "errors.csv").read_text()
     left = {path.name for path in out.iterdir()}
     assert left == {"predictions.csv", "boxes.csv", "errors.csv", "index.html", "overlays"}
 
@@ -138,9 +138,9 @@ def test_what_the_command_refuses(
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken").touch()
     assert run(monkeypatch, *arguments) == 64
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+    complaint = capsys.readouterr().err
+    assert message in complaint
+    assert "Traceback" not in complaint
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "taken"}
 
 
@@ -265,9 +265,9 @@ def test_shards_are_joined_to_what_one_job_would_have_written(
     assert run(monkeypatch, *same, f"--out={out}", "--shard=2/3") == 0
     capsys.readouterr()
     assert join_command(monkeypatch, out) == 0
-    told = capsys.readouterr().out
-    assert "7 films of 3 shards" in told
-    assert "skipped, files without a film: 1: 1 no picture" in told
+    complaint = capsys.readouterr().out
+    assert "7 films of 3 shards" in complaint
+    assert "skipped, files without a film: 1: 1 no picture" in complaint
     assert content(out) == content(tmp_path / "one")
     # More jobs than films: those without have done their part.
     for k in range(1, 10):
@@ -331,8 +331,8 @@ def test_one_network_of_two(
     np.testing.assert_allclose((found["net1"] + found["net2"]) / 2, found["ensemble"], rtol=1e-5)
     assert np.abs(found["net1"] - found["net2"]).max() > 1e-3
     assert run(monkeypatch, f"--checkpoint={workdir}", path, f"--out={tmp_path / 'o'}", "--network=net3") == 64
-    assert "no network 'net3'" in (told := capsys.readouterr().err)
-    assert "there are net1, net2" in told
+    assert "no network 'net3'" in (complaint := capsys.readouterr().err)
+    assert "there are net1, net2" in complaint
 
 
 def test_a_flat_map_of_a_called_finding_is_told(
@@ -389,10 +389,10 @@ def test_a_line_of_json_a_film(
     paths = [films["0.png"], tmp_path / "broken.png", films["1.png"]]
     flags = (f"--checkpoint={workdir}", *paths, f"--out={tmp_path / 'out'}", "--json")
     assert run(monkeypatch, *flags) == 1
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["name"] for line in told] == ["0.png", "broken.png", "1.png"]
-    assert "error" in told[1]
-    for line, row in zip((told[0], told[2]), rows(tmp_path / "out" / "predictions.csv"), strict=True):
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["name"] for line in lines] == ["0.png", "broken.png", "1.png"]
+    assert "error" in lines[1]
+    for line, row in zip((lines[0], lines[2]), rows(tmp_path / "out" / "predictions.csv"), strict=True):
         assert line["probabilities"] == {finding: float(row[finding]) for finding in FINDINGS}
         assert line["status"] == row["status"]
         assert len(line["pictures"]) >= 1

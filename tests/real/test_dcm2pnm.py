@@ -81,8 +81,8 @@ def compare(folder: Path, tmp_path: Path) -> dict[str, str | int]:
 def test_real_films(real_data: Path, tmp_path: Path) -> None:
     found = compare(real_data / "dicom-cr", tmp_path)
     assert len(found) == 11
-    told = {name: value for name, value in found.items() if value not in (0, 1)}
-    assert told == {"RG3_extremity_J2KI.dcm": "only ours", "RG3_extremity_J2KR.dcm": "only ours"}
+    differing = {name: value for name, value in found.items() if value not in (0, 1)}
+    assert differing == {"RG3_extremity_J2KI.dcm": "only ours", "RG3_extremity_J2KR.dcm": "only ours"}
     lossless = read_judged(real_data / "dicom-cr" / "RG3_extremity_RLE.dcm").pixels
     np.testing.assert_array_equal(read_judged(real_data / "dicom-cr" / "RG3_extremity_J2KR.dcm").pixels, lossless)
     lossy = read_judged(real_data / "dicom-cr" / "RG3_extremity_J2KI.dcm").pixels

@@ -461,13 +461,13 @@ def test_broken_films_are_told_and_the_rest_is_cleaned(
     (folder / "empty.png").write_bytes(b"")
     Image.fromarray(np.full((24, 32), 4000, np.uint16)).save(folder / "deep.png")
     assert run(monkeypatch, folder, f"--out={tmp_path / 'out'}") == 1
-    told = capsys.readouterr().err
+    complaint = capsys.readouterr().err
     for name in ("cut.png", "text.png", "empty.png", "deep.png"):
-        assert name in told
+        assert name in complaint
         assert not (tmp_path / "out" / name).exists()
-    assert "more than 8 bits" in told
-    assert "error: not cleaned: 4" in told
-    assert "Traceback" not in told
+    assert "more than 8 bits" in complaint
+    assert "error: not cleaned: 4" in complaint
+    assert "Traceback" not in complaint
     assert len(table(tmp_path / "out")) == 7
 
 
@@ -504,9 +504,9 @@ def test_mistakes_are_told_in_a_line(
     (folder / "broken.png").write_text("no picture")
     films = {path: path.read_bytes() for path in folder.rglob("*.*")}
     assert run(monkeypatch, *arguments) == 1
-    told = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line and "cleaning" not in line]
-    assert re.search(f"^error: .*{message}", told[-1])
-    assert len(told) == 1
+    complaint = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if line and "cleaning" not in line]
+    assert re.search(f"^error: .*{message}", complaint[-1])
+    assert len(complaint) == 1
     assert {path: path.read_bytes() for path in folder.rglob("*.*")} == films
 
 

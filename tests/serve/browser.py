@@ -105,8 +105,8 @@ class Tab:
 
     def complaints(self) -> list[str]:
         """What the browser says against the page: errors of scripts, of its policy, of what it could not fetch."""
-        told = [event["params"] for event in self.events if event["method"] == "Log.entryAdded"]
-        wrong = [entry["entry"]["text"] for entry in told if entry["entry"]["level"] == "error"]
+        entries = [event["params"] for event in self.events if event["method"] == "Log.entryAdded"]
+        wrong = [entry["entry"]["text"] for entry in entries if entry["entry"]["level"] == "error"]
         return wrong + [str(e["params"]) for e in self.events if e["method"] == "Runtime.exceptionThrown"]
 
 

@@ -43,14 +43,14 @@ def process(run: Path, *flags: str, **environment: str) -> Iterator[Sequence[Any
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": REPOSITORY}
     started = subprocess.Popen(arguments, env=os.environ | environment, **pipes)
     try:
-        address, told = "", []
+        address, printed = "", []
         for line in started.stdout:
             if found := re.match(r"ready: (\S+)", line):
                 address = found[1]
                 break
-            told.append(line.strip())
+            printed.append(line.strip())
         assert address, started.stderr.read()
-        yield started, address, *told
+        yield started, address, *printed
     finally:
         if started.poll() is None:
             started.kill()
@@ -113,8 +113,10 @@ def test_with_a_certificate_the_dicom_port_encrypts_too(run: Path, certificate: 
     cert, key = certificate
     flags = (f"--tls-cert={cert}", f"--tls-key={key}", f"--dicom-ca={cert}", "--host=0.0.0.0", "--calling=MODALITY")
     more = ("--dicom-port=0", "--dicom-to=PACS@localhost:104")
-    with process(run, *flags, *more, CHEXJAX_TOKEN=TOKEN) as (started, _, *told):
-        (port,) = (int(line.rpartition(" ")[2]) for line in told if line.startswith("C-STORE (TLS): CHEXJAX at port "))
+    with process(run, *flags, *more, CHEXJAX_TOKEN=TOKEN) as (started, _, *message):
+        (port,) = (
+            int(line.rpartition(" ")[2]) for line in message if line.startswith("C-STORE (TLS): CHEXJAX at port ")
+        )
         context = ssl.create_default_context(cafile=str(cert))
         context.load_cert_chain(cert, key)
         entity = AE("MODALITY")
@@ -164,7 +166,7 @@ def end_of(monkeypatch, capsys, *flags: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         ([], "usage: chexjax serve --checkpoint=WORKDIR"),
         (["--checkpoint=RUN", "film.png"], "usage: "),
@@ -191,7 +193,7 @@ def end_of(monkeypatch, capsys, *flags: str) -> tuple[int, str]:
         (["--checkpoint=RUN", "--stow-to=http://archive:x/studies"], "--stow-to takes the address"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(flags: list[str], told: str, run: Path, monkeypatch, capsys) -> None:
+def test_what_is_wrong_is_told_in_a_line(flags: list[str], message: str, run: Path, monkeypatch, capsys) -> None:
     monkeypatch.delenv("CHEXJAX_TOKEN", raising=False)
     (run / "short").write_text("abc")
     (run / "empty").write_text("\n")
@@ -202,7 +204,7 @@ def test_what_is_wrong_is_told_in_a_line(flags: list[str], told: str, run: Path,
     assert status == 64
     assert wrong.startswith("error: ")
     assert wrong.count("\n") <= 2
-    assert told.replace("RUN", str(run)) in wrong
+    assert message.replace("RUN", str(run)) in wrong
     assert "secret" not in wrong
 
 

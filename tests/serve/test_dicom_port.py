@@ -43,9 +43,9 @@ def listening(
     service = Service(classifier, limits, Metrics(limits.batch))
     service.warm_up()
     port = StorePort(Instances(service, targets), "CHEXJAX", CALLERS, context)
-    with ExitStack() as held:
-        held.callback(service.close)
-        held.callback(port.close, 5.0)
+    with ExitStack() as stack:
+        stack.callback(service.close)
+        stack.callback(port.close, 5.0)
         yield port.listen("127.0.0.1", 0), service, port
 
 
@@ -199,9 +199,9 @@ def test_a_caller_that_does_not_shake_hands_keeps_no_one_out(
     classifier: Classifier, encrypted: PortContext, certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
     film, context = instance(tmp_path, 1), ssl.create_default_context(cafile=str(certificate[0]))
-    with ExitStack() as held:
-        port, _, _ = held.enter_context(listening(classifier, [], Limits(timeout=3), encrypted))
-        half, silent = (held.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(2))
+    with ExitStack() as stack:
+        port, _, _ = stack.enter_context(listening(classifier, [], Limits(timeout=3), encrypted))
+        half, silent = (stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(2))
         half.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a handshake
         began = time.monotonic()
         assert send(port, film, tls=context) == [0]
@@ -212,9 +212,9 @@ def test_a_caller_that_does_not_shake_hands_keeps_no_one_out(
 
 
 def test_a_caller_that_stops_within_a_message_is_sent_away(classifier: Classifier) -> None:
-    with ExitStack() as held:
-        port, _, _ = held.enter_context(listening(classifier, [], Limits(timeout=0.5)))
-        half = held.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+    with ExitStack() as stack:
+        port, _, _ = stack.enter_context(listening(classifier, [], Limits(timeout=0.5)))
+        half = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
         half.sendall(b"\x01\x00\x00")  # half a header
         with contextlib.suppress(ConnectionResetError):
             assert half.recv(1) == b""

@@ -66,6 +66,6 @@ def test_an_error_is_told_by_its_kind_and_place() -> None:
     try:
         raise ValueError(SECRET)
     except ValueError as error:
-        told = place_of(error)
-    assert told.startswith("ValueError at test_guard.py:")
-    assert SECRET not in told
+        where = place_of(error)
+    assert where.startswith("ValueError at test_guard.py:")
+    assert SECRET not in where

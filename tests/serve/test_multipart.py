@@ -38,7 +38,7 @@ def test_it_agrees_with_pythons_own_parser(boundary: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "kind", "told"),
+    ("body", "kind", "message"),
     [(b"--x\r\n\r\na\r\n--x--", "multipart/form-data", "no boundary"),
      (b"--x\r\n\r\na\r\n--x", "multipart/form-data; boundary=x", "does not hold"),
      (b"--x\r\n\r\na\r\n", "multipart/form-data; boundary=x", "cut short"),
@@ -47,8 +47,8 @@ def test_it_agrees_with_pythons_own_parser(boundary: str) -> None:
      (b"--xy\r\n\r\na\r\n--x--", "multipart/form-data; boundary=x", "does not hold"),
      (b"--x\r\n\r\na\r\n" * 257 + b"--x--", "multipart/form-data; boundary=x", "more than 256 parts")],
 )  # fmt: skip
-def test_what_does_not_hold_to_its_boundary_is_refused(body: bytes, kind: str, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_what_does_not_hold_to_its_boundary_is_refused(body: bytes, kind: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         read_parts(body, kind)
 
 

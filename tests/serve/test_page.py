@@ -129,9 +129,9 @@ def test_names_are_text_and_mistakes_are_told(tab: Tab, client: httpx.Client, tm
     evil.write_bytes(b"no film")
     tab.drop("document.querySelector('h1')", evil)  # anywhere on the page
     tab.wait("document.getElementById('state').className === 'wrong'")
-    told = tab.evaluate("document.getElementById('state').textContent")
-    assert told.startswith(f"{EVIL}: ")
-    assert "not an image" in told
+    message = tab.evaluate("document.getElementById('state').textContent")
+    assert message.startswith(f"{EVIL}: ")
+    assert "not an image" in message
     assert tab.evaluate("document.images.length") == 0
     tab.drop("document.querySelector('h1')", evil, film)
     assert "One film at a time" in tab.evaluate("document.getElementById('state').textContent")

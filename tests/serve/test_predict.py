@@ -118,14 +118,14 @@ def test_a_refused_film_has_no_findings(client: httpx.Client, classifier: Classi
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [(b"", "the body is empty"), (b"GIF89a", "not an image"), (encoded(film_of(0))[:200], "cannot be read"),
      (encoded(np.zeros((64, 64), np.uint8)), "grey levels from 0 to 0")],
 )  # fmt: skip
-def test_what_is_no_film_is_refused_in_a_line(body: bytes, told: str, client: httpx.Client) -> None:
+def test_what_is_no_film_is_refused_in_a_line(body: bytes, message: str, client: httpx.Client) -> None:
     response = client.post("/predict", content=body)
     assert response.status_code == 422
-    assert told in response.json()["detail"]
+    assert message in response.json()["detail"]
 
 
 def test_a_form_holds_one_film(client: httpx.Client) -> None:
@@ -173,15 +173,15 @@ def test_a_body_that_does_not_come_is_not_waited_for(classifier: Classifier) -> 
 
 def test_beyond_the_queue_is_429_and_nothing_is_lost(classifier: Classifier) -> None:
     with serving(classifier, Limits(queue=2, timeout=60)) as (client, service):
-        held = [service.enter(), service.enter()]
+        entered = [service.enter(), service.enter()]
         response = client.post("/predict", content=encoded(film_of(0)))
         assert response.status_code == 429
         assert response.headers["retry-after"] == "1"
-        for leave in held:
+        for leave in entered:
             leave()
             leave()  # the second call gives back nothing
         assert client.post("/predict", content=encoded(film_of(0))).status_code == 200
-        held = [service.enter(), service.enter()]
+        entered = [service.enter(), service.enter()]
         with pytest.raises(Exception, match="2 requests are under way"):
             service.enter()
 

@@ -171,19 +171,19 @@ def test_each_part_knows_its_number_and_the_films_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "accumulate", "told"),
+    ("batch_size", "accumulate", "message"),
     [
         (8, 3, "config.accumulate is 3, which does not divide config.batch_size, 8"),
         (8, 4, "batch_size 8 is not a multiple of 4 devices times accumulate 4"),
     ],
 )
 def test_uneven_parts_are_refused_in_a_line(
-    small_baseline: ConfigDict, tmp_path: Path, batch_size: int, accumulate: int, told: str
+    small_baseline: ConfigDict, tmp_path: Path, batch_size: int, accumulate: int, message: str
 ) -> None:
     small_baseline.batch_size, small_baseline.accumulate = batch_size, accumulate
     small_baseline.data.cache = str(tmp_path / "cache")
     small_baseline.data.phantom.update({"count": 40, "size": 32})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         loop.train(small_baseline, tmp_path / "run")
     assert "\n" not in str(caught.value)
 

@@ -183,8 +183,8 @@ def test_nan_in_a_random_layer_at_a_random_step(config: ConfigDict, tmp_path: Pa
                 keys = sorted(leaves)
                 hit.append(keys[rng.integers(len(keys))])
                 leaf = leaves[hit[0]]
-                place = tuple(int(rng.integers(n)) for n in leaf.shape[1:])
-                leaves[hit[0]] = leaf.at[(slice(None), *place)].set(jnp.nan)
+                element = tuple(int(rng.integers(n)) for n in leaf.shape[1:])
+                leaves[hit[0]] = leaf.at[(slice(None), *element)].set(jnp.nan)
                 states = (states[0].replace(params=unflatten_dict(leaves)),)
             return run(states, source, fixed, begin, count)
 

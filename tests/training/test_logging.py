@@ -19,11 +19,11 @@ from tests.stopped import train_until
 
 def records(file: Path) -> list[bytes]:
     """TFRecord's framing: length (8 bytes), its checksum (4), the record, its checksum (4)."""
-    data, place, found = file.read_bytes(), 0, []
-    while place < len(data):
-        length = int.from_bytes(data[place : place + 8], "little")
-        found.append(data[place + 12 : place + 12 + length])
-        place += 16 + length
+    data, offset, found = file.read_bytes(), 0, []
+    while offset < len(data):
+        length = int.from_bytes(data[offset : offset + 8], "little")
+        found.append(data[offset + 12 : offset + 12 + length])
+        offset += 16 + length
     return found
 
 

@@ -226,8 +226,8 @@ def test_evaluation_on_one_device_gives_the_same_figures(dml: ConfigDict, run_th
     monkeypatch.setattr(loop, "replicate", partial(replicate, devices=devices))
     predictions = loop.evaluate(dml, run_through)
     for name, aurocs in predictions.aurocs.items():
-        told = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])
-        np.testing.assert_allclose(aurocs, told, atol=1e-9)
+        known_aurocs = np.array([math.nan if a is None else a for a in before["networks"][name]["auroc"].values()])
+        np.testing.assert_allclose(aurocs, known_aurocs, atol=1e-9)
 
 
 def test_another_config_is_refused_with_the_fields_named(dml: ConfigDict, run_through: Path) -> None:
@@ -380,7 +380,7 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("regime", "mutal", "supervised, mutual"),
         ("mutual.updates", "both", "alternating, simultaneous"),
@@ -415,9 +415,9 @@ def test_a_run_that_never_saved_does_not_bind_its_workdir(dml: ConfigDict, tmp_p
         ("networks.net1.shared_stages", 1, "can share 0 to 0"),
     ],
 )
-def test_values_that_no_run_can_use(dml: ConfigDict, tmp_path: Path, field: str, value: object, told: str) -> None:
+def test_values_that_no_run_can_use(dml: ConfigDict, tmp_path: Path, field: str, value: object, message: str) -> None:
     dml.update_from_flattened_dict({field: value})
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         loop.train(dml, tmp_path)
 
 

@@ -51,13 +51,13 @@ def new_states(config: ConfigDict, axis_name: str | None = AXIS) -> tuple:
 
 def run(config: ConfigDict, batch: dict, devices: int = 1, steps: int = 1, **fixed: Any) -> tuple[tuple, dict]:
     """States and the last measurements, on the host; `fixed`: `teaching`, a teacher, and the fields of Fixed."""
-    places = jax.devices()[:devices]
+    placed_on = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[1:]) for k, x in batch.items()}
-    step = create_step(Context(config, np.full(14, 0.3), None, fixed.pop("teaching", None)), places)
-    held = replicate(Fixed(np.int32(config.seed), **fixed), places)
-    states = replicate(new_states(config), places)
+    step = create_step(Context(config, np.full(14, 0.3), None, fixed.pop("teaching", None)), placed_on)
+    constants = replicate(Fixed(np.int32(config.seed), **fixed), placed_on)
+    states = replicate(new_states(config), placed_on)
     for _ in range(steps):
-        states, measured = step(states, shares, held)
+        states, measured = step(states, shares, constants)
     states, measured = jax.device_get((states, measured))
     return jax.tree.map(lambda x: x[0], states), measured
 

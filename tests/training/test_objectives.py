@@ -149,14 +149,14 @@ def test_every_loss_is_the_mean_over_what_is_known(name: str, logits: np.ndarray
         jnp.asarray(logits, jnp.float32)
     )
     assert float(value) == pytest.approx(by_hand(logits), rel=1e-4, abs=1e-5)
-    for place in np.ndindex(2, 3):
-        if math.isnan(labels[place]):
-            assert gradient[place] == 0
+    for index in np.ndindex(2, 3):
+        if math.isnan(labels[index]):
+            assert gradient[index] == 0
             continue
         step = np.zeros((2, 3))
-        step[place] = 1e-5
+        step[index] = 1e-5
         slope = (by_hand(logits + step) - by_hand(logits - step)) / 2e-5
-        assert float(gradient[place]) == pytest.approx(slope, rel=2e-3, abs=2e-4)
+        assert float(gradient[index]) == pytest.approx(slope, rel=2e-3, abs=2e-4)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -89,12 +89,12 @@ def test_prepared_films_keep_the_names_of_their_findings(films: Prepared) -> Non
 
 
 @pytest.mark.parametrize(
-    ("findings", "told"),
+    ("findings", "message"),
     [((), "a list of names"), (("A", "A"), "'A' is there twice"), ((" A",), "outer blanks"), (("A\n",), "one line"),
      (("Image Index",), "the column of film names")],
 )  # fmt: skip
-def test_what_is_no_set_of_findings_is_not_written(tmp_path: Path, findings: tuple[str, ...], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_set_of_findings_is_not_written(tmp_path: Path, findings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         write_set(tmp_path / "a", findings, {}, {}, {}, {}, Recipe(size=32), progress=False)
     assert not list(tmp_path.iterdir())
 
@@ -102,13 +102,13 @@ def test_what_is_no_set_of_findings_is_not_written(tmp_path: Path, findings: tup
 def test_a_table_of_films_with_other_columns_is_refused(tmp_path: Path) -> None:
     films = write_films(tmp_path / "films", ("A",))
     text = (films.path / "films.csv").read_text(encoding="utf-8")
-    for old, new, told in (
+    for old, new, message in (
         ("split,", "part,", "other columns"),
         (",A\n", ",A,A\n", "twice"),
         (",A\n", "\n", "names, not"),
     ):
         (films.path / "films.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
-        with pytest.raises(DataError, match=f"holds no prepared films .*{told}"):
+        with pytest.raises(DataError, match=f"holds no prepared films .*{message}"):
             _load(films.path)
     (films.path / "films.csv").write_text(f"{text}train,b.png", encoding="utf-8")
     with pytest.raises(DataError, match="line 62: 2 cells for 7 columns"):

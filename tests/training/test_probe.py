@@ -102,14 +102,14 @@ def test_weights_that_lack_a_stage_are_probed_before_it_and_refused_behind_it(tm
     x = np.random.default_rng(2).normal(size=(2, 64, 64, 1)).astype(np.float32)
     variables = jax.tree.map(np.asarray, dict(model.init(jax.random.key(0), x)))
     whole = variables["params"]["trunk"]
-    held = {name: leaf for name, leaf in whole.items() if not name.startswith("layer2")}
-    held["conv1"] = held["conv1"] | {"offset": np.full_like(held["conv1"]["kernel"], 0.1)}
+    kept = {name: leaf for name, leaf in whole.items() if not name.startswith("layer2")}
+    kept["conv1"] = kept["conv1"] | {"offset": np.full_like(kept["conv1"]["kernel"], 0.1)}
     stats = {name: leaf for name, leaf in variables["batch_stats"]["trunk"].items() if not name.startswith("layer2")}
-    weights = {"params": {"trunk": held}, "batch_stats": {"trunk": stats}}
+    weights = {"params": {"trunk": kept}, "batch_stats": {"trunk": stats}}
     save_weights(tmp_path / "weights", weights, About("tiny2", 0.4, 0.3, "x.pth", fresh=("layer2.0.conv1.weight",)))
     frozen = probe.open_trunk(tmp_path / "weights", stages=1)
     assert (frozen.mean, frozen.std) == (0.4, 0.3)
-    whole["conv1"]["offset"] = held["conv1"]["offset"]
+    whole["conv1"]["offset"] = kept["conv1"]["offset"]
     expected = create_model("tiny2").trunk.clone(end=1).apply({**frozen.variables, "params": whole}, x)
     np.testing.assert_array_equal(frozen.trunk.apply(frozen.variables, x), expected)
     for stages in (0, 2):

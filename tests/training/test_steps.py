@@ -57,13 +57,13 @@ def run(
     config: ConfigDict, batch: dict, steps: int, devices: int, teacher: Teacher | None = None, fixed: dict | None = None
 ) -> tuple[tuple, dict]:
     """States (on the host) and the last measurements after some steps on the first devices."""
-    places = jax.devices()[:devices]
+    placed_on = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = replicate(new_states(config), places)
-    step = create_step(Context(config, PREVALENCE, GROUPS, teacher), places)
-    held = replicate(Fixed(np.int32(config.seed), fixed or {}), places)
+    states = replicate(new_states(config), placed_on)
+    step = create_step(Context(config, PREVALENCE, GROUPS, teacher), placed_on)
+    constants = replicate(Fixed(np.int32(config.seed), fixed or {}), placed_on)
     for _ in range(steps):
-        states, measured = step(states, shares, held)
+        states, measured = step(states, shares, constants)
     states, measured = jax.device_get((states, measured))
     return jax.tree.map(lambda x: x[0], states), measured
 
@@ -77,11 +77,11 @@ def assert_same_networks(found: tuple, expected: tuple, atol: float) -> None:
 
 def compiled(config: ConfigDict, batch: dict, devices: int) -> Any:
     """The regime's step for the first devices, compiled."""
-    places = jax.devices()[:devices]
+    placed_on = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[2:]) for k, x in batch.items()}
-    states = replicate(new_states(config), places)
-    fixed = replicate(Fixed(np.int32(config.seed)), places)
-    return create_step(Context(config, PREVALENCE, GROUPS), places).lower(states, shares, fixed).compile()
+    states = replicate(new_states(config), placed_on)
+    fixed = replicate(Fixed(np.int32(config.seed)), placed_on)
+    return create_step(Context(config, PREVALENCE, GROUPS), placed_on).lower(states, shares, fixed).compile()
 
 
 @pytest.mark.parametrize("sync_batch_norm", [False, True])
@@ -110,9 +110,9 @@ def test_no_forward_pass_is_run_needlessly(small_dml: ConfigDict, batch: dict) -
         small_dml.mutual.updates = updates
         flops[updates] = compiled(small_dml, batch, devices=1).cost_analysis()["flops"]
     alone = 0.0
-    for place in ("net1", "net2"):
+    for which in ("net1", "net2"):
         config = small_dml.copy_and_resolve_references()
-        config.regime, config.networks = "supervised", {place: small_dml.networks[place]}
+        config.regime, config.networks = "supervised", {which: small_dml.networks[which]}
         alone += compiled(config, batch, devices=1).cost_analysis()["flops"]
     state, model = new_states(small_dml, None)[0], create_network(small_dml, "net1")
 
@@ -137,14 +137,14 @@ def test_several_steps_in_a_call_are_so_many_steps(small_dml: ConfigDict, batch:
         return lambda step: jax.tree.map(lambda x: x[step], source)
 
     step, steps = create_step(context, devices), create_steps(context, read, 4, devices)
-    states, told = replicate(new_states(small_dml), devices), []
+    states, each_step = replicate(new_states(small_dml), devices), []
     for k in range(count):
         states, measured = step(states, jax.tree.map(lambda x, k=k: x[:, k], batches), fixed)
-        told.append(measured)
+        each_step.append(measured)
     found = steps(replicate(new_states(small_dml), devices), batches, fixed, np.int32(0), np.int32(count))
     assert_same_networks(found[0], states, atol=1e-6)
     for key, values in found[1].items():
-        np.testing.assert_allclose(values[:count], np.stack([one[key] for one in told]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(values[:count], np.stack([one[key] for one in each_step]), rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(values[count:], 0)
 
 
@@ -159,10 +159,10 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
         return logits, mutated
 
     moved = list(states)
-    for turn, state in enumerate(states):
+    for network_index, state in enumerate(states):
         others = moved if config.mutual.updates == "alternating" else states
         # The batch statistics of `state` do not count in training mode, so a moved network predicts by its weights.
-        peers = [forward(states[k], others[k].params)[0] for k in range(len(states)) if k != turn]
+        peers = [forward(states[k], others[k].params)[0] for k in range(len(states)) if k != network_index]
 
         def loss(params, state=state, peers=peers):
             logits, collections = forward(state, params)
@@ -171,7 +171,7 @@ def naive_mutual_step(states: tuple, batch: dict, config: ConfigDict) -> tuple:
             return supervised + config.mutual.weight * sum(divergences) / len(peers), collections
 
         gradients, collections = jax.grad(loss, has_aux=True)(state.params)
-        moved[turn] = state.apply_gradients(grads=gradients, collections=collections)
+        moved[network_index] = state.apply_gradients(grads=gradients, collections=collections)
     return tuple(moved)
 
 

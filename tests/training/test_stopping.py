@@ -85,8 +85,8 @@ def test_ctrl_c_saves_the_step_also_before_the_first_and_in_the_last(
         loop.train(config, tmp_path)
     assert Checkpoints(tmp_path).latest == 6
     assert signal.getsignal(signal.SIGINT) == handler
-    told = "Ctrl-C: stopping after this step, which is saved; Ctrl-C again stops at once\n"
-    assert capfd.readouterr().err.count(told) == 2
+    message = "Ctrl-C: stopping after this step, which is saved; Ctrl-C again stops at once\n"
+    assert capfd.readouterr().err.count(message) == 2
 
 
 PROGRAM = """
@@ -128,12 +128,12 @@ def test_a_second_ctrl_c_ends_the_run_in_the_middle_of_a_computation(config: Con
             while "again stops at once" not in (line := run.stderr.readline()):
                 assert line
             run.send_signal(signal.SIGINT)
-            _, told = run.communicate(timeout=30)
+            _, message = run.communicate(timeout=30)
         finally:
             run.kill()
     assert run.returncode == 130
-    assert "stopped at once by a second Ctrl-C; the same command goes on" in told
-    assert "Traceback" not in told
+    assert "stopped at once by a second Ctrl-C; the same command goes on" in message
+    assert "Traceback" not in message
 
 
 def test_the_status_is_told_apart_from_a_failure(capsys) -> None:

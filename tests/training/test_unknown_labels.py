@@ -74,13 +74,13 @@ def run(
 
     In distillation either a table of `targets` teaches, or `networks`: a teacher and its variables.
     """
-    places = jax.devices()[:devices]
+    placed_on = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[1:]) for k, x in batch.items()}
-    states = replicate(new_states(config), places)
-    step = create_step(Context(config, PREVALENCE, GROUPS, networks[0], frozen), places)
-    held = replicate(Fixed(np.int32(config.seed), networks[1], targets), places)
+    states = replicate(new_states(config), placed_on)
+    step = create_step(Context(config, PREVALENCE, GROUPS, networks[0], frozen), placed_on)
+    constants = replicate(Fixed(np.int32(config.seed), networks[1], targets), placed_on)
     for _ in range(steps):
-        states, measured = step(states, shares, held)
+        states, measured = step(states, shares, constants)
     states, measured = jax.device_get((states, measured))
     return jax.tree.map(lambda x: x[0], states), measured
 
@@ -430,7 +430,7 @@ def test_targets_are_the_logits_of_the_table_in_the_films_order(
 
 
 @pytest.mark.parametrize(
-    ("text", "targets", "error", "told"),
+    ("text", "targets", "error", "message"),
     [
         (None, "bernoulli", DataError, r"config\.teacher: .*t\.csv does not exist"),
         ("Image Index,Mass\nx.png,0.5\n", "bernoulli", ConfigError, r"none of the \d+ training films.*'x\.png'"),
@@ -440,11 +440,17 @@ def test_targets_are_the_logits_of_the_table_in_the_films_order(
     ],
 )
 def test_a_table_that_cannot_teach(
-    config: ConfigDict, train_films: tuple[str, ...], tmp_path: Path, text: str | None, targets: str, error, told: str
+    config: ConfigDict,
+    train_films: tuple[str, ...],
+    tmp_path: Path,
+    text: str | None,
+    targets: str,
+    error,
+    message: str,
 ) -> None:
     if text is not None:
         (tmp_path / "t.csv").write_text(text.format(film=train_films[0]))
     config.update({"regime": "distill", "teacher": str(tmp_path / "t.csv")})
     config.distill.targets = targets
-    with pytest.raises(error, match=told):
+    with pytest.raises(error, match=message):
         loop.train(config, tmp_path / "run")

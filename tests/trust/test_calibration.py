@@ -203,7 +203,7 @@ def test_jax_gives_the_same(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("Mass,0.2\n", "first line"),
         ("finding,prevalence\nMass,20 %\n", "line 2"),
@@ -211,10 +211,10 @@ def test_jax_gives_the_same(kind: str) -> None:
         ("finding,prevalence\nMass,0.1\nMass,0.2\n", "twice"),
     ],
 )
-def test_a_table_of_prevalences_is_checked(tmp_path: Path, text: str, told: str) -> None:
+def test_a_table_of_prevalences_is_checked(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "site.csv"
     path.write_text("finding,prevalence\nMass,0.2\n\nPleural Effusion,0.01\n")
     assert read_prevalence(path) == {"Mass": 0.2, "Pleural Effusion": 0.01}
     path.write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_prevalence(path)

@@ -20,7 +20,7 @@ def test_simulated_films_pass(films: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda film: film // 8, "of 256 grey levels"),  # nearly black, as by a window that one pixel stretched
         (lambda film: film // 8, "nearly black"),
@@ -31,11 +31,11 @@ def test_simulated_films_pass(films: list[np.ndarray]) -> None:
         (lambda film: np.pad(film, 80), "of the pixels are black"),
     ],
 )
-def test_a_spoilt_film_is_doubtful_and_says_why(films: list[np.ndarray], spoil, told: str) -> None:
+def test_a_spoilt_film_is_doubtful_and_says_why(films: list[np.ndarray], spoil, message: str) -> None:
     for film in films:
         verdict = judge_pixels(spoil(film))
         assert verdict.status == "doubtful"
-        assert any(told in reason for reason in verdict.reasons), verdict
+        assert any(message in reason for reason in verdict.reasons), verdict
 
 
 def test_one_bright_pixel_does_not_hide_how_little_is_used(films: list[np.ndarray]) -> None:

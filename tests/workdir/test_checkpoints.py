@@ -79,17 +79,17 @@ def test_two_hundred_corruptions(saved: Path, small_dml: ConfigDict, truth: dict
     networks = {n: {name: s.variables for name, s in states_at(small_dml, n).items()} for n in AUROCS}
     config = json.loads((saved / "config.json").read_text())
     steps_used, refused = [], 0
-    for turn in range(200):
+    for trial in range(200):
         workdir = Path(shutil.copytree(saved, tmp_path / "run", dirs_exist_ok=True))
         files = sorted(path for path in (workdir / "checkpoints").rglob("*") if path.is_file())
-        spoiled = [files[k] for k in rng.choice(len(files), 1 + turn % 6, replace=False)]
+        spoiled = [files[k] for k in rng.choice(len(files), 1 + trial % 6, replace=False)]
         for path in spoiled:
             spoil(path, rng)
         hit = {int(path.relative_to(workdir / "checkpoints").parts[0]) for path in spoiled}
         capsys.readouterr()
         checkpoints = Checkpoints(workdir)
-        told = capsys.readouterr().err
-        intact = [step for step in AUROCS if f"checkpoints/{step} is broken" not in told]
+        message = capsys.readouterr().err
+        intact = [step for step in AUROCS if f"checkpoints/{step} is broken" not in message]
         # A flip that only changes a blank of a manifest is no harm; all else must be found.
         assert set(AUROCS) - set(intact) <= hit
         for step in intact:
@@ -118,9 +118,9 @@ def test_each_broken_file_is_named_and_the_next_best_is_used(copy: Path, capsys)
     (copy / "checkpoints" / "2" / "metadata.json").unlink()
     (copy / "checkpoints" / "9").mkdir()
     assert restore_best(copy).step == 6
-    told = capsys.readouterr().err
-    assert "checkpoints/2 is broken and skipped, 1: metadata.json is missing" in told
-    assert "checkpoints/9 is broken and skipped, 1: manifest.json is missing" in told
+    message = capsys.readouterr().err
+    assert "checkpoints/2 is broken and skipped, 1: metadata.json is missing" in message
+    assert "checkpoints/9 is broken and skipped, 1: manifest.json is missing" in message
 
 
 def test_a_rotten_config_changes_nothing_that_is_restored(copy: Path, small_dml: ConfigDict) -> None:

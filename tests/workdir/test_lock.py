@@ -40,8 +40,8 @@ def test_it_is_given_back_after_an_error(tmp_path: Path) -> None:
 def test_a_second_run_is_told_who_holds_it_and_for_how_long(tmp_path: Path) -> None:
     with hold(tmp_path) as check_lock_is_ours:
         leave(tmp_path, replace(lock._myself(), since=time.time() - 7500))
-        told = rf"process {os.getpid()} on {socket.gethostname()}, for 2 h 5 min"
-        with pytest.raises(CheckpointError, match=told), hold(tmp_path):
+        message = rf"process {os.getpid()} on {socket.gethostname()}, for 2 h 5 min"
+        with pytest.raises(CheckpointError, match=message), hold(tmp_path):
             pytest.fail("held twice")
         check_lock_is_ours()
 

@@ -131,7 +131,7 @@ class Entries:
         return len(self.names)
 
     @property
-    def places(self) -> list[Path]:
+    def subfolders(self) -> list[Path]:
         """The folders that may hold the films; none where `files` are paths."""
         return folders_below(self.folder, self.film_folders)
 
@@ -161,7 +161,7 @@ class Entries:
         if self.film_folders:
             found = find_in_folders(self.folder, files, self.film_folders, self.suffixes)
             if not self.suffixes:
-                found |= find_alike(self.places, set(files) - found.keys())
+                found |= find_alike(self.subfolders, set(files) - found.keys())
             return [found.get(file) for file in files]
         found = {file: path for file in files if (path := self.folder / file).exists()}
         lost: dict[Path, dict[str, str]] = {}
@@ -169,9 +169,9 @@ class Entries:
             path = self.folder / file
             lost.setdefault(path.parent, {})[path.name] = file
         alike: dict[str, Path] = {}
-        for place, names in lost.items():
-            if place.is_dir():
-                alike |= {names[name]: path for name, path in _alike([place], names.keys()).items()}
+        for subfolder, names in lost.items():
+            if subfolder.is_dir():
+                alike |= {names[name]: path for name, path in _alike([subfolder], names.keys()).items()}
         _tell_alike(alike)
         return [found.get(file) or alike.get(file) for file in files]
 
@@ -185,36 +185,36 @@ def find_in_folders(
     """
     wanted = set(files)
     found: dict[str, Path] = {}
-    for place in folders_below(folder, patterns):
+    for subfolder in folders_below(folder, patterns):
         for suffix in suffixes or ("",):
-            listed = {name.removesuffix(suffix): name for name in os.listdir(place) if name.endswith(suffix)}
+            listed = {name.removesuffix(suffix): name for name in os.listdir(subfolder) if name.endswith(suffix)}
             for file in wanted & listed.keys() - found.keys():
-                if (path := place / listed[file]).exists():
+                if (path := subfolder / listed[file]).exists():
                     found[file] = path
     return found
 
 
-def find_alike(places: Iterable[Path], files: Iterable[str]) -> dict[str, Path]:
-    """For each missing file, the picture in `places` whose name differs from it in suffix or case alone.
+def find_alike(subfolders: Iterable[Path], files: Iterable[str]) -> dict[str, Path]:
+    """For each missing file, the picture in `subfolders` whose name differs from it in suffix or case alone.
 
     If several pictures match, the choice would be a guess, and none is taken. A warning counts the matches.
     """
-    alike = _alike(places, set(files))
+    alike = _alike(subfolders, set(files))
     _tell_alike(alike)
     return alike
 
 
-def _alike(places: Iterable[Path], names: Set[str]) -> dict[str, Path]:
-    pictures = _pictures_alike(places, names)
+def _alike(subfolders: Iterable[Path], names: Set[str]) -> dict[str, Path]:
+    pictures = _pictures_alike(subfolders, names)
     return {name: path for name, paths in pictures.items() if len(paths) == 1 for path in paths.values()}
 
 
-def _pictures_alike(places: Iterable[Path], names: Set[str]) -> dict[str, dict[str, Path]]:
-    """The pictures in `places` that have a film's name but for suffix or case, by that name and their own."""
+def _pictures_alike(subfolders: Iterable[Path], names: Set[str]) -> dict[str, dict[str, Path]]:
+    """The pictures in `subfolders` that have a film's name but for suffix or case, by that name and their own."""
     stems = {Path(name).stem.casefold() for name in names}
     pictures: dict[str, dict[str, Path]] = {}
-    for place in places if stems else ():
-        for path in place.iterdir():
+    for subfolder in subfolders if stems else ():
+        for path in subfolder.iterdir():
             stem = path.stem.casefold()
             if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
                 pictures.setdefault(stem, {}).setdefault(path.name, path)
@@ -241,32 +241,34 @@ def names_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     return {name: found[0] for name, found in each.items() if len(found) == 1}
 
 
-def why_missing(folder: Path, places: Sequence[Path], files: Iterable[str]) -> list[str]:
+def why_missing(folder: Path, subfolders: Sequence[Path], files: Iterable[str]) -> list[str]:
     """Where films were looked for, and what to do: lines of an error.
 
     Args:
       folder: the source's folder.
-      places: the folders in it that were searched.
+      subfolders: the folders in it that were searched.
       files: the films that are in none of them.
     """
     files = set(files)
-    lines = [f"looked in {first_ten([_below(folder, place) for place in places])}"] if places else []
-    several = {name: paths for name, paths in _pictures_alike(places, files).items() if len(paths) > 1}
+    lines = [f"looked in {first_ten([_below(folder, subfolder) for subfolder in subfolders])}"] if subfolders else []
+    several = {name: paths for name, paths in _pictures_alike(subfolders, files).items() if len(paths) > 1}
     if several:
         name, paths = min(several.items())
         which = " and ".join(sorted(paths))
         lines.append(f"of {len(several):,} there are several files, such as {which} for {name}; keep one of each")
-    elsewhere = Counter(_places_of(folder, {Path(name).stem.casefold() for name in files}, set(places)))
-    for place, count in elsewhere.most_common(3):
-        lines.append(f"{count:,} lie in {_below(folder, place)}" + ("; rename it to images" if places else ""))
-    packed = sorted(path.name for place in {folder, *places} for path in place.glob("*") if _is_packed(path))
+    elsewhere = Counter(_folders_of(folder, {Path(name).stem.casefold() for name in files}, set(subfolders)))
+    for subfolder, count in elsewhere.most_common(3):
+        lines.append(f"{count:,} lie in {_below(folder, subfolder)}" + ("; rename it to images" if subfolders else ""))
+    packed = sorted(
+        path.name for subfolder in {folder, *subfolders} for path in subfolder.glob("*") if _is_packed(path)
+    )
     if packed and not elsewhere:
         lines.append(f"there are archives, {first_ten(packed)}; unpack them there")
     return lines
 
 
-def _below(folder: Path, place: Path) -> str:
-    return "the folder itself" if place == folder else str(place.relative_to(folder))
+def _below(folder: Path, subfolder: Path) -> str:
+    return "the folder itself" if subfolder == folder else str(subfolder.relative_to(folder))
 
 
 def _is_packed(path: Path) -> bool:
@@ -275,17 +277,17 @@ def _is_packed(path: Path) -> bool:
     )
 
 
-def _places_of(folder: Path, stems: Set[str], searched: Set[Path]) -> Iterator[Path]:
+def _folders_of(folder: Path, stems: Set[str], searched: Set[Path]) -> Iterator[Path]:
     """The folder of each picture below `folder` that is called one of `stems`, but for those in `searched`."""
     seen = 0
-    for place, _, listed in os.walk(folder):
+    for subfolder, _, listed in os.walk(folder):
         seen += len(listed)
         if seen > _MOST_FILES:
             return
-        if Path(place) not in searched:
+        if Path(subfolder) not in searched:
             pictures = (Path(name) for name in listed)
             alike = (path.stem.casefold() in stems and path.suffix.lower() in SUFFIXES for path in pictures)
-            yield from (Path(place) for is_one in alike if is_one)
+            yield from (Path(subfolder) for is_one in alike if is_one)
 
 
 def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -293,8 +295,8 @@ def folders_below(folder: Path, patterns: Sequence[str]) -> list[Path]:
 
     Capitals do not matter.
     """
-    places = (place for pattern in patterns for place in _matching(folder, pattern.lower().split("/")))
-    return [place for place in dict.fromkeys(places) if place.is_dir()]
+    subfolders = (subfolder for pattern in patterns for subfolder in _matching(folder, pattern.lower().split("/")))
+    return [subfolder for subfolder in dict.fromkeys(subfolders) if subfolder.is_dir()]
 
 
 def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:

@@ -66,8 +66,8 @@ def test_a_division_by_seed_and_its_table(tmp_path: Path) -> None:
     parts = divide(films, val_fraction=0.1, seed=1)
     assert {part: len(rows) for part, rows in parts.items()} == {"train": 70, "val": 10, "test": 20}
     assert divide(films, val_fraction=0.1, seed=1) == parts != divide(films, val_fraction=0.1, seed=2)
-    told = {k: ([films.names[row] for row in v], [films.patients[row] for row in v]) for k, v in parts.items()}
-    (tmp_path / "folds.csv").write_text(folds_csv(told))
+    parts_by_name = {k: ([films.names[row] for row in v], [films.patients[row] for row in v]) for k, v in parts.items()}
+    (tmp_path / "folds.csv").write_text(folds_csv(parts_by_name))
     assert divide(films, "folds", tmp_path) == parts
 
 
@@ -78,7 +78,7 @@ def test_a_patient_in_two_parts_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("0.png,both", r"folds\.csv, line 2: fold 'both' is none of train, val, test"),
         ("9.png,train", r"names films that the tables do not have, 1: 9\.png"),
@@ -86,10 +86,10 @@ def test_a_patient_in_two_parts_is_refused() -> None:
         ("0.png,train\n1.png,test", "the val part of the 'folds' split is empty"),
     ],
 )
-def test_tables_of_folds_that_are_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_tables_of_folds_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     films = combine({"a": entries("a", "X", [[0], [1]], "p q")})
     (tmp_path / "folds.csv").write_text(f"Image Index,fold\n{text}\n")
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         divide(films, "folds", tmp_path)
 
 
@@ -136,8 +136,8 @@ def data(**fields: object) -> ConfigDict:
 
 def test_several_sources_are_named_in_one_field() -> None:
     named = named_sources(data(sources="nih=/a,rsna=/b=0.5, table = /c ,table=/d"))
-    told = {label: (name, str(folder), weight) for label, (name, folder, weight) in named.items()}
-    assert told == {
+    as_given = {label: (name, str(folder), weight) for label, (name, folder, weight) in named.items()}
+    assert as_given == {
         "nih": ("nih", "/a", 1.0),
         "rsna": ("rsna", "/b", 0.5),
         "table": ("table", "/c", 1.0),
@@ -183,9 +183,9 @@ def test_several_sources_find_renamed_films_and_part_of_a_set(
     assert found[films[0].name] == films[0].with_suffix(".PNG")
     assert found["deep/X.png"] == tmp_path / "own" / "deep" / "x.jpg"
     assert [name for name, path in found.items() if path is None] == ["deep/z.png"]
-    told = capsys.readouterr().err
-    assert "such as x.jpg for deep/X.png" in told
-    assert told.count("1 film names differ from the table's in suffix or case") == 2
+    message = capsys.readouterr().err
+    assert "such as x.jpg for deep/X.png" in message
+    assert message.count("1 film names differ from the table's in suffix or case") == 2
 
 
 def test_an_address_among_several_sources_is_refused() -> None:

@@ -55,7 +55,7 @@ def test_boxes_by_position_with_the_odd_header_and_spelling(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("header", "rows", "told"),
+    ("header", "rows", "message"),
     [
         (HEADER_2017.replace("Finding Labels", "Labels"), [], "no column 'Finding Labels'"),
         (HEADER_2017, ["1.png,Mass|Measles,0,1,50,M,PA,,,,,"], r"1 labels.*'Measles' \(1 films\)"),
@@ -64,8 +64,8 @@ def test_boxes_by_position_with_the_odd_header_and_spelling(tmp_path: Path) -> N
         (HEADER_2017, [], "has no rows"),
     ],
 )
-def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_broken_entry_files_are_told(tmp_path: Path, header: str, rows: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         nih.read_entries(write(tmp_path, rows, header))
 
 
@@ -138,13 +138,13 @@ def test_a_patient_in_two_parts_is_refused(listed: tuple[Path, dict[str, nih.Ent
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("stranger.png\n", "does not have, 1: stranger.png"), ("9_0.png\n9_0.png\n", "more than once, 1: 9_0.png")],
 )
-def test_lists_that_contradict_the_entries(listed, text: str, told: str) -> None:
+def test_lists_that_contradict_the_entries(listed, text: str, message: str) -> None:
     folder, entries = listed
     (folder / "test_list.txt").write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         nih.read_splits(folder, entries)
 
 
@@ -160,10 +160,10 @@ def test_absent_list_unknown_split_and_empty_part(listed: tuple[Path, dict[str, 
 
 
 def test_films_are_found_in_both_layouts(tmp_path: Path) -> None:
-    for place in ("images_001/images", "images_012/images", "images"):
-        (tmp_path / place).mkdir(parents=True)
-    for place in ("images_001/images/a.png", "images_012/images/b.png", "images/c.png", "images/other.png"):
-        (tmp_path / place).touch()
+    for below in ("images_001/images", "images_012/images", "images"):
+        (tmp_path / below).mkdir(parents=True)
+    for below in ("images_001/images/a.png", "images_012/images/b.png", "images/c.png", "images/other.png"):
+        (tmp_path / below).touch()
     found, missing = nih.find_films(tmp_path, ["a.png", "b.png", "c.png", "d.png"])
     assert {name: str(path.relative_to(tmp_path)) for name, path in found.items()} == {
         "a.png": "images_001/images/a.png",
@@ -177,13 +177,15 @@ def test_films_of_another_suffix_or_case_are_found_and_told(tmp_path: Path, caps
     (tmp_path / "images").mkdir()
     (tmp_path / "more").mkdir()  # no place for films
     present = ["images/a.jpg", "images/B.PNG", "images/c.png", "images/c.jpeg", "images/d.jpg", "images/d.jpeg"]
-    for place in [*present, "images/e.txt", "more/f.png"]:
-        (tmp_path / place).touch()
+    for below in [*present, "images/e.txt", "more/f.png"]:
+        (tmp_path / below).touch()
     found, missing = nih.find_films(tmp_path, ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"])
     assert {name: path.name for name, path in found.items()} == {"a.png": "a.jpg", "b.png": "B.PNG", "c.png": "c.png"}
     assert missing == ["d.png", "e.png", "f.png"]  # of d nobody knows which is meant
-    told = capsys.readouterr().err
-    assert told.startswith("warning: 2 film names differ from the table's in suffix or case, such as a.jpg for a.png; ")
+    message = capsys.readouterr().err
+    assert message.startswith(
+        "warning: 2 film names differ from the table's in suffix or case, such as a.jpg for a.png; "
+    )
 
 
 def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: Path, capsys) -> None:
@@ -204,9 +206,9 @@ def test_copies_of_the_set_with_other_names_are_read_and_told(listed, tmp_path: 
     assert [box.finding for box in renamed["0_0.png"].boxes] == ["Mass"]
     assert nih.read_splits(folder, renamed, val_fraction=0.3) == expected
     assert list(nih.find_films(folder, ["0_0.png"])[0]) == ["0_0.png"]
-    told = capsys.readouterr().err
-    assert f"{folder} holds no train_val_list.txt; train_val_list_mine.txt is taken for it" in told
-    assert told.count("is taken for it") == 4
+    message = capsys.readouterr().err
+    assert f"{folder} holds no train_val_list.txt; train_val_list_mine.txt is taken for it" in message
+    assert message.count("is taken for it") == 4
     (folder / "test_list_mine.txt").touch()
     with pytest.raises(DataError, match=r"no test_list\.txt, but several like it, 2: Test_List\.txt, test_list_mine"):
         nih.read_splits(folder, renamed)
@@ -244,9 +246,9 @@ def test_labels_are_in_the_order_of_the_findings(tmp_path: Path) -> None:
 
 def test_folders_of_other_depth_and_case_are_searched(tmp_path: Path) -> None:
     present = ["images/images_001/images/a.png", "Images_02/b.png", "IMAGES/c.png", "e.png", "masks/f.png"]
-    for place in present:
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).touch()
+    for below in present:
+        (tmp_path / below).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / below).touch()
     found, missing = nih.find_films(tmp_path, [f"{letter}.png" for letter in "abcef"])
     assert {str(path.relative_to(tmp_path)) for path in found.values()} == set(present[:4])
     assert missing == ["f.png"]
@@ -262,9 +264,10 @@ def test_lists_and_boxes_may_spell_the_films_otherwise(listed, capsys) -> None:
         path.write_text("".join(f"images\\{line.upper()}\n" for line in path.read_text().split()))
     capsys.readouterr()
     assert nih.read_splits(folder, entries, val_fraction=0.3) == expected
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        f"{len(entries)} names in the lists in {folder} differ from the entry file's in folder, suffix or case" in told
+        f"{len(entries)} names in the lists in {folder} differ from the entry file's in folder, suffix or case"
+        in message
     )
     assert [box.finding for box in nih.read_entries(folder)["0_0.png"].boxes] == ["Mass"]
     assert "1 names in the table of boxes differ" in capsys.readouterr().err

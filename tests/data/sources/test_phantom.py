@@ -573,11 +573,11 @@ def test_an_existing_folder_is_kept(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for name, told in (
+    for name, complaint in (
         ("full", "full exists and is not an empty folder"),
         ("file", "file is a file; it takes a folder"),
     ):
-        with pytest.raises(ChexjaxError, match=told):
+        with pytest.raises(ChexjaxError, match=complaint):
             write_films(tmp_path / name, count=2, size=32, progress=False)
     assert (tmp_path / "full" / "mine.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
@@ -597,14 +597,15 @@ def failing(error: BaseException, seen: list[bool], target: Path) -> Callable:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(OSError(28, "No space left on device"), DataError), (KeyboardInterrupt(), KeyboardInterrupt)]
+    ("error", "complaint"),
+    [(OSError(28, "No space left on device"), DataError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )
-def test_a_run_that_ends_early_leaves_nothing(error, told, tmp_path, monkeypatch):
+def test_a_run_that_ends_early_leaves_nothing(error, complaint, tmp_path, monkeypatch):
     target, seen = tmp_path / "nih", []
     monkeypatch.setattr(folder_module, "_write_film", failing(error, seen, target))
-    with pytest.raises(told) as raised:
+    with pytest.raises(complaint) as raised:
         write_films(target, count=5, size=32, progress=False)
-    if told is DataError:
+    if complaint is DataError:
         assert str(raised.value) == f"cannot write the films to {target}: No space left on device"
     assert seen == [False, False, False]
     assert list(tmp_path.iterdir()) == []
@@ -648,10 +649,10 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_the_command_writes_and_sums_up(tmp_path, monkeypatch, capsys):
     run_command(monkeypatch, f"--out={tmp_path / 'nih'}", "--count=5", "--size=32", "--seed=3", "--workers=1")
-    told = capsys.readouterr().out
+    complaint = capsys.readouterr().out
     films = plan_films(5, seed=3)
-    assert told.startswith(f"5 films of {len({film.patient for film in films})} patients")
-    assert all(finding in told for finding in FINDINGS)
+    assert complaint.startswith(f"5 films of {len({film.patient for film in films})} patients")
+    assert all(finding in complaint for finding in FINDINGS)
     assert len(list((tmp_path / "nih" / "images").iterdir())) == 5
 
 
@@ -670,10 +671,10 @@ def test_the_command_tells_errors_in_one_line(arguments, message, tmp_path, monk
     with pytest.raises(SystemExit) as ended:
         run_command(monkeypatch, *(argument.format(tmp_path / "nih") for argument in arguments))
     assert ended.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert message in told
-    assert told.count("\n") == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ")
+    assert message in complaint
+    assert complaint.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -681,6 +682,6 @@ def test_the_command_explains_itself(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(monkeypatch, "--help")
     assert ended.value.code == 0
-    told = capsys.readouterr().out
-    assert "--artifact_share" in told
-    assert "ChestX-ray14" in told
+    complaint = capsys.readouterr().out
+    assert "--artifact_share" in complaint
+    assert "ChestX-ray14" in complaint

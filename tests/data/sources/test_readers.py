@@ -270,11 +270,11 @@ NIH_ROWS = (
 NIH_HEAD = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
 
 
-@pytest.mark.parametrize("place", ["sample/images", "images", "images-224/images-224", ""])
-def test_kaggles_copies_of_the_nih(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("below", ["sample/images", "images", "images-224/images-224", ""])
+def test_kaggles_copies_of_the_nih(tmp_path: Path, below: str) -> None:
     write(tmp_path, "sample_labels.csv", NIH_HEAD, *NIH_ROWS)
     for row in NIH_ROWS:
-        film(tmp_path / place / row.split(",")[0])
+        film(tmp_path / below / row.split(",")[0])
     entries = read_source("nih", Request(tmp_path))
     assert (entries.patients, entries.splits, entries.ages.tolist()) == (("13", "13"), ("", ""), [60, 57])
     assert is_whole(entries)
@@ -319,7 +319,7 @@ def test_one_column_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "findings", "told"),
+    ("lines", "findings", "message"),
     [
         (("path,A", "../x.png,1"), (), r"labels\.csv, line 2: a path that leaves the folder of the films"),
         (("path,A", "/etc/x.png,1"), (), "line 2: a path that leaves the folder"),
@@ -336,8 +336,10 @@ def test_one_column_of_labels(tmp_path: Path) -> None:
         (("path,patient,A", "x.png,,1"), (), "line 2: column 'patient' is empty"),
     ],
 )
-def test_tables_that_are_refused(tmp_path: Path, lines: tuple[str, ...], findings: tuple[str, ...], told: str) -> None:
-    with pytest.raises(DataError, match=told) as caught:
+def test_tables_that_are_refused(
+    tmp_path: Path, lines: tuple[str, ...], findings: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         table(tmp_path, *lines, findings=findings)
     assert len(str(caught.value).splitlines()) <= 2
 
