@@ -18,9 +18,12 @@ from pathlib import Path
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 )
+FOUR_DEVICES = "--xla_force_host_platform_device_count=4"
 AS_USERS = bool(os.environ.get("CHEXJAX_AS_USERS"))
-FLAGS = ["" if AS_USERS else QUICK_TO_COMPILE, os.environ.get("XLA_FLAGS", "")]
-os.environ["XLA_FLAGS"] = " ".join([*FLAGS, "--xla_force_host_platform_device_count=4"])
+GIVEN = os.environ.get("XLA_FLAGS", "")
+for ours in (QUICK_TO_COMPILE, FOUR_DEVICES):  # which a process of pytest-xdist inherits
+    GIVEN = GIVEN.replace(ours, "").strip()
+os.environ["XLA_FLAGS"] = " ".join(["" if AS_USERS else QUICK_TO_COMPILE, GIVEN, FOUR_DEVICES])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "chexjax-tests-xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
@@ -55,7 +58,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """A test marked `as_users` runs in a process of its own, whose programs are compiled as users' are."""
     if AS_USERS or not pyfuncitem.get_closest_marker("as_users"):
         return None
-    environment = {**os.environ, "CHEXJAX_AS_USERS": "1", "XLA_FLAGS": FLAGS[1]}
+    environment = {**os.environ, "CHEXJAX_AS_USERS": "1", "XLA_FLAGS": GIVEN}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", pyfuncitem.nodeid]
     ended = subprocess.run(command, env=environment, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -84,7 +84,7 @@ def test_films_are_shrunk_as_in_training_bit_for_bit(height: int, width: int, si
         {},
         {"threshold": 20, "max_width": 3},
         {"max_width": 2**31, "axes": "columns"},
-        {"axes": "rows, columns", "spare_wide": True, "max_width": 4},
+        {"axes": "rows,columns", "spare_wide": True, "max_width": 4},
         {"edge_span": 3, "threshold": 90, "max_width": 6},
         {"edge_span": 2, "spare_wide": True, "threshold": 1, "max_width": 5},
     ],
