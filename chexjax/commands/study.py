@@ -11,7 +11,7 @@ from functools import partial
 
 from absl import app, logging
 
-from chexjax.errors import ConfigError, exit_with_message
+from chexjax.errors import ChexjaxError, ConfigError, exit_with_message, warn
 from chexjax.files import folder_path
 from chexjax.main import CONFIG, WORKDIR, parse
 
@@ -43,6 +43,10 @@ def run_all(argv: list[str]) -> None:
                 found[name].append(study.run(config, name, seed, out))
                 study.write(out, config, found)
         if jax.process_index() == 0:
-            compared = study.compare(config, found, out)
+            compared: study.Comparison = {}
+            try:
+                compared = study.compare(config, found, out)
+            except ChexjaxError as error:  # all runs have ended: their table stands by itself
+                warn(f"the cells are not compared: {error}")
             study.write(out, config, found, compared)
             print((out / "study.md").read_text(encoding="utf-8"), end="")

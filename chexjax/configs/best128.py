@@ -2,7 +2,7 @@
 
 configs/best128.py --config.init_from=IMPORTED --config.data.dir=NIH_FOLDER     ResNet-18
 configs/best128.py:densenet169 ...                                              any key of chexjax.models.NETWORKS
-configs/best128.py --config.regime=distill --config.teacher=TARGETS.csv ...     and from a stronger network's predictions
+configs/best128.py --config.regime=distill --config.teacher=TARGETS.csv ...     and from another's predictions
 
 IMPORTED is a folder that `python -m chexjax.models.torch_weights` wrote. The films are divided by the folder's
 `folds.csv`. What the recipe reaches is in BUILD-measurements.md.
