@@ -24,7 +24,7 @@ from chexjax.evaluation.published import published
 from chexjax.evaluation.summary import number, numbers
 from chexjax.evaluation.tables import Table, as_markdown
 from chexjax.files import write_whole
-from chexjax.formats import format_figure
+from chexjax.formats import UNDEFINED, format_difference, format_figure, format_p_value
 
 Results = dict[str, Any]  # what `metrics.json` holds
 Comparison = dict[tuple[str, str], dict[str, Any]]  # by cell and network: see `compare`
@@ -223,10 +223,9 @@ def format_comparison(compared: Comparison) -> str:
     against = next(iter(compared.values()))["against"]
     lines = []
     for (cell, network), each in compared.items():
-        low, high = each["interval"] or (float("nan"),) * 2
-        epochs = ", ".join("n/a" if later is None else f"{later:+.1f}" for later in each["epochs"])
-        difference = f"{each['difference']:+.4f} ({low:+.4f} to {high:+.4f})"
-        lines.append([cell, network, str(each["seeds"]), difference, f"{each['p_value']:.3f}", epochs])
+        epochs = ", ".join(UNDEFINED if later is None else f"{later:+.1f}" for later in each["epochs"])
+        difference = format_difference(each["difference"], each["interval"])
+        lines.append([cell, network, str(each["seeds"]), difference, format_p_value(each["p_value"]), epochs])
     heads = ["cell", "network", "seeds", "difference in mean AUROC (95 %)", "p", "epochs later, by seed"]
     note = (
         f"Against {against}, paired by seed and by film. The intervals hold for other seeds and other patients; "

@@ -125,10 +125,12 @@ def test_cells_are_compared_with_the_first_seed_by_seed_and_film_by_film(
     assert (better["epochs"], compared["twins", "net1"]["epochs"]) == ([1.5, 0.0], [0.0, None])
     study_module.write(tmp_path, config, found, compared)
     text = (tmp_path / "study.md").read_text()
-    assert f"| twins | net2 | 2 | {expected.difference:+.4f} ({expected.low:+.4f} to" in text
+    assert f"| twins | net2 | 2 | {expected.difference:+.4f} ({expected.low:+.3f} to" in text
     assert "| +1.5, +0.0 |" in text
     assert "| +0.0, n/a |" in text
     assert json.loads((tmp_path / "study.json").read_text())[2]["against_first"] == better
+    undefined = {**better, "difference": None, "interval": None, "p_value": None}
+    assert "| n/a | n/a | +1.5, +0.0 |" in study_module.format_comparison({("twins", "net2"): undefined})
     write_predictions(tmp_path / "twins" / "seed-2" / "predictions_net2.csv", names[1:], each[1:], FINDINGS)
     with pytest.raises(ChexjaxError, match=r"seed-2/predictions_net2\.csv is not of the test films of this study"):
         compare(config, found, tmp_path)
