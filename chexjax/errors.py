@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import select
 import signal
 import sys
 import threading
@@ -88,29 +89,35 @@ def exit_with_message() -> Iterator[None]:
     (`| head`), it ends without a word.
     """
     try:
-        with _prompt_interrupts(), _written_out():
+        with _prompt_interrupts():
             yield
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a closed pipe is found here, and not at Python's end
     except Stopped as stopped:
         print(stopped, file=sys.stderr, flush=True)
         _end(stopped.status)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's last flush would fail, and say so
-        _end(CLOSED_STATUS)
     except (ChexjaxError, OSError) as error:  # a full disk or a missing permission is for the user to fix, too
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            _end(CLOSED_STATUS)
         fail(str(error))
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr, flush=True)
         _end(INTERRUPTED_STATUS)
-
-
-@contextmanager
-def _written_out() -> Iterator[None]:
-    """What the block printed is written when it ends, so that a closed pipe is found here and not at Python's end."""
-    try:
-        yield
     finally:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        if _is_unread():  # Python's last flush would fail, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_unread() -> bool:
+    """Whether whoever read the output has gone."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no output, or none of the system's
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager
