@@ -34,12 +34,24 @@ def main() -> None:
         raise ConfigError("usage: python -m chexjax.scanline FILE_OR_FOLDER --out=DIR [--compare]; --help says more")
     out = folder_path(values.out, "--out")
 
-    from chexjax.data.cleaning import clean_files, options_of
+    from chexjax.data.cleaning import clean_files
+    from chexjax.data.recipe import Recipe
     from chexjax.devices import find_devices
 
     find_devices()
-    options = options_of(values.threshold, values.max_width, values.edge_span, values.axes, values.spare_wide)
-    broken = clean_files(Path(rest[0]), out, options, values.compare)
+    recipe = Recipe(
+        clean=True,
+        threshold=values.threshold,
+        max_width=values.max_width,
+        edge_span=values.edge_span,
+        axes=",".join(values.axes),
+        spare_wide=values.spare_wide,
+    )
+    try:
+        recipe.check()
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from error
+    broken = clean_files(Path(rest[0]), out, recipe.cleaning, values.compare)
     if broken:
         for reason in broken.values():
             print(printable_lines(reason), file=sys.stderr)

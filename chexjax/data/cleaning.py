@@ -4,7 +4,7 @@ import csv
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,10 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chexjax import scanline
 from chexjax.data.images import SUFFIXES, read_grey
-from chexjax.errors import ConfigError, DataError, printable
+from chexjax.errors import DataError, printable
 from chexjax.files import cell, folder_path, whole
 from chexjax.runtime import progress_bar
-from chexjax.scanline.rule import AXES, check_arguments
 
 BATCH: Final = 16  # films cleaned at once
 WAITING: Final = 4 * BATCH  # films in memory at most
@@ -35,37 +34,12 @@ class Job(NamedTuple):
     sheet: Path
 
 
-class Options(NamedTuple):
-    """The rule's options, from the flags."""
-
-    threshold: int
-    max_width: int
-    edge_span: int
-    axes: tuple[int, ...]
-    spare_wide: bool
-
-
-def options_of(threshold: int, max_width: int, edge_span: int, axes: Sequence[str], spare_wide: bool) -> Options:
-    """The options that the command's flags give; `axes` are keys of `scanline.rule.AXES`.
-
-    Raises:
-      ConfigError: one of them is out of range.
-    """
-    if unknown := [axis for axis in axes if axis not in AXES]:
-        raise ConfigError(f"--axes knows rows and columns, not {', '.join(unknown)}")
-    options = Options(threshold, max_width, edge_span, tuple(AXES[axis] for axis in axes), spare_wide)
-    try:
-        check_arguments(np.zeros((1, 1), np.uint8), *options[:4])
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from error
-    return options
-
-
-def clean_files(source: Path, out: Path, options: Options, compare: bool = False) -> dict[Path, str]:
+def clean_files(source: Path, out: Path, cleaning: Mapping[str, Any], compare: bool = False) -> dict[Path, str]:
     """Cleans a film or a folder of films into `out`; returns the films that could not be read.
 
     Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
     `sheets/NAME` for each film: before, after, difference. What an earlier `changed.csv` in `out` names is removed.
+    `cleaning` holds arguments of `scanline.remove_artifacts`, as `Recipe.cleaning` gives them.
 
     Raises:
       DataError: the input is missing or empty, or an output would overwrite an input.
@@ -75,7 +49,7 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
     try:
         out.mkdir(parents=True, exist_ok=True)
         _remove_old(out, jobs)
-        _clean_jobs(jobs, out, options, compare, broken)
+        _clean_jobs(jobs, out, cleaning, compare, broken)
     except OSError as error:
         raise DataError(f"cannot write to --out={out}: {error}") from error
     if broken and not source.is_dir():
@@ -83,14 +57,16 @@ def clean_files(source: Path, out: Path, options: Options, compare: bool = False
     return broken
 
 
-def _clean_jobs(jobs: list[Job], out: Path, options: Options, compare: bool, broken: dict[Path, str]) -> None:
+def _clean_jobs(
+    jobs: list[Job], out: Path, cleaning: Mapping[str, Any], compare: bool, broken: dict[Path, str]
+) -> None:
     """Reads and writes in threads while the device computes; memory holds a few batches, whatever the folder's size."""
     rows: dict[Path, tuple[int, int]] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
         for batch in _batches(jobs, pool, broken, bar):
             films = np.stack([film for _, film in batch])
             films = np.concatenate([films, np.zeros_like(films[:1]).repeat(min(BATCH, len(jobs)) - len(films), axis=0)])
-            cleaned, mask = jax.device_get(scanline.remove_artifacts(films, **options._asdict(), return_mask=True))
+            cleaned, mask = jax.device_get(scanline.remove_artifacts(films, **cleaning, return_mask=True))
             writing = [
                 pool.submit(_write, job, film, cleaned[index], mask[index], compare)
                 for index, (job, film) in enumerate(batch)
