@@ -281,7 +281,7 @@ def _run(
 ) -> int:
     """Serves until SIGTERM, and returns the exit status."""
     from chexjax.serve.app import create_app
-    from chexjax.serve.guard import place_of
+    from chexjax.serve.guard import kind_and_line
     from chexjax.serve.instances import Instances
 
     server = create_server(create_app(service, Instances(service, targets), token), service.limits, context)
@@ -303,7 +303,7 @@ def _run(
             troubles.append(str(error))
             server.should_exit = True
         except Exception as error:  # the device's own
-            troubles.append(f"the networks cannot be run: {place_of(error)}")
+            troubles.append(f"the networks cannot be run: {kind_and_line(error)}")
             server.should_exit = True
 
     warming = threading.Thread(target=warm_up, name="warm-up")
@@ -384,9 +384,9 @@ class _WithoutTraceback(logging.Formatter):
     """An exception's kind and place; its text may quote a film's header."""
 
     def formatException(self, ei: Any) -> str:  # logging's own name
-        from chexjax.serve.guard import place_of
+        from chexjax.serve.guard import kind_and_line
 
-        return place_of(ei[1])
+        return kind_and_line(ei[1])
 
 
 def _log() -> None:

@@ -60,7 +60,7 @@ class Guard:
             else:
                 await self._application(scope, receive, answer)
         except Exception as error:  # its text, and a traceback's, may quote the film's header
-            LOG.error("%s", place_of(error))
+            LOG.error("%s", kind_and_line(error))
             if status == 499:
                 await _refuse(answer, 500, "the service failed on this request")
         finally:
@@ -85,7 +85,7 @@ class Guard:
         return None
 
 
-def place_of(error: BaseException) -> str:
+def kind_and_line(error: BaseException) -> str:
     """An exception's kind and where it was raised; not its text."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""

@@ -31,14 +31,14 @@ def batches(config: ConfigDict, residence: str, begin: int, steps: int) -> list[
     config.data.residence, config.steps_per_call = residence, 3
     source = feed.open_feed(config, open_films(config.data), begin)
 
-    def look(films, seed, begin, step):
+    def read(films, seed, begin, step):
         return source.read(films, seed, begin)(step)
 
-    looking = each_device(look, in_axes=(0, None, None, None))
+    reading = each_device(read, in_axes=(0, None, None, None))
     found = []
     for step in range(begin, begin + steps):
         call = step - (step - begin) % source.most  # several steps share what a call has read
-        found.append(jax.device_get(looking(next(source.sources), np.int32(config.seed), call, step)))
+        found.append(jax.device_get(reading(next(source.sources), np.int32(config.seed), call, step)))
     return found
 
 

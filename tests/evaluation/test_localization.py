@@ -184,9 +184,9 @@ def test_real_boxes(real_data: Path) -> None:
     """The 86 boxes of the NIH's list: the truth hits itself, and hearts are where the centre prior looks."""
     found = [box for boxes in read_boxes(real_data / "nih-128" / "BBox_List_2017.csv").values() for box in boxes]
     boxes = [np.array([[b.left, b.top, b.width, b.height]]) for b in found]
-    places = (np.arange(256) + 0.5) / 256
+    centres = (np.arange(256) + 0.5) / 256
     truth = [
-        np.outer((b.top <= places) & (places < b.top + b.height), (b.left <= places) & (places < b.left + b.width))
+        np.outer((b.top <= centres) & (centres < b.top + b.height), (b.left <= centres) & (centres < b.left + b.width))
         for b in found
     ]
     judged = localize({"truth": truth}, boxes, [box.finding for box in found])

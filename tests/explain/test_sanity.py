@@ -42,8 +42,8 @@ def marked() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = random.integers(0, 2, (len(films), 2)).astype(np.float32)
     centres = random.uniform(RADIUS, SIDE - RADIUS, (len(films), 2, 2))
     x, y = np.meshgrid(np.arange(SIDE) + 0.5, np.arange(SIDE) + 0.5)
-    for film, present, places in zip(films, labels, centres, strict=True):
-        for (column, row), grey, there in zip(places, (255, 0), present, strict=True):
+    for film, present, cells in zip(films, labels, centres, strict=True):
+        for (column, row), grey, there in zip(cells, (255, 0), present, strict=True):
             film[((x - column) ** 2 + (y - row) ** 2 < RADIUS**2) & (there > 0)] = grey
     boxes = np.concatenate([centres - RADIUS, np.full_like(centres, 2 * RADIUS)], axis=-1) / SIDE
     return ((films / 255 - 0.5) / 0.25)[..., None], labels, boxes

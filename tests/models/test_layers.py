@@ -30,9 +30,9 @@ def test_moments_from_the_input_are_those_of_the_output(stride: int, devices: in
 
             return jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(x, kernel, scale, bias)
 
-        places = jax.devices()[:devices]
+        placed_on = jax.devices()[:devices]
         compared = [
-            each_device(partial(run, form), in_axes=(0, 0, None, None, None), devices=places)(
+            each_device(partial(run, form), in_axes=(0, 0, None, None, None), devices=placed_on)(
                 x, weights, kernel, scale, bias
             )
             for form in (normed_by_input, normed_by_output)

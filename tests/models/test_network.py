@@ -56,8 +56,8 @@ def test_a_logit_is_the_mean_over_places(films: jax.Array) -> None:
     variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), films)
     features = model.apply(variables, films, method="features")
     assert features.shape == (3, 4, 4, 4 * 16)
-    places = features.reshape(-1, 1, 1, features.shape[-1])
-    maps = model.apply(variables, places, method="classify").reshape(3, -1, 14)
+    cells = features.reshape(-1, 1, 1, features.shape[-1])
+    maps = model.apply(variables, cells, method="classify").reshape(3, -1, 14)
     np.testing.assert_allclose(maps.mean(1), model.apply(variables, films), atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from chexjax.predict import Classifier
-from chexjax.serve.guard import place_of
+from chexjax.serve.guard import kind_and_line
 from chexjax.serve.service import Limits
 from tests.dicom_files import SECRET
 from tests.serve.conftest import encoded, film_of, serving
@@ -66,6 +66,6 @@ def test_an_error_is_told_by_its_kind_and_place() -> None:
     try:
         raise ValueError(SECRET)
     except ValueError as error:
-        where = place_of(error)
+        where = kind_and_line(error)
     assert where.startswith("ValueError at test_guard.py:")
     assert SECRET not in where

@@ -64,11 +64,11 @@ def prepared(
     targets: np.ndarray | None = None, frozen: bool = False,
 ) -> tuple[Any, tuple]:  # fmt: skip
     """The step of the config, and its arguments."""
-    places = jax.devices()[:devices]
+    placed_on = jax.devices()[:devices]
     shares = {k: x.reshape(devices, FILMS // devices, *x.shape[1:]) for k, x in batch.items()}
-    step = create_step(Context(config, PREVALENCE, GROUPS, teacher, frozen), places)
-    fixed = replicate(Fixed(np.int32(config.seed), variables or {}, targets), places)
-    return step, (replicate(new_states(config), places), shares, fixed)
+    step = create_step(Context(config, PREVALENCE, GROUPS, teacher, frozen), placed_on)
+    fixed = replicate(Fixed(np.int32(config.seed), variables or {}, targets), placed_on)
+    return step, (replicate(new_states(config), placed_on), shares, fixed)
 
 
 def run(config: ConfigDict, batch: dict, devices: int = 1, accumulate: int = 1, **others: Any) -> tuple[tuple, dict]:

@@ -55,7 +55,7 @@ def test_the_fit_is_the_minimum_and_the_penalty_is_chosen_on_validation() -> Non
             columns.append([1 / (1 + np.exp(-(x @ w[:-1] + w[-1]))) for x in scaled[1:]])
         validation, expected[c] = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
         figures[c] = np.mean([roc_auc_score(labels[1][:, k], validation[:, k]) for k in range(2)])
-    assert found.validation == pytest.approx(figures, abs=2e-3)  # a pair may change places
+    assert found.validation == pytest.approx(figures, abs=2e-3)  # two films may swap ranks
     assert found.penalty == max(figures, key=figures.get)
     np.testing.assert_allclose(found.probabilities, expected[found.penalty], atol=1e-4)
 

@@ -179,8 +179,8 @@ def test_a_pair_does_not_tell_which_is_meant(small_dml: ConfigDict, small_baseli
 def test_specialists_start_from_one_whole_network(small_baseline: ConfigDict, earlier: Path) -> None:
     small_baseline.init_from = str(earlier)
     small_baseline.networks.net1.shared_stages = 0
-    places = list(range(len(FINDINGS)))
-    model, state = started(small_baseline, "net1", (tuple(places[5:]), tuple(places[:5])))
+    indices = list(range(len(FINDINGS)))
+    model, state = started(small_baseline, "net1", (tuple(indices[5:]), tuple(indices[:5])))
     found = model.apply(state.variables, normalize(GREY, small_baseline.data.mean, small_baseline.data.std))
     np.testing.assert_allclose(found, logits_of(earlier, "net1"), rtol=1e-4, atol=1e-5)
 

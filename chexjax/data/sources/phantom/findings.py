@@ -32,7 +32,7 @@ def _soft(distance: Array, width: float) -> Array:
     return np.clip(distance / np.float32(width) + 0.5, 0.0, 1.0)
 
 
-def _place(scene: Scene, rng: np.random.Generator, reach: float) -> tuple[int, float, float]:
+def _draw_centre(scene: Scene, rng: np.random.Generator, reach: float) -> tuple[int, float, float]:
     """A side, and a point in open lung with room for `reach` around it, or as much room as there is."""
     a = scene.anatomy
     side = _side(rng)
@@ -170,7 +170,7 @@ def draw_infiltration(scene: Scene, severity: float, rng: np.random.Generator) -
     boxes = []
     for _ in range(int(rng.integers(2, 5))):
         reach = rng.uniform(55.0, 85.0) + 30.0 * severity
-        _, x, y = _place(scene, rng, 0.6 * reach)
+        _, x, y = _draw_centre(scene, rng, 0.6 * reach)
         here = scene.window(x, y, 2.2 * reach)
         away = ((scene.x[here] - x) / reach) ** 2 + ((scene.y[here] - y) / (1.15 * reach)) ** 2
         patch = np.exp(-away) * np.clip(0.95 + 0.3 * texture[here], 0.3, 1.6)
@@ -182,7 +182,7 @@ def draw_infiltration(scene: Scene, severity: float, rng: np.random.Generator) -
 def draw_mass(scene: Scene, severity: float, rng: np.random.Generator) -> list[Box]:
     """One rounded opacity of 3.3 to 8 cm with a lobed border."""
     diameter = 1.1 * MASS_CM + 4.7 * severity
-    _, x, y = _place(scene, rng, diameter / CM_PER_UNIT / 2)
+    _, x, y = _draw_centre(scene, rng, diameter / CM_PER_UNIT / 2)
     return [_draw_ball(scene, rng, x, y, diameter, lobes=0.09)]
 
 
@@ -191,7 +191,7 @@ def draw_nodule(scene: Scene, severity: float, rng: np.random.Generator) -> list
     diameter = 1.2 + 1.7 * severity
     boxes = []
     for _ in range(int(rng.integers(1, 4))):
-        _, x, y = _place(scene, rng, diameter / CM_PER_UNIT / 2)
+        _, x, y = _draw_centre(scene, rng, diameter / CM_PER_UNIT / 2)
         boxes.append(_draw_ball(scene, rng, x, y, diameter, lobes=0.04))
         diameter *= rng.uniform(0.75, 1.0)
     return boxes
@@ -266,7 +266,7 @@ def draw_consolidation(scene: Scene, severity: float, rng: np.random.Generator) 
     """A segment, homogeneously white; the bronchi in it keep their air and show as dark branches."""
     a = scene.anatomy
     reach = 62.0 + 60.0 * severity
-    side, x, y = _place(scene, rng, reach)
+    side, x, y = _draw_centre(scene, rng, reach)
     here = scene.window(x, y, 1.7 * reach)
     dx, dy = scene.x[here] - x, scene.y[here] - y
     angle = np.arctan2(dy, dx)
