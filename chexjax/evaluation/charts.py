@@ -1,7 +1,7 @@
 """Curves of a training, ROC curves, reliability: drawn once, for PNG files and for pages.
 
 Each chart is a function that draws on matplotlib's axes. A PNG file holds all charts of a kind; a page holds them one
-by one as SVG, whose colours follow the page's theme and whose text is text.
+by one as SVG, whose colours follow the page's theme and whose text stays text.
 """
 
 import io

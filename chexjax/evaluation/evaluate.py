@@ -163,7 +163,7 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
 
 
 def predict_films(best: Restored, films: Prepared, threads: int, progress: bool = True) -> Predictions:
-    """The networks' predictions for the findings of `films`, which are keys of `labels.evaluable` of their own.
+    """The networks' predictions for the findings of `films`, each a key of `labels.evaluable(outputs)`.
 
     Raises:
       CheckpointError: a prediction is not finite.
@@ -194,7 +194,7 @@ def check_out(out: Path) -> None:
 
 
 def write_into(out: Path, write: Callable[[Path], None]) -> None:
-    """Has `write` fill a new folder, and moves its files into `out`, `metrics.json` last; old ones of a report go.
+    """Lets `write` fill a new folder, then moves its files into `out`, `metrics.json` last; an earlier report's go.
 
     Raises:
       DataError: the disk does not take them.

@@ -79,7 +79,7 @@ def run_split(
     batches: Iterable[dict[str, Any]],
     done: Callable[[int], Any] = lambda films: None,
 ) -> dict[str, np.ndarray]:
-    """What `predictor` gives of every film, per network (films, outputs), in the order of the films."""
+    """What `predictor` returns for every film, per network (films, outputs), in the order of the films."""
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in variables}
     order: list[np.ndarray] = []
     for batch in batches:

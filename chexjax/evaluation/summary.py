@@ -125,8 +125,8 @@ def find_thresholds(
 def prevalence_thresholds(labels: np.ndarray, probabilities: np.ndarray, findings: Sequence[str]) -> Thresholds:
     """Per finding the threshold at which as many films are called as have it, the rule "prevalence".
 
-    Of a place one often knows how common a finding is, and no label: only that share is taken from `labels`, whose
-    films that are not known, or soft, are left out. Where several films have the probability at the threshold, all are
+    At a new site a finding's prevalence is often known where no film is labelled: from `labels`, too, only that share is
+    taken, without the films whose label is unknown or soft. Where several films have the probability at the threshold, all are
     called. None where no film has the finding, or all have.
     """
     found: Thresholds = {}

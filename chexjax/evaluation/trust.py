@@ -1,7 +1,7 @@
-"""Fits, when a run is evaluated, what tells whether its probabilities may be believed, and measures it on other films.
+"""Fits calibration, abstain bands and the gate when a run is evaluated, and measures each on other films.
 
-Calibration and abstain bands come from the validation films; what the training films look like from at most `TRAINING`
-of them, of which `POSED` are turned, mirrored and inverted besides; the limits of the gate from validation films.
+Calibration, bands and the gate's limits come from the validation films. What training films look like comes from at
+most `TRAINING` of them; `POSED` of these are also turned, mirrored and inverted.
 """
 
 import math

@@ -27,7 +27,7 @@ def mirrored(images: jax.Array) -> jax.Array:
 
 
 def cropped(top: float, left: float) -> View:
-    """A crop of 7/8 of the side, enlarged to the film's size; `down` and `right` (0 to 1) place it."""
+    """A crop of 7/8 of the side, enlarged to the film's size; at `top` 0 and `left` 0 it is the upper left corner."""
 
     def view(images: jax.Array) -> jax.Array:
         height, width = images.shape[1:3]
