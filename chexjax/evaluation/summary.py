@@ -125,9 +125,9 @@ def find_thresholds(
 def prevalence_thresholds(labels: np.ndarray, probabilities: np.ndarray, findings: Sequence[str]) -> Thresholds:
     """Per finding the threshold at which as many films are called as have it, the rule "prevalence".
 
-    At a new site a finding's prevalence is often known where no film is labelled: from `labels`, too, only that share is
-    taken, without the films whose label is unknown or soft. Where several films have the probability at the threshold, all are
-    called. None where no film has the finding, or all have.
+    At a new site a finding's prevalence is often known where no film is labelled: from `labels`, too, only that share
+    is taken, without the films whose label is unknown or soft. Where several films have the probability at the
+    threshold, all are called. None where no film has the finding, or all have.
     """
     found: Thresholds = {}
     for k, finding in enumerate(findings):
