@@ -1,7 +1,7 @@
 """A DICOM film in, its results to every archive that is named; whoever sent it learns of it when they are there.
 
 Nothing is kept, so success is said only after delivery: a sender that hears of a failure still has the film, and sends
-it again. A film that the gate refuses, or that cannot be read, would fail again, and is answered so that it is not.
+it again. A film that the gate refuses, or that cannot be read, would fail again; its answer tells the sender not to.
 """
 
 import logging
