@@ -180,27 +180,29 @@ def compare(study: ConfigDict, found: dict[str, list[Results]], out: Path) -> Co
         paths = [out / cell / f"seed-{seed}" / f"predictions_{network}.csv" for seed in range(1, seeds + 1)]
         return np.stack([_in_order(read_predictions(path, findings), part.names, findings) for path in paths])
 
+    reference = scores(first, "net1", len(found[first]))
     for cell in cells[1:]:
         seeds = min(len(found[first]), len(found[cell]))
-        pairs = list(zip(found[first], found[cell], strict=False))
         for network in found[cell][0]["networks"]:
-            test = compare_runs(part.labels, scores(cell, network, seeds), scores(first, "net1", seeds), part.patients)
-            epochs = [
-                [
-                    run["networks"][name].get("convergence_epoch")
-                    for run, name in zip(pair, ("net1", network), strict=True)
-                ]
-                for pair in pairs
-            ]
+            test = compare_runs(part.labels, scores(cell, network, seeds), reference[:seeds], part.patients)
+            before, after = _convergence(found[first][:seeds], "net1"), _convergence(found[cell][:seeds], network)
             compared[cell, network] = {
                 "against": first,
                 "seeds": seeds,
                 "difference": number(test.difference),
                 "interval": numbers([test.low, test.high]),
                 "p_value": number(test.p_value),
-                "epochs": [None if None in pair else round(pair[1] - pair[0], 2) for pair in epochs],
+                "epochs": [
+                    None if one is None or other is None else round(other - one, 2)
+                    for one, other in zip(before, after, strict=True)
+                ],
             }
     return compared
+
+
+def _convergence(runs: list[Results], network: str) -> list[float | None]:
+    """The epoch at which the network converged, by run; None where it did not, and for a mean of networks."""
+    return [run["networks"][network].get("convergence_epoch") for run in runs]
 
 
 def _in_order(table: PredictionFile, names: Sequence[str], findings: Sequence[str]) -> np.ndarray:
@@ -238,10 +240,9 @@ def write(out: Path, study: ConfigDict, found: dict[str, list[Results]], compare
     """`study.json` and `study.md`, each in one move; `compared` is what `compare` returned."""
     if jax.process_index() != 0:
         return
-    table = [
-        {**row, "against_first": (compared or {}).get((row["cell"], row["network"]))} for row in rows(study, found)
-    ]
-    text = "\n\n".join(filter(None, [format_table(study, found), format_comparison(compared or {})]))
+    compared = compared or {}
+    table = [{**row, "against_first": compared.get((row["cell"], row["network"]))} for row in rows(study, found)]
+    text = "\n\n".join(filter(None, [format_table(study, found), format_comparison(compared)]))
     for name, content in {"study.json": json.dumps(table, indent=1), "study.md": text + "\n"}.items():
         write_whole(out / name, content)
 

@@ -35,22 +35,12 @@ def main() -> None:
     out = folder_path(values.out, "--out")
 
     from chexjax.data.cleaning import clean_files
-    from chexjax.data.recipe import Recipe
+    from chexjax.data.recipe import CLEANING, recipe_from_flags
     from chexjax.devices import find_devices
 
     find_devices()
-    recipe = Recipe(
-        clean=True,
-        threshold=values.threshold,
-        max_width=values.max_width,
-        edge_span=values.edge_span,
-        axes=",".join(values.axes),
-        spare_wide=values.spare_wide,
-    )
-    try:
-        recipe.check()
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from error
+    options = {name: values[name].value for name in CLEANING}
+    recipe = recipe_from_flags({**options, "axes": ",".join(values.axes), "clean": True})
     broken = clean_files(Path(rest[0]), out, recipe.cleaning, values.compare)
     if broken:
         for reason in broken.values():

@@ -53,16 +53,12 @@ def main() -> None:
     from ml_collections import ConfigDict
 
     from chexjax.data.prepared import prepare_source
-    from chexjax.data.recipe import Recipe, prepared_below
+    from chexjax.data.recipe import Recipe, prepared_below, recipe_from_flags
     from chexjax.devices import find_devices
 
     names = {field.name: "seed" if field.name == "split_seed" else field.name for field in fields(Recipe)}
     given: dict[str, Any] = {name: values[flag].value for name, flag in names.items()}
-    recipe = Recipe(**given)
-    try:
-        recipe.check()
-    except ValueError as error:
-        raise ConfigError(f"--{error}") from None
+    recipe = recipe_from_flags(given)
     also = {
         name: values[name].value for name in ("source", "dir", "table", "sources", "findings", "uncertain", "films")
     }

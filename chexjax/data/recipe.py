@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from chexjax.configs.common import FIELDS
+from chexjax.errors import ConfigError
 from chexjax.runtime import cache_folder
 from chexjax.scanline import remove_artifacts
 from chexjax.scanline.rule import AXES
@@ -121,6 +122,20 @@ def prepared_below(cache: Path) -> Path:
 def find_prepared(config: ConfigDict, digest: str) -> list[Path]:
     """The folders below the cache of `config.data` that hold the prepared set of that digest: one or none."""
     return sorted(prepared_below(cache_of(config)).glob(f"*/*-{digest}/*"))
+
+
+def recipe_from_flags(given: dict[str, Any]) -> Recipe:
+    """The recipe that a command's flags describe; `given`: fields and their values.
+
+    Raises:
+      ConfigError: a flag has a value that no recipe can have.
+    """
+    recipe = Recipe(**given)
+    try:
+        recipe.check()
+    except ValueError as error:
+        raise ConfigError(f"--{error}") from None
+    return recipe
 
 
 def recipe_of(config: ConfigDict) -> Recipe:

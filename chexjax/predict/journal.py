@@ -88,12 +88,12 @@ def _write(file: TextIO, record: Record) -> None:
 
 def fingerprint(path: Path) -> str:
     """A fingerprint of a film that changes when the file does, and does not reveal its path."""
-    whole = os.path.abspath(path)
+    absolute = os.path.abspath(path)
     try:
         about = path.stat()
     except (OSError, ValueError):
         return ""
-    text = f"{whole}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogatepass")
+    text = f"{absolute}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogatepass")
     return hashlib.sha256(text).hexdigest()[:16]
 
 
