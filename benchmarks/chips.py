@@ -98,14 +98,15 @@ def missing(name: str) -> str:
     return ""
 
 
-def environment(name: str) -> dict[str, str]:
-    """The environment of a process that compiles for a chip. It must be set before JAX is imported.
+def environment(name: str, flags: str = "") -> dict[str, str]:
+    """The environment of a process that compiles for a chip; it must be set before JAX is imported.
 
-    Nothing runs, so nothing can be timed: XLA chooses a GPU's kernels without trying them (`autotune_level=0`).
+    `flags` are more of XLA's. Nothing runs, so nothing can be timed: XLA chooses a GPU's kernels without trying them
+    (`autotune_level=0`).
     """
-    common = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "0"}
+    common = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     if CHIPS[name].platform == "cuda":
-        return common | {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}
+        return common | {"XLA_FLAGS": f"--xla_gpu_autotune_level=0 {flags}"}
     return common | {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",

@@ -1,7 +1,7 @@
 """Compiles our programs for absent chips, and counts what they would do. Nothing is run.
 
     python -m benchmarks.compiled --chip=h100 [--devices=1] [--only=supervised,evaluate:resnet18] [--dtypes=bfloat16]
-        [--batch=64] [--size=224] [--width=1] [--largest=no] [--json=FILE]
+        [--batch=64] [--size=224] [--width=1] [--largest=no] [--xla_flags=FLAGS] [--json=FILE]
 
 Chips: a100, h100, h200, b200, v4, v5e, v5p, v6e; benchmarks/README.md says what compiling for them needs.
 Programs (`--only`: kinds or whole names): each network's evaluation, the predictor with its maps, `remove_artifacts`,
@@ -143,27 +143,29 @@ def largest_batch(one: tuple[int, int], other: tuple[int, int], limit: float) ->
 # In the parent: children that may die
 
 
-def compile_all(jobs: Sequence[Job], tell: Callable[[Row], None] = lambda row: None, limit: float = LIMIT) -> list[Row]:
+def compile_all(
+    jobs: Sequence[Job], tell: Callable[[Row], None] = lambda row: None, limit: float = LIMIT, flags: str = ""
+) -> list[Row]:
     """A row for each job, in order; all are for one chip. `tell` is given each row when it is complete.
 
-    They share a child process for as long as it lives. Where a program ends it, or takes longer than `limit` seconds,
-    the row says so, and a new child takes the next.
+    They share a child process for as long as it lives, `flags` being more of XLA's. Where a program ends it, or takes
+    longer than `limit` seconds, the row says so, and a new child takes the next.
     """
     rows: list[Row] = []
     while len(rows) < len(jobs):
-        for row in _child(jobs[len(rows) :], limit):
+        for row in _child(jobs[len(rows) :], limit, flags):
             rows.append(row)
             tell(row)
     return rows
 
 
-def _child(jobs: Sequence[Job], limit: float) -> Iterator[Row]:
+def _child(jobs: Sequence[Job], limit: float, flags: str) -> Iterator[Row]:
     """The rows of the jobs that a child comes to; of the last one perhaps why it got no further."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.compiled", "--worker"],
             cwd=REPOSITORY,
-            env=chips.environment(jobs[0]["chip"]),
+            env=chips.environment(jobs[0]["chip"], flags),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -345,6 +347,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--width", type=float, default=1.0, help="multiplies every channel count")
     parser.add_argument("--largest", choices=["yes", "no"], default="yes", help="look for the largest batch")
+    parser.add_argument("--xla_flags", default="", help="more of XLA's flags")
     parser.add_argument("--worker", action="store_true", help="(used by itself) compile what stdin says")
     options = parser.parse_args(argv)
     if options.worker:
@@ -369,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         )
         print(f"{chip}, {options.devices} device(s), {form}, jax {jax.__version__}: compiled, not run", flush=True)
         jobs = jobs_of(chip, programs, options.dtypes.split(","), options)
-        rows = compile_all(jobs, lambda row: print(describe(row), flush=True))
+        rows = compile_all(jobs, lambda row: print(describe(row), flush=True), flags=options.xla_flags)
         print(f"\n{format_rows(rows)}\n", flush=True)
         found[chip] = {"rows": rows}
     return finish({"jax": jax.__version__, "chips": found}, options.json)

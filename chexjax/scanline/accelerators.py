@@ -60,7 +60,9 @@ def _first_after(words: Array) -> Array:
     here = words[..., None] & ~_up_to(strictly=False)
     firsts = jnp.where(words != 0, _starts(words) + _trailing_zeros(words), NOWHERE)
     later = shifted(lax.cummin(firsts, axis=1, reverse=True), -1, NOWHERE)
-    return jnp.where(here != 0, _starts(words)[:, None] + _trailing_zeros(here), later[..., None])
+    starts, zeros = _starts(words)[:, None], _trailing_zeros(here)
+    # As `where(here != 0, starts + zeros, later)`, by arithmetic: XLA would write that condition to memory.
+    return starts + zeros + (zeros >> 5) * (later[..., None] - starts - WORD)
 
 
 def _last(words: Array, nowhere: int, strictly: bool = False) -> Array:

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import chips
 from benchmarks.compiled import Job, Row, compile_all
 from benchmarks.programs import FILM, TRIAL, Form
+from chexjax.models import NETWORKS
 
 GPU, TPU = "h100", "v5e"
 FULL = Form(batch=8)
@@ -19,6 +20,9 @@ SMALL = Form(batch=8, size=32, width=0.25, dtype="float32")
 # Torchvision's table of its weights: giga multiply-adds of a film of 224 px with three channels.
 PUBLISHED = {"resnet18": 1.814, "resnet34": 3.664, "resnet50": 4.089, "densenet121": 2.834, "densenet169": 3.360}
 COLOUR_STEM = 112 * 112 * 7 * 7 * 3 * 64 / 1e9  # of these: a grey film needs a third
+LATER = [name for name in NETWORKS if name not in PUBLISHED and not name.startswith("tiny")]
+# jax 0.10 finds no tiles for a product of the transformers if it may write its kernel itself.
+BY_CUBLAS = "--xla_gpu_enable_triton_gemm=false"
 WIDE = {"resnet18": 17, "resnet34": 33, "resnet50": 17, "densenet121": 59, "densenet169": 83}  # convolutions above 1x1
 STEPS = [
     f"supervised:{TRIAL}",
@@ -37,10 +41,10 @@ def job(chip: str, program: str, form: Form, devices: int = 1) -> Job:
     return {"chip": chip, "devices": devices, "program": program, "form": form._asdict(), "largest": False}
 
 
-def compile_for(chip: str, jobs: dict[str, Job]) -> dict[str, Row]:
+def compile_for(chip: str, jobs: dict[str, Job], flags: str = "") -> dict[str, Row]:
     if why := chips.missing(chip):
         (pytest.fail if os.environ.get("CHEXJAX_CHIPS") else pytest.skip)(why)
-    return dict(zip(jobs, compile_all(list(jobs.values()), limit=200.0), strict=True))
+    return dict(zip(jobs, compile_all(list(jobs.values()), limit=200.0, flags=flags), strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,13 @@ def on_gpu() -> dict[str, Row]:
     jobs["eight"] = job(GPU, EIGHT, SMALL._replace(sync=False), devices=8)
     jobs["eight, one set of statistics"] = job(GPU, EIGHT, SMALL, devices=8)
     return compile_for(GPU, jobs)
+
+
+@pytest.fixture(scope="module")
+def later_on_gpu() -> dict[str, Row]:
+    """The later networks at full width."""
+    jobs = {name: job(GPU, f"evaluate:{name}", FULL) for name in LATER}
+    return compile_for(GPU, jobs, BY_CUBLAS)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +99,11 @@ def test_evaluation_on_a_gpu(on_gpu: dict[str, Row], name: str) -> None:
     check_no_cpu_form(row)
 
 
+@pytest.mark.parametrize("name", LATER)
+def test_evaluation_of_later_networks_on_a_gpu(later_on_gpu: dict[str, Row], name: str) -> None:
+    check_no_cpu_form(compiled(later_on_gpu, name))
+
+
 def test_a_training_step_on_a_gpu(on_gpu: dict[str, Row]) -> None:
     """Three passes over the convolutions, but for the films' own gradient, which nobody needs."""
     row, evaluation = compiled(on_gpu, "supervised:resnet18"), compiled(on_gpu, "evaluate:resnet18")
@@ -108,10 +124,10 @@ def test_small_forms_on_a_gpu(on_gpu: dict[str, Row], name: str) -> None:
 
 
 def test_cleaning_on_a_gpu_is_a_few_passes(on_gpu: dict[str, Row]) -> None:
-    """No loop, and no more than nine bytes a pixel, where a copy is two."""
+    """No loop, and no more bytes than let it reach 30 % of the speed of a copy, which moves two a pixel."""
     row, pixels = compiled(on_gpu, "clean, films of 1024 px"), FULL.batch * FILM**2
     assert row["loops"] == []
-    assert 2 * pixels <= row["bytes"] <= 9 * pixels
+    assert 2 * pixels <= row["bytes"] <= 2 / 0.3 * pixels
 
 
 def test_several_steps_are_one_loop_on_a_gpu(on_gpu: dict[str, Row]) -> None:
