@@ -109,6 +109,7 @@ def environment(name: str, flags: str = "") -> dict[str, str]:
         return common | {"XLA_FLAGS": f"--xla_gpu_autotune_level=0 {flags}"}
     return common | {
         "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nothing runs, so several processes may compile
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",

@@ -48,13 +48,16 @@ def _relu_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 def max_pool(x: Array) -> Array:
     """The 3x3 maximum at stride 2 with one pixel of padding at the end of the stems of ResNets and DenseNets."""
-    return lax.platform_dependent(x, cpu=_max_pool_on_cpu, default=_max_pool)
+    return lax.platform_dependent(x, cpu=_max_pool_on_cpu, tpu=_windowed_maximum, default=_max_pool)
 
 
-@jax.custom_jvp
-def _max_pool(x: Array) -> Array:
+def _windowed_maximum(x: Array) -> Array:
+    """XLA's own, whose gradient a TPU takes in one pass; on a GPU it would write the map in float32, and indices."""
     window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+_max_pool = jax.custom_jvp(_windowed_maximum)
 
 
 @_max_pool.defjvp
