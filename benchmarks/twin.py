@@ -1,11 +1,13 @@
 """Does chexjax train networks as good as PyTorch's? One recipe in a plain PyTorch loop and in chexjax.
 
-    python -m benchmarks.twin --data=../shared/nih-128 --out=DIR
+    python -m benchmarks.twin --data=../shared/nih-128 --out=DIR [--init_from=IMPORTED]
 
 ResNet-18 from random weights, grey films, AdamW without weight decay on vectors, one-cycle, random crop and flip,
 binary cross-entropy; the epoch with the best mean validation AUROC is kept. Both draw from the same distributions, but
-not the same numbers. Prints the test AUROC of both, per seed and per finding with DeLong's paired test, and training
-images per second of both, timed in turn. When run again, it skips finished runs.
+not the same numbers. With `--init_from`, a folder that `chexjax.models.torch_weights` wrote, both start from the very
+same arrays, those drawn anew included; PyTorch's stem then has three channels, as its users' has. Prints the test AUROC
+of both, per seed and per finding with DeLong's paired test, and training images per second of both, timed in turn. When
+run again, it skips finished runs.
 """
 
 import argparse
@@ -25,7 +27,10 @@ from chexjax.data.pipeline import Records, by_device
 from chexjax.data.prepared import Prepared
 from chexjax.evaluation.metrics import auroc, delong_test, holm, mean_over_findings
 from chexjax.findings import FINDINGS
+from chexjax.models.torch_weights import IMAGENET_MEAN, IMAGENET_STD, to_state_dict
 from chexjax.training import loop
+from chexjax.training.start import start_from
+from chexjax.training.state import create_network, create_state
 from tests.torch_networks import create_torch_network
 
 
@@ -36,7 +41,9 @@ def recipe(options: argparse.Namespace, seed: int) -> ConfigDict:
     config.data.update({"source": "chestxray14", "dir": str(options.data), "cache": str(options.out / "cache")})
     config.data.update({"size": options.size, "split": "folds"})
     config.augment.update({"crop": 0.85, "flip": 0.5, "rotation": 0.0, "brightness": 0.0, "contrast": 0.0})
-    config.networks.net1.update({"schedule": "onecycle", "learning_rate": 1e-3, "weight_decay": 1e-2})
+    rate = 3e-4 if options.init_from else 1e-3
+    config.networks.net1.update({"schedule": "onecycle", "learning_rate": rate, "weight_decay": 1e-2, "seed": seed})
+    config.init_from = options.init_from
     return config
 
 
@@ -51,7 +58,9 @@ def read_part(films: Prepared, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def normalize(grey: torch.Tensor, config: ConfigDict) -> torch.Tensor:
-    x = (grey / 255.0 - config.data.mean) / config.data.std
+    """As the stem wants it: one channel from random weights, three from a file's."""
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if config.init_from else ([config.data.mean], [config.data.std])
+    x = (grey / 255.0 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -68,6 +77,15 @@ def augment(images: torch.Tensor, config: ConfigDict) -> torch.Tensor:
     return torch.nn.functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)
 
 
+def first_weights(config: ConfigDict) -> dict[str, np.ndarray]:
+    """What our network starts with, under torch's names."""
+    film_shape, model = (config.data.size, config.data.size, 1), create_network(config, "net1")
+    state = create_state(config, "net1", model, film_shape, 1)
+    state = start_from(config, "net1", model, state, film_shape, FINDINGS)
+    variables = {"params": state.params, **state.collections}
+    return to_state_dict(config.networks.net1.model, variables, 3, config.data.mean, config.data.std)
+
+
 class Torch:
     """The plain PyTorch side: a network, its optimiser, a step."""
 
@@ -75,8 +93,12 @@ class Torch:
         torch.manual_seed(config.seed)
         network = config.networks.net1
         self.config = config
-        self.network = create_torch_network(network.model, channels=1).to(memory_format=torch.channels_last)
+        self.network = create_torch_network(network.model, channels=3 if config.init_from else 1)
+        self.network = self.network.to(memory_format=torch.channels_last)
         torch.nn.init.zeros_(self.network.get_parameter("fc.bias" if "resnet" in network.model else "classifier.bias"))
+        if config.init_from:
+            arrays = first_weights(config)
+            self.network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
         parameters = list(self.network.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": network.weight_decay},
@@ -165,6 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="an NIH folder with folds.csv")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--init_from", default="", help="imported weights; none: random ones")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=6)
