@@ -199,15 +199,28 @@ def normed_by_input(
     """The same, from the input's moments: E[w.x] = w.E[x] and E[(w.x)^2] = w.E[x x^T].w for each kernel w."""
     x = x[:, ::stride, ::stride]
     count = math.prod(x.shape[:-1])
-    product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
-    gram = product("nhwi,nhwj->ij", x, x) / count
     mean = x.astype(jnp.float32).mean((0, 1, 2))
     seen = kernel[0, 0].astype(x.dtype).astype(jnp.float32)
-    moments = _shared(
-        jnp.stack([product("i,io->o", mean, seen), (seen * product("ij,jo->io", gram, seen)).sum(0)]), axis_name
-    )
+    squares = (seen * _product("ij,jo->io", gram_matrix(x) / count, seen)).sum(0)
+    moments = _shared(jnp.stack([_product("i,io->o", mean, seen), squares]), axis_name)
     factor, offset = fold(moments[0], variance(moments), scale, bias, epsilon)
     return convolve(x, (kernel * factor).astype(x.dtype)) + offset.astype(x.dtype), moments
+
+
+_product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+
+
+@jax.custom_jvp
+def gram_matrix(x: jax.Array) -> jax.Array:
+    """The sum of x xᵀ over all pixels: (batch, height, width, channels) -> float32 (channels, channels)."""
+    return _product("nhwi,nhwj->ij", x, x)
+
+
+@gram_matrix.defjvp
+def _gram_derivative(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """x dxᵀ and its transpose: one product, and one backward. By the rule for products there would be two of each."""
+    half = _product("nhwi,nhwj->ij", primals[0], tangents[0])
+    return gram_matrix(*primals), half + half.T
 
 
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:

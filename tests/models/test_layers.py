@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chexjax.devices import AXIS, each_device
-from chexjax.models.layers import normed_by_input, normed_by_output
+from chexjax.models.layers import gram_matrix, normed_by_input, normed_by_output
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -40,3 +40,23 @@ def test_moments_from_the_input_are_those_of_the_output(stride: int, devices: in
     for found, expected in zip(*map(jax.tree.leaves, compared), strict=True):
         # The Gram matrix is summed in float32, as the moments are.
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gram_matrix_has_the_derivatives_of_its_product(dtype: str) -> None:
+    """Forwards and backwards, by one product each way."""
+    rng = np.random.default_rng(0)
+    x, tangent = (jnp.asarray(rng.normal(size=(2, 3, 4, 5)), dtype) for _ in range(2))
+    upstream = jnp.asarray(rng.normal(size=(5, 5)), jnp.float32)
+    wide, wide_tangent = (np.asarray(array, np.float64).reshape(-1, 5) for array in (x, tangent))
+    close = partial(np.testing.assert_allclose, rtol=1e-2 if dtype == "bfloat16" else 1e-5, atol=1e-5)
+
+    value, along = jax.jvp(gram_matrix, (x,), (tangent,))
+    close(value, wide.T @ wide)
+    close(along, wide.T @ wide_tangent + wide_tangent.T @ wide)
+
+    _, pull = jax.vjp(gram_matrix, x)
+    (back,) = pull(upstream)
+    assert back.dtype == x.dtype
+    close(back.astype(jnp.float32).reshape(-1, 5), wide @ (upstream + upstream.T))
+    assert str(jax.make_jaxpr(pull)(upstream)).count("dot_general[") == 1
