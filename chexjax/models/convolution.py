@@ -97,34 +97,42 @@ SINGLE: Final = 4  # axes of films, kernels and feature maps
 def _bilinear(
     name: str, default: Callable[..., Array], cpu: Callable[..., Array], kernel: int | None = None
 ) -> Primitive:
-    """A primitive of two operands that is `cpu` on a CPU and `default` elsewhere.
+    """A primitive of two operands: a convolution or a gradient, `cpu` on a CPU and `default` elsewhere.
 
     Operand number `kernel` is shared by all films, so several batches can be merged into one.
     """
     primitive = Primitive(name)
 
-    def vectorized(x: Array, y: Array, **static: Any) -> Array:
+    def grouped(x: Array, y: Array, **static: Any) -> Array:
+        """All kernels in one convolution of several groups: on a TPU that moves fewer bytes."""
         axes = [0 if operand.ndim > SINGLE else None for operand in (x, y)]
         function = partial(default, **static)
         return function(x, y) if axes == [None, None] else jax.vmap(function, in_axes=axes)(x, y)
 
-    def looped(x: Array, y: Array, precision: str | None, **static: Any) -> Array:
-        """One kernel after another: XLA's CPU backend runs a grouped convolution ten to fifty times slower."""
+    def looped(single: Callable[..., Array], x: Array, y: Array, **static: Any) -> Array:
+        """One kernel after another.
+
+        XLA's CPU backend runs a convolution of groups ten to fifty times slower. For a GPU it writes the gradient of
+        the kernels as a convolution whose kernel is as large as the map.
+        """
         operands, several = [x, y], [operand.ndim > SINGLE for operand in (x, y)]
         if not any(several):
-            return cpu(x, y, **static)
+            return single(x, y, **static)
         count = operands[several.index(True)].shape[0]
         if kernel is not None and not several[kernel]:
             films = operands[1 - kernel]
             operands[1 - kernel] = films.reshape(-1, *films.shape[2:])
-            result = cpu(*operands, **static)
+            result = single(*operands, **static)
             return result.reshape(count, -1, *result.shape[1:])
         rows = ([x[k] if many else x for x, many in zip(operands, several, strict=True)] for k in range(count))
-        return jnp.stack([cpu(*row, **static) for row in rows])
+        return jnp.stack([single(*row, **static) for row in rows])
+
+    def on_cpu(x: Array, y: Array, precision: str | None, **static: Any) -> Array:
+        return cpu(x, y, **static)
 
     def abstract(x: Any, y: Any, **static: Any) -> jax.core.ShapedArray:
         operands = (jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in (x, y))
-        result = jax.eval_shape(partial(vectorized, **static), *operands)
+        result = jax.eval_shape(partial(grouped, **static), *operands)
         return jax.core.ShapedArray(result.shape, result.dtype)
 
     def batch(operands: Sequence[Array], axes: Sequence[int | None], **static: Any) -> tuple[Array, int]:
@@ -147,8 +155,13 @@ def _bilinear(
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("stride", "sides", "size", "precision")))
     primitive.def_abstract_eval(abstract)
     batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(vectorized, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(looped, multiple_results=False), platform="cpu")
+    forms: dict[str | None, Callable[..., Array]] = {
+        "cpu": partial(looped, on_cpu),
+        "tpu": grouped,
+        None: partial(looped, default),
+    }
+    for platform, form in forms.items():
+        mlir.register_lowering(primitive, mlir.lower_fun(form, multiple_results=False), platform=platform)
     return primitive
 
 

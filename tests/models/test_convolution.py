@@ -1,5 +1,6 @@
 """`convolve` in each of its forms, against a loop over windows and against JAX's own gradients."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -159,6 +160,18 @@ def test_derivatives_of_any_order_in_either_direction(size: int, stride: int) ->
         jax.tree.leaves(derivatives(convolve)), jax.tree.leaves(derivatives(plain)), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("platform", "groups"), [("cuda", {"1"}), ("tpu", {"1", "3"}), ("cpu", {"1"})])
+def test_several_kernels_are_groups_of_one_convolution_on_a_tpu_alone(platform: str, groups: set[str]) -> None:
+    """Forward and both gradients; kernels for the same films, as specialists' stems have them."""
+
+    def loss(x: jax.Array, kernels: jax.Array) -> jax.Array:
+        return jnp.square(jax.vmap(convolve, in_axes=(None, 0))(x, kernels)).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 3, 4, 8)))
+    text = step.lower(lowering_platforms=(platform,)).as_text()
+    assert set(re.findall(r"_group_count = (\d+)", text)) == groups
 
 
 @pytest.mark.parametrize("many_films", [True, False])
