@@ -26,6 +26,7 @@ COLLECTIVES: Final = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
 )  # fmt: skip
 CONVOLUTIONS: Final = re.compile(r'custom_call_target="__cudnn\$conv(BackwardInput|BackwardFilter)?')
+LIBRARIES: Final = re.compile(r'custom_call_target="__cu(dnn|blas)\$')
 PRODUCTS: Final = re.compile(r'custom_call_target="__cublas\$')
 
 
@@ -66,7 +67,9 @@ class Instruction:
 
     @property
     def bytes(self) -> int:
-        return sum(array.bytes for array in self.arrays)
+        """Of the result; without the scratch of a library, of which it may use any part."""
+        scratch = LIBRARIES.search(self.rest) and len(self.arrays) > 1 and self.arrays[-1].kind in ("s8", "u8")
+        return sum(array.bytes for array in (self.arrays[:-1] if scratch else self.arrays))
 
     def called(self, *attributes: str) -> list[str]:
         """The computations that these attributes name."""
