@@ -223,6 +223,16 @@ def _gram_derivative(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> t
     return gram_matrix(*primals), half + half.T
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU (Hendrycks & Gimpel 2016, section 2), elementwise.
+
+    On a GPU its backward pass begins again from `x`: XLA would write two more arrays of its size to memory, and read
+    them there. On a CPU computing the error function twice would cost more.
+    """
+    exact = partial(nn.gelu, approximate=False)
+    return jax.lax.platform_dependent(x, cpu=exact, tpu=exact, default=jax.checkpoint(exact))
+
+
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> jax.Array:
     """Mean and mean square of each channel over the batch, on all devices of the axis: float32 (2, channels).
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.attention import attend
-from chexjax.models.layers import Dtype, Patches, scaled
+from chexjax.models.layers import Dtype, Patches, gelu, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -55,7 +55,7 @@ class Block(nn.Module):
         y = jnp.roll(joined(windows, y.shape), shifts, (1, 2))[:, :height, :width]
         x += drop(y)
         y = dense(4 * channels, name="mlp_0")(norm(name="norm2")(x))
-        return x + drop(dense(channels, name="mlp_3")(nn.gelu(y, approximate=False)))
+        return x + drop(dense(channels, name="mlp_3")(gelu(y)))
 
 
 class PositionBias(nn.Module):

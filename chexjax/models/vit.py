@@ -16,7 +16,7 @@ import numpy as np
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.attention import attend
-from chexjax.models.layers import Dtype, Patches, scaled
+from chexjax.models.layers import Dtype, Patches, gelu, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
         y = attend(dense(3 * channels, name="attn_qkv")(norm(name="norm1")(x)), self.heads)
         x += half(dense(channels, name="attn_proj")(y), "ls1")
-        y = nn.gelu(dense(4 * channels, name="mlp_fc1")(norm(name="norm2")(x)), approximate=False)
+        y = gelu(dense(4 * channels, name="mlp_fc1")(norm(name="norm2")(x)))
         return x + half(dense(channels, name="mlp_fc2")(y), "ls2")
 
 

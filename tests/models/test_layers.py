@@ -2,13 +2,14 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from chexjax.devices import AXIS, each_device
-from chexjax.models.layers import gram_matrix, normed_by_input, normed_by_output
+from chexjax.models.layers import gelu, gram_matrix, normed_by_input, normed_by_output
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -60,3 +61,13 @@ def test_a_gram_matrix_has_the_derivatives_of_its_product(dtype: str) -> None:
     assert back.dtype == x.dtype
     close(back.astype(jnp.float32).reshape(-1, 5), wide @ (upstream + upstream.T))
     assert str(jax.make_jaxpr(pull)(upstream)).count("dot_general[") == 1
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_a_gelu_begins_again_backwards_on_a_gpu_alone(platform: str) -> None:
+    x = jnp.linspace(-4.0, 4.0, 33)
+    exact = partial(nn.gelu, approximate=False)
+    for found, expected in zip(jax.jvp(gelu, (x,), (x,)), jax.jvp(exact, (x,), (x,)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    text = jax.jit(jax.grad(lambda x: gelu(x).sum())).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert ("optimization_barrier" in text) == (platform == "cuda")
