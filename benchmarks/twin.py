@@ -95,10 +95,12 @@ class Torch:
         self.config = config
         self.network = create_torch_network(network.model, channels=3 if config.init_from else 1)
         self.network = self.network.to(memory_format=torch.channels_last)
-        torch.nn.init.zeros_(self.network.get_parameter("fc.bias" if "resnet" in network.model else "classifier.bias"))
         if config.init_from:
             arrays = first_weights(config)
             self.network.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
+        else:
+            bias = "fc.bias" if "resnet" in network.model else "classifier.bias"
+            torch.nn.init.zeros_(self.network.get_parameter(bias))
         parameters = list(self.network.parameters())
         groups: list[dict[str, Any]] = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": network.weight_decay},

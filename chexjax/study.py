@@ -180,12 +180,12 @@ def compare(study: ConfigDict, found: dict[str, list[Results]], out: Path) -> Co
         paths = [out / cell / f"seed-{seed}" / f"predictions_{network}.csv" for seed in range(1, seeds + 1)]
         return np.stack([_in_order(read_predictions(path, findings), part.names, findings) for path in paths])
 
-    reference = scores(first, "net1", len(found[first]))
+    reference, before = scores(first, "net1", len(found[first])), _convergence(found[first], "net1")
     for cell in cells[1:]:
         seeds = min(len(found[first]), len(found[cell]))
         for network in found[cell][0]["networks"]:
             test = compare_runs(part.labels, scores(cell, network, seeds), reference[:seeds], part.patients)
-            before, after = _convergence(found[first][:seeds], "net1"), _convergence(found[cell][:seeds], network)
+            after = _convergence(found[cell], network)
             compared[cell, network] = {
                 "against": first,
                 "seeds": seeds,
@@ -194,7 +194,7 @@ def compare(study: ConfigDict, found: dict[str, list[Results]], out: Path) -> Co
                 "p_value": number(test.p_value),
                 "epochs": [
                     None if one is None or other is None else round(other - one, 2)
-                    for one, other in zip(before, after, strict=True)
+                    for one, other in zip(before[:seeds], after[:seeds], strict=True)
                 ],
             }
     return compared

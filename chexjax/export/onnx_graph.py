@@ -111,7 +111,7 @@ BINARY: Final = {
     "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow",
     "gt": "Greater", "lt": "Less", "ge": "GreaterOrEqual", "le": "LessOrEqual", "eq": "Equal", "and": "And", "or": "Or",
 }  # fmt: skip
-INLINED: Final = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint")
+INLINED: Final = ("jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "remat2")
 
 
 def convert(program: Callable[..., Any], graph: Graph, name: str, shape: Shape, dtype: Any) -> list[Tensor]:

@@ -61,7 +61,8 @@ def _first_after(words: Array) -> Array:
     firsts = jnp.where(words != 0, _starts(words) + _trailing_zeros(words), NOWHERE)
     later = shifted(lax.cummin(firsts, axis=1, reverse=True), -1, NOWHERE)
     starts, zeros = _starts(words)[:, None], _trailing_zeros(here)
-    # As `where(here != 0, starts + zeros, later)`, by arithmetic: XLA would write that condition to memory.
+    # As `where(here != 0, starts + zeros, later)`, but XLA would write that condition to memory. Where `here` is 0,
+    # `zeros` is 32, and `zeros >> 5` is 1; elsewhere that is 0.
     return starts + zeros + (zeros >> 5) * (later[..., None] - starts - WORD)
 
 
