@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ CACHE_LIMIT: Final = 4 * 2**30  # bytes of compiled programs
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_MAX: Final = -4
 M_ARENA_MAX: Final = -8
+COMPILED: Final = "/jax/core/compile/backend_compile_duration"  # what JAX calls the time that XLA took
 
 
 def parse(
@@ -124,23 +126,34 @@ def _date_the_undated(folder: Path) -> None:
             date.write_bytes(bytes(8))
 
 
+@cache  # one listener a process
 def keep_freed_memory() -> None:
     """Has glibc keep what a step frees, where JAX computes on the CPU: call it before JAX's first computation.
 
     XLA asks for a step's scratch memory anew each time, gigabytes in one piece, and glibc returns such pieces to the
     system at once: every step then waits for the system to clear every page of it, a third of a DenseNet's time. Kept,
-    the process stays as large as its largest step. Environment variables that tell glibc otherwise (MALLOC_...,
-    GLIBC_TUNABLES) come first; nothing is done where an accelerator's plugin is installed, or without glibc.
+    the process stays as large as its largest step. What a compilation of more than a second has freed goes back to the
+    system. Environment variables that tell glibc otherwise (MALLOC_..., GLIBC_TUNABLES) come first; nothing is done
+    where an accelerator's plugin is installed, or without glibc.
     """
     is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if is_set or sys.platform != "linux" or not _computes_on_cpu():
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
     if mallopt is None:
         return
     mallopt(M_ARENA_MAX, 1)  # other arenas than the first return large pieces whatever the two below say
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
+
+    def give_back(event: str, duration_secs: float, **_: Any) -> None:
+        if event == COMPILED and duration_secs > 1:
+            libc.malloc_trim(0)
+
+    import jax.monitoring  # after glibc knows
+
+    jax.monitoring.register_event_duration_secs_listener(give_back)
 
 
 def _computes_on_cpu() -> bool:

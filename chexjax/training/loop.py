@@ -19,7 +19,7 @@ from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
 from chexjax.data.sources.gather import named_sources
-from chexjax.devices import AXIS, replicate, unreplicate
+from chexjax.devices import AXIS, let_end, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, DataError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -151,6 +151,7 @@ def _train(config: ConfigDict, workdir: Path, profile: int, check_lock_is_ours: 
                 trace.begin()
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 replicated, measured = move(replicated, next(feed.sources), fixed, np.int32(step), np.int32(count))
+            let_end(measured)
             window.add(step, count, measured)
             trace.add(count, measured)
             step += count

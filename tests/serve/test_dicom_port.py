@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import select
 import shutil
 import socket
 import ssl
@@ -200,12 +202,11 @@ def test_a_caller_that_does_not_shake_hands_keeps_no_one_out(
 ) -> None:
     film, context = instance(tmp_path, 1), ssl.create_default_context(cafile=str(certificate[0]))
     with ExitStack() as stack:
-        port, _, _ = stack.enter_context(listening(classifier, [], Limits(timeout=3), encrypted))
+        port, _, _ = stack.enter_context(listening(classifier, [], Limits(timeout=6), encrypted))
         half, silent = (stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(2))
         half.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a handshake
-        began = time.monotonic()
         assert send(port, film, tls=context) == [0]
-        assert time.monotonic() - began < 2
+        assert not select.select([half, silent], [], [], 0)[0]  # these still wait
         for caller in (half, silent):  # and they are sent away
             with contextlib.suppress(ConnectionResetError):
                 assert caller.recv(1) == b""
@@ -238,9 +239,15 @@ def test_peers() -> None:
 
 
 @pytest.fixture
-def dcmtk() -> None:
-    if not (shutil.which("storescu") and shutil.which("storescp")):
-        pytest.skip("dcmtk is not installed")
+def dcmtk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """dcmtk's commands ahead of pynetdicom's, which have the same names."""
+    for folder in os.get_exec_path():
+        if command := shutil.which("storescu", path=folder):
+            said = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60).stdout
+            if "$dcmtk" in said and shutil.which("storescp", path=folder):
+                monkeypatch.setenv("PATH", folder, prepend=os.pathsep)
+                return
+    pytest.skip("dcmtk is not installed")
 
 
 @contextmanager
