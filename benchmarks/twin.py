@@ -136,13 +136,13 @@ def train_torch(config: ConfigDict, films: Prepared, out: Path) -> None:
     """Trains, and writes the test predictions of the best epoch."""
     (images, labels), val, test = (read_part(films, split) for split in ("train", "val", "test"))
     size = config.batch_size
-    steps = len(images) // size
-    side, best, figures = Torch(config, steps * config.epochs), -1.0, np.zeros(0)
-    for epoch in range(config.epochs):
+    steps, epochs = len(images) // size, round(config.epochs)
+    side, best, figures = Torch(config, steps * epochs), -1.0, np.zeros(0)
+    for epoch in range(epochs):
         order = torch.randperm(len(images))[: steps * size].view(steps, size)
         loss = statistics.fmean(side.step(images[batch], labels[batch]) for batch in order)
         found = mean_over_findings(np.asarray(auroc(val[1].numpy(), side.predict(val[0]))))
-        print(f"torch, epoch {epoch + 1} of {config.epochs}: loss {loss:.4f}, validation AUROC {found:.4f}", flush=True)
+        print(f"torch, epoch {epoch + 1} of {epochs}: loss {loss:.4f}, validation AUROC {found:.4f}", flush=True)
         if found > best:
             best, figures = found, side.predict(test[0])
     partial = out.with_suffix(".partial")

@@ -40,6 +40,8 @@ _STYLE: Final[dict[Any, Any]] = {
     "ytick.color": DIM,
 }
 Draw = Callable[[Axes], None]
+Place = tuple[float, float, float, float]  # left, bottom, width, height as shares of a chart
+FOR_SHARES: Final[Place] = (0.2, 0.21, 0.76, 0.76)  # on both axes: their labels have at most four characters
 
 
 def colour_of(k: int) -> str:
@@ -149,15 +151,18 @@ def write_png(path: Path, charts: Mapping[str, Draw], side: float = 2.7, columns
         figure.savefig(path, dpi=110, format="png")
 
 
-def as_svg(charts: Mapping[str, Draw]) -> dict[str, Markup]:
-    """Each chart alone, by title: an `<svg>` without title or legend, in the theme of the page that it is put into."""
-    return {title: _svg(draw) for title, draw in charts.items()}
+def as_svg(charts: Mapping[str, Draw], place: Place | None = None) -> dict[str, Markup]:
+    """Each chart alone, by title: an `<svg>` without title or legend, in the theme of the page that it is put into.
+
+    `place` is that of the axes; without it, one is found for each chart, which takes as long as drawing the chart.
+    """
+    return {title: _svg(draw, place) for title, draw in charts.items()}
 
 
-def _svg(draw: Draw) -> Markup:
+def _svg(draw: Draw, place: Place | None) -> Markup:
     with matplotlib.rc_context({**_STYLE, "font.size": 7}):
-        figure = Figure(figsize=(2.0, 1.85), layout="constrained", facecolor="none")
-        axes = figure.subplots()
+        figure = Figure(figsize=(2.0, 1.85), layout=None if place else "constrained", facecolor="none")
+        axes = figure.add_axes(place) if place else figure.subplots()
         axes.set_facecolor("none")
         draw(axes)
         buffer = io.StringIO()

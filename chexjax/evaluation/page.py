@@ -164,8 +164,10 @@ def _sections(
             "pointing": None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
-        "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings)),
-        "reliability": charts.as_svg(charts.by_finding(charts.draw_reliability, labels, reliable, findings)),
+        "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings), charts.FOR_SHARES),
+        "reliability": charts.as_svg(
+            charts.by_finding(charts.draw_reliability, labels, reliable, findings), charts.FOR_SHARES
+        ),
         "reliable": list(reliable),
         "examples": [
             {
@@ -207,7 +209,9 @@ def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) ->
         notes=found["notes"],
         tables=of,
         names=list(models),
-        roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings)),
+        roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings), charts.FOR_SHARES),
         calibrated=list(calibrated),
-        reliability=charts.as_svg(charts.by_finding(charts.draw_reliability, labels, calibrated, findings)),
+        reliability=charts.as_svg(
+            charts.by_finding(charts.draw_reliability, labels, calibrated, findings), charts.FOR_SHARES
+        ),
     )
