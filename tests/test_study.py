@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from chexjax import study as study_module
+from chexjax.commands import study as command
 from chexjax.configs import baseline, study
 from chexjax.data.prepared import Part
 from chexjax.errors import ChexjaxError, ConfigError
@@ -162,3 +164,30 @@ def test_a_small_study_runs_once_and_is_read_the_second_time(
     config.every.batch_size = 4
     with pytest.raises(ChexjaxError, match=r"resnet18, seed 2: .*batch_size: 8 then, 4 now"):
         run(config, "resnet18", 2, tmp_path / "out")
+
+
+def test_the_command_runs_every_seed_of_every_cell_and_prints_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, aurocs = [], {1: 0.7, 2: 0.8}
+
+    def run_one(config: object, cell: str, seed: int, out: Path) -> dict:
+        asked.append((cell, seed, out))
+        return fake({"net1": aurocs[seed]})
+
+    def do_not_compare(*_: object) -> None:
+        raise ChexjaxError("predictions_net1.csv is gone")
+
+    monkeypatch.setattr(study_module, "run", run_one)
+    monkeypatch.setattr(study_module, "compare", do_not_compare)
+    with flagsaver.as_parsed(config=study.__file__, workdir=str(tmp_path)):
+        command.CONFIG.value.update({"only": "resnet18,cleaned", "seeds": 2})
+        command.run_all(["study"])
+        with pytest.raises(SystemExit):
+            command.run_all(["study", "twins"])
+    assert asked == [(cell, seed, tmp_path) for seed in (1, 2) for cell in ("resnet18", "cleaned")]
+    told = capsys.readouterr()
+    assert "| cleaned | net1 | m | 2 | 0.7500 (0.0707) |" in told.out
+    assert told.out.endswith((tmp_path / "study.md").read_text())
+    assert "the cells are not compared: predictions_net1.csv is gone" in told.err
+    assert "unexpected argument 'twins'" in told.err

@@ -134,8 +134,10 @@ def check(restored: Restored, films: np.ndarray) -> None:
     assert np.ptp(truth, axis=(0, 1, 2)).min() > 1e-3  # there is something to compare
 
 
-# The deeper of a family compile for a minute and are built of the same parts: with CHEXJAX_SOAK alone.
-DEEPER = () if os.environ.get("CHEXJAX_SOAK") else ("resnet101", "resnet152", "densenet169", "densenet201")
+# The deeper of a family compile for long and are built of the same parts: with CHEXJAX_SOAK alone.
+DEEPER = {"resnet101", "resnet152", "densenet169", "densenet201", "efficientnet_b3", "convnext_small"}
+if os.environ.get("CHEXJAX_SOAK"):
+    DEEPER = set()
 
 
 @pytest.mark.parametrize("model", [name for name in NETWORKS if not name.startswith("tiny") and name not in DEEPER])
