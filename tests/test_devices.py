@@ -1,4 +1,4 @@
-"""What is lowered for a GPU or a TPU: the precision of its products. The programs are read, not run."""
+"""Running on devices; and what is lowered for a GPU or a TPU: these programs are read, not run."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from chexjax.devices import at_precision, each_device, mean_over_devices, replicate, unreplicate
+from chexjax.devices import at_precision, each_device, let_end, mean_over_devices, replicate, unreplicate
 from chexjax.evaluation.evaluator import create_predictor
 from chexjax.export import create_program
 from chexjax.models.configured import create_network
@@ -104,3 +104,9 @@ def test_a_step_whose_states_come_back_to_it_is_compiled_once(count: int) -> Non
         np.testing.assert_array_equal(value, np.stack([4 * np.asarray(first[name])] * count))
     np.testing.assert_array_equal(first["a"], np.arange(5))  # what a step consumes are copies
     np.testing.assert_array_equal(first["b"], np.ones((2, 3)))
+
+
+def test_on_a_cpu_a_call_has_ended_before_the_next_is_made() -> None:
+    results = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, x: jnp.sin(x @ x), x))(jnp.ones((300, 300)))
+    let_end({"sum": results})
+    assert results.is_ready()
