@@ -15,6 +15,7 @@ from chexjax.evaluation.evaluator import create_predictor
 from chexjax.export import create_program
 from chexjax.models.configured import create_network
 from chexjax.predict import Classifier
+from chexjax.runtime import COMPILED
 from chexjax.training.state import create_state
 from chexjax.training.steps import Context, Fixed, create_step
 from chexjax.workdir.restore import restore_best
@@ -85,7 +86,7 @@ def test_a_step_whose_states_come_back_to_it_is_compiled_once(count: int) -> Non
     compiled: list[str] = []
 
     def note(event: str, seconds: float, **about: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
+        if event == COMPILED:
             compiled.append(event)
 
     devices = jax.devices()[:count]

@@ -40,6 +40,7 @@ _STYLE: Final[dict[Any, Any]] = {
     "ytick.color": DIM,
 }
 Draw = Callable[[Axes], None]
+DrawFinding = Callable[[Axes, np.ndarray, Mapping[str, np.ndarray]], None]  # its labels, each model's probabilities
 Place = tuple[float, float, float, float]  # left, bottom, width, height as shares of a chart
 FOR_SHARES: Final[Place] = (0.2, 0.21, 0.76, 0.76)  # on both axes: their labels have at most four characters
 
@@ -108,7 +109,7 @@ def curves(history: History, names: Sequence[str]) -> dict[str, Draw]:
 
 
 def by_finding(
-    draw: Callable[[Axes, np.ndarray, Mapping[str, np.ndarray]], None],
+    draw: DrawFinding,
     labels: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     findings: Sequence[str],
@@ -157,6 +158,16 @@ def as_svg(charts: Mapping[str, Draw], place: Place | None = None) -> dict[str, 
     `place` is that of the axes; without it, one is found for each chart, which takes as long as drawing the chart.
     """
     return {title: _svg(draw, place) for title, draw in charts.items()}
+
+
+def svg_by_finding(
+    draw: DrawFinding,
+    labels: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    findings: Sequence[str],
+) -> dict[str, Markup]:
+    """The charts of `by_finding`, both of whose axes are shares, as `as_svg` gives them."""
+    return as_svg(by_finding(draw, labels, probabilities, findings), FOR_SHARES)
 
 
 def _svg(draw: Draw, place: Place | None) -> Markup:

@@ -164,10 +164,8 @@ def _sections(
             "pointing": None,
             "versions": Table("", ["", ""], [*found["versions"].items()], words=True),
         },
-        "roc": charts.as_svg(charts.by_finding(charts.draw_roc, labels, probabilities, findings), charts.FOR_SHARES),
-        "reliability": charts.as_svg(
-            charts.by_finding(charts.draw_reliability, labels, reliable, findings), charts.FOR_SHARES
-        ),
+        "roc": charts.svg_by_finding(charts.draw_roc, labels, probabilities, findings),
+        "reliability": charts.svg_by_finding(charts.draw_reliability, labels, reliable, findings),
         "reliable": list(reliable),
         "examples": [
             {
@@ -209,9 +207,7 @@ def score_page(found: Mapping[str, Any], films: Matched, of: Sequence[Table]) ->
         notes=found["notes"],
         tables=of,
         names=list(models),
-        roc=charts.as_svg(charts.by_finding(charts.draw_roc, labels, models, findings), charts.FOR_SHARES),
+        roc=charts.svg_by_finding(charts.draw_roc, labels, models, findings),
         calibrated=list(calibrated),
-        reliability=charts.as_svg(
-            charts.by_finding(charts.draw_reliability, labels, calibrated, findings), charts.FOR_SHARES
-        ),
+        reliability=charts.svg_by_finding(charts.draw_reliability, labels, calibrated, findings),
     )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from chexjax.explain import overlay
 from chexjax.predict import Classifier
+from chexjax.runtime import COMPILED
 from chexjax.serve.service import Limits
 from tests.dicom_files import SECRET, write_dicom
 from tests.serve.conftest import THRESHOLDS, encoded, film_of, serving, wait_until
@@ -245,7 +246,7 @@ def test_nothing_is_compiled_once_it_is_ready(workdir: Path) -> None:
     listening = True
 
     def listen(name: str, seconds: float, **_: object) -> None:
-        if listening and name == "/jax/core/compile/backend_compile_duration":
+        if listening and name == COMPILED:
             compiled.append(name)
 
     jax.clear_caches()
