@@ -129,7 +129,7 @@ class BatchNorm(nn.Module):
             factor, offset = fold(moments[0], variance(moments), scale, bias, self.epsilon)
         else:
             factor, offset = fold(mean.value, var.value, scale, bias, self.epsilon)
-        return x.astype(self.dtype) * factor.astype(self.dtype) + offset.astype(self.dtype)
+        return normalized(x, factor, offset).astype(self.dtype)
 
     def remember(self, moments: jax.Array, count: int) -> None:
         """Moves the running values towards `moments`, those of `count` values on each device."""
@@ -158,6 +158,14 @@ def fold(
     """Normalisation as one multiply and one add per element: the four channel vectors become two."""
     factor = scale * jax.lax.rsqrt(var + epsilon)
     return factor, bias - mean * factor
+
+
+def normalized(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
+    """`x * factor + offset`, at least in float32.
+
+    In bfloat16 the gradient of a ResNet-18's first kernel had a cosine of 0.83 with float32's; rounded once, of 0.98.
+    """
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) * factor + offset
 
 
 def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
@@ -189,7 +197,7 @@ def normed_by_output(
     y = convolve(x, kernel.astype(x.dtype), stride)
     moments = batch_moments(y, axis_name)
     factor, offset = fold(moments[0], variance(moments), scale, bias, epsilon)
-    return y * factor.astype(y.dtype) + offset.astype(y.dtype), moments
+    return normalized(y, factor, offset).astype(y.dtype), moments
 
 
 def normed_by_input(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chexjax.devices import AXIS, each_device
-from chexjax.models.layers import gelu, gram_matrix, normed_by_input, normed_by_output
+from chexjax.models.layers import BatchNorm, gelu, gram_matrix, normed_by_input, normed_by_output
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -71,3 +71,20 @@ def test_a_gelu_begins_again_backwards_on_a_gpu_alone(platform: str) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     text = jax.jit(jax.grad(lambda x: gelu(x).sum())).trace(x).lower(lowering_platforms=(platform,)).as_text()
     assert ("optimization_barrier" in text) == (platform == "cuda")
+
+
+def test_a_norm_in_bfloat16_rounds_once() -> None:
+    """Maps whose mean is far from 0: the result, and the gradient of the input, are float32's, rounded."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(8.0, 1.0, (4, 5, 6, 3)), jnp.bfloat16)
+    upstream = jnp.asarray(rng.normal(size=x.shape), jnp.bfloat16)
+    found = {}
+    for dtype in (jnp.bfloat16, jnp.float32):
+        norm = BatchNorm(dtype=dtype)
+        variables = norm.init(jax.random.key(0), x, train=False)
+        run = partial(norm.apply, variables, train=True, mutable=["batch_stats"])
+        y, back, _ = jax.vjp(run, x.astype(dtype), has_aux=True)
+        found[dtype.__name__] = [np.asarray(each, np.float32) for each in (y, *back(upstream.astype(y.dtype)))]
+    (y, gradient), (y32, gradient32) = found["bfloat16"], found["float32"]
+    np.testing.assert_array_equal(y, np.asarray(jnp.asarray(y32, jnp.bfloat16), np.float32))
+    np.testing.assert_allclose(gradient, gradient32, atol=2**-7 * np.abs(gradient32).max())
