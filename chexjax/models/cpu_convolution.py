@@ -26,7 +26,19 @@ import numpy as np
 from jax import Array, lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
-CACHE: Final = 12 * 2**20  # bytes that intermediate results of a few films may fill
+
+class Tuning(NamedTuple):
+    """What is fastest on a kind of processor."""
+
+    cache: int  # bytes that intermediate results of a few films may fill
+    narrow_map: float  # outputs per film up to which columns are better built in bfloat16 than in float32
+
+
+# BUILD-measurements.md, "XLA's CPU backend" and "bfloat16 on a CPU", has the figures.
+TUNING: Final = Tuning(cache=12 * 2**20, narrow_map=64)  # AMD EPYC
+# Intel Xeons with matrix units, which multiply bfloat16 at three to eight times float32's speed.
+TUNING_WITH_AMX: Final = Tuning(cache=48 * 2**20, narrow_map=math.inf)
+
 SMALL_MAP: Final = 64  # outputs per film up to which Winograd's transforms cost more than they save
 NARROW: Final = 16  # channels below which XLA's own convolution is as fast, and compiles faster
 FEW_CHANNELS: Final = 4  # channels below which columns would be copied a few bytes at a time
@@ -101,21 +113,36 @@ def _widened(form: Form, outputs: int, *arrays: Array) -> list[Array]:
     Written out, not left to be fused: each of the tiles that see a pixel would widen it anew.
     """
     fixed = all(isinstance(extent, int) for array in arrays for extent in array.shape)  # not in an export
-    narrow = fixed and (form is PRODUCT or (form is IM2COL and outputs <= SMALL_MAP))
+    narrow = fixed and (form is PRODUCT or (form is IM2COL and outputs <= tuning().narrow_map))
     if arrays[0].dtype != jnp.bfloat16 or (narrow and multiplies_bfloat16()):
         return list(arrays)
     wide = [array.astype(jnp.float32) for array in arrays]
     return [_in_rows(array) for array in wide] if fixed else wide
 
 
-@cache
+def tuning() -> Tuning:
+    """What is fastest on this processor."""
+    return TUNING_WITH_AMX if _multiplies_matrices() else TUNING
+
+
 def multiplies_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 numbers; where it is not known, it does not."""
+    return "avx512_bf16" in _features() or _multiplies_matrices()
+
+
+def _multiplies_matrices() -> bool:
+    """Whether it multiplies whole matrices of them, by Intel's AMX."""
+    return "amx_bf16" in _features()
+
+
+@cache
+def _features() -> frozenset[str]:
+    """What Linux says that the processor can do; elsewhere nothing is known."""
     try:
-        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0].split()
+        flags = Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
     except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        return frozenset()
+    return frozenset(flags.split())
 
 
 def xla_convolve(x: Array, kernel: Array, stride: int, precision: str | None = None, groups: int = 1) -> Array:
@@ -179,7 +206,7 @@ def _films_at_once(batch: int, bytes_a_film: int) -> int:
     if not isinstance(batch, int):
         return batch
     divisors = (n for n in range(batch, 0, -1) if batch % n == 0)
-    return next((n for n in divisors if n * bytes_a_film <= CACHE), min(batch, 1))
+    return next((n for n in divisors if n * bytes_a_film <= tuning().cache), min(batch, 1))
 
 
 def _for_each(function: Callable[[Array], Array], bytes_a_film: int, x: Array) -> Array:

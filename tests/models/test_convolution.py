@@ -103,20 +103,23 @@ def test_a_batch_of_kernels_and_the_gradient_through_it(shape: tuple[int, ...]) 
 
 
 def test_as_many_films_at_once_as_fit() -> None:
-    fit = cpu_convolution._films_at_once
+    fit, cache = cpu_convolution._films_at_once, cpu_convolution.tuning().cache
     assert fit(16, 1) == 16
-    assert fit(16, cpu_convolution.CACHE // 5) == 4
-    assert fit(7, cpu_convolution.CACHE // 5) == 1
-    assert fit(16, 2 * cpu_convolution.CACHE) == 1
+    assert fit(16, cache // 5) == 4
+    assert fit(7, cache // 5) == 1
+    assert fit(16, 2 * cache) == 1
 
 
-@pytest.mark.parametrize("multiplies", [True, False])
+PROCESSORS = [(), ("avx512_bf16",), ("avx512_bf16", "amx_bf16")]
+
+
+@pytest.mark.parametrize("features", PROCESSORS)
 @pytest.mark.parametrize(("size", "sides", "stride"), [(1, 5, 1), (1, 6, 2), (3, 7, 1), (3, 14, 1), (3, 7, 2)])
 def test_bfloat16_films_and_gradients_are_sums_in_float32(
-    monkeypatch: pytest.MonkeyPatch, multiplies: bool, size: int, sides: int, stride: int
+    monkeypatch: pytest.MonkeyPatch, features: tuple[str, ...], size: int, sides: int, stride: int
 ) -> None:
     """Operands and results are rounded, sums are not: against the same numbers in float64, whatever the processor."""
-    monkeypatch.setattr(cpu_convolution, "multiplies_bfloat16", lambda: multiplies)
+    monkeypatch.setattr(cpu_convolution, "_features", lambda: features)
     x, kernel = (jnp.asarray(array, jnp.bfloat16) for array in draw((2, sides, sides, 48), size, 20))
     y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride), x, kernel)
     upstream = jnp.asarray(np.random.default_rng(1).normal(size=y.shape), jnp.bfloat16)
@@ -195,8 +198,9 @@ def test_any_nest_of_batches(many_films: bool, many_kernels: bool) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), found, expected)
 
 
-def test_max_pool_is_the_same_on_a_cpu() -> None:
-    x = np.random.default_rng(0).permutation(2 * 7 * 8 * 3).reshape(2, 7, 8, 3).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_max_pool_is_the_same_on_a_cpu(dtype: str) -> None:
+    x = jnp.asarray(np.random.default_rng(0).permutation(256)[: 2 * 7 * 8 * 2].reshape(2, 7, 8, 2), dtype)  # no ties
     both = [jax.vjp(f, x) for f in (max_pool, convolution._max_pool)]
     np.testing.assert_array_equal(both[0][0], both[1][0])
     np.testing.assert_array_equal(both[0][1](both[0][0])[0], both[1][1](both[1][0])[0])
