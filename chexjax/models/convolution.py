@@ -85,7 +85,7 @@ def _max_pool_on_cpu(x: Array) -> Array:
     reduction is a scatter, sixteen times slower on XLA's CPU backend. In bfloat16 the selections take five times
     float32's time, so they are made in float32, which is exact."""
     height, width, dtype = *x.shape[1:3], x.dtype
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))
+    x = cpu_depthwise.wide(x)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
     x = jnp.maximum(jnp.maximum(x[:, 0:height:2], x[:, 1 : height + 1 : 2]), x[:, 2 : height + 2 : 2])
     x = jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])

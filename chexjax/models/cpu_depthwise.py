@@ -12,7 +12,7 @@ from jax import Array, lax
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
     """`x` (batch, height, width, channels) * `kernel` (size, size, 1, channels), padded by `(size - 1) // 2`."""
-    wide_x, wide_kernel = _wide(x), _wide(kernel)
+    wide_x, wide_kernel = wide(x), wide(kernel)
     total = sum(view * wide_kernel[i, j, 0] for i, j, view in _views(wide_x, len(kernel), stride))
     return jnp.asarray(total).astype(x.dtype)
 
@@ -33,7 +33,7 @@ def kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
     processor's cache."""
 
     def add(total: Array, film: tuple[Array, Array]) -> tuple[Array, None]:
-        one, own = _wide(film[0])[None], _wide(film[1])
+        one, own = wide(film[0])[None], wide(film[1])
         sums = [(view[0] * own).sum((0, 1)) for _, _, view in _views(one, size, stride)]
         return total + jnp.stack(sums).reshape(total.shape), None
 
@@ -51,6 +51,6 @@ def _views(x: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]
             yield i, j, x[:, i : i + height : stride, j : j + width : stride]
 
 
-def _wide(x: Array) -> Array:
+def wide(x: Array) -> Array:
     """To float32 where it is narrower: few CPUs compute in bfloat16."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
