@@ -6,6 +6,7 @@ and memory allow it.
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,10 @@ for ours in (QUICK_TO_COMPILE, FOUR_DEVICES):  # which a process of pytest-xdist
 os.environ["XLA_FLAGS"] = " ".join(["" if AS_USERS else QUICK_TO_COMPILE, GIVEN, FOUR_DEVICES])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "chexjax-tests-xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+# What is started in the background (`nohup`, `&`) ignores Ctrl-C, and so would the processes that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import pytest

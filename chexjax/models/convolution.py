@@ -81,15 +81,30 @@ def _windows(x: Array, fill: float) -> list[Array]:
 
 
 def _max_pool_on_cpu(x: Array) -> Array:
-    """Maxima of shifted views, rows then columns: the gradient is then a chain of selections; that of a windowed
+    """Maxima of shifted views, columns then rows: the gradient is then a chain of selections; that of a windowed
     reduction is a scatter, sixteen times slower on XLA's CPU backend. In bfloat16 the selections take five times
     float32's time, so they are made in float32, which is exact."""
-    height, width, dtype = *x.shape[1:3], x.dtype
+    sides, dtype = x.shape[1:3], x.dtype
     x = cpu_depthwise.wide(x)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    x = jnp.maximum(jnp.maximum(x[:, 0:height:2], x[:, 1 : height + 1 : 2]), x[:, 2 : height + 2 : 2])
-    x = jnp.maximum(jnp.maximum(x[:, :, 0:width:2], x[:, :, 1 : width + 1 : 2]), x[:, :, 2 : width + 2 : 2])
+    for axis in (2, 1):
+        first, second, third = (lax.slice_in_dim(x, i, sides[axis - 1] + i, 2, axis) for i in range(3))
+        x = _greater(_greater(first, second), third)
     return x.astype(dtype)
+
+
+@jax.custom_jvp
+def _greater(x: Array, y: Array) -> Array:
+    """The maximum; where both are equal its derivative is that of `x`. (`jnp.maximum` has the mean of both, which makes
+    the pool's gradient a third slower.)"""
+    return jnp.maximum(x, y)
+
+
+@_greater.defjvp
+def _greater_derivative(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, y = primals
+    by_x, by_y = tangents
+    return _greater(x, y), jnp.where(y > x, by_y, by_x)
 
 
 # The primitives, three a convolution. Under `vmap`, an operand has one more leading axis, and so has the result.

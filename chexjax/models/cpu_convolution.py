@@ -8,7 +8,7 @@ results stay in the processor's cache:
 - `WINOGRAD`: 3x3 at stride 1. Tiles of 4x4 outputs are 6x6 products after a small linear transform of the tile, of the
   kernel, and back: a fourth of the multiplications (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks",
   CVPR 2016, section 4.3). Rounding grows to some 1e-5 of the largest output in float32.
-- `IM2COL`: other kernels and small maps. The views of all taps side by side, times the kernel's matrix.
+- `IM2COL`: other kernels, and few or small maps. The views of all taps side by side, times the kernel's matrix.
 - `WINDOW`: narrow maps, above all the stem's films: XLA's own convolution, except for the gradient of the kernel.
 
 `convolution.convolve` chooses between these and XLA's own where a program is lowered.
@@ -39,7 +39,10 @@ TUNING: Final = Tuning(cache=12 * 2**20, narrow_map=64)  # AMD EPYC
 # Intel Xeons with matrix units, which multiply bfloat16 at three to eight times float32's speed.
 TUNING_WITH_AMX: Final = Tuning(cache=48 * 2**20, narrow_map=math.inf)
 
-SMALL_MAP: Final = 64  # outputs per film up to which Winograd's transforms cost more than they save
+SMALL_MAP: Final = 64  # outputs per film up to which columns of bfloat16 are faster than Winograd's form in float32
+# What Winograd's transforms take, in the time of outputs by columns: of a tile, and of the kernel, once a batch.
+TILE_COST: Final = 7
+KERNEL_COST: Final = 300
 NARROW: Final = 16  # channels below which XLA's own convolution is as fast, and compiles faster
 FEW_CHANNELS: Final = 4  # channels below which columns would be copied a few bytes at a time
 
@@ -79,32 +82,41 @@ class Form(NamedTuple):
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
     """`x` (batch, height, width, in) * `kernel` (size, size, in, out), padded by `(size - 1) // 2` on every side."""
-    form = form_of(x.shape, kernel.shape[0], stride)
+    form = form_of(x.shape, kernel.shape[0], stride, x.dtype)
     wide_x, wide_kernel = _widened(form, _outputs(x.shape, stride), x, kernel)
     return form.forward(wide_x, wide_kernel, stride).astype(x.dtype)
 
 
 def input_gradient(kernel: Array, upstream: Array, shape: tuple[int, ...], stride: int) -> Array:
     """The gradient of an input of this shape, `upstream` being that of the outputs."""
-    form = form_of(shape, kernel.shape[0], stride)
+    form = form_of(shape, kernel.shape[0], stride, upstream.dtype)
     wide_kernel, wide_upstream = _widened(form, _outputs(shape, stride), kernel, upstream)
     return form.input_gradient(wide_kernel, wide_upstream, shape, stride).astype(upstream.dtype)
 
 
 def kernel_gradient(x: Array, upstream: Array, size: int, stride: int) -> Array:
     """The gradient of a size x size kernel, `upstream` being that of the outputs."""
-    form = form_of(x.shape, size, stride)
+    form = form_of(x.shape, size, stride, upstream.dtype)
     wide_x, wide_upstream = _widened(form, _outputs(x.shape, stride), x, upstream)
     return form.kernel_gradient(wide_x, wide_upstream, size, stride).astype(upstream.dtype)
 
 
-def form_of(shape: tuple[int, ...], size: int, stride: int) -> Form:
-    """The fastest form for films of this shape."""
+def form_of(shape: tuple[int, ...], size: int, stride: int, dtype: np.dtype) -> Form:
+    """The fastest form for films of this shape and dtype."""
     if size == 1:
         return PRODUCT
     if shape[-1] < NARROW:
         return WINDOW
-    return WINOGRAD if size == 3 and stride == 1 and _outputs(shape, stride) > SMALL_MAP else IM2COL
+    if size != 3 or stride != 1:
+        return IM2COL
+    narrow = dtype == jnp.bfloat16 and multiplies_bfloat16()
+    return WINOGRAD if (_outputs(shape, 1) > SMALL_MAP if narrow else _winograd_saves(shape)) else IM2COL
+
+
+def _winograd_saves(shape: tuple[int, ...]) -> bool:
+    """Whether it saves more multiplications than its transforms cost; an export's films of no number count as eight."""
+    films = shape[0] if isinstance(shape[0], int) else 8
+    return films * (_outputs(shape, 1) - TILE_COST * math.prod(_grid(shape))) > KERNEL_COST
 
 
 def _widened(form: Form, outputs: int, *arrays: Array) -> list[Array]:

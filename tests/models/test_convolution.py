@@ -13,7 +13,7 @@ import pytest
 
 from chexjax.models import convolution, cpu_convolution
 from chexjax.models.convolution import convolve, max_pool, relu
-from chexjax.models.cpu_convolution import IM2COL, PRODUCT, WINDOW, WINOGRAD
+from chexjax.models.cpu_convolution import IM2COL, PRODUCT, WINDOW, WINOGRAD, Form
 from chexjax.models.resnet import Bottleneck
 
 FORMS = {"product": PRODUCT, "winograd": WINOGRAD, "im2col": IM2COL, "window": WINDOW}
@@ -90,7 +90,7 @@ def test_every_form_is_the_convolution_and_its_gradients(
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("shape", [(2, 10, 9, 16), (2, 5, 4, 16), (2, 6, 6, 4), (2, 6, 6, 1)])
+@pytest.mark.parametrize("shape", [(5, 14, 13, 16), (2, 5, 4, 16), (2, 6, 6, 4), (2, 6, 6, 1)])
 def test_a_batch_of_kernels_and_the_gradient_through_it(shape: tuple[int, ...]) -> None:
     x, _ = draw(shape, 3, 5)
     kernels = np.random.default_rng(0).normal(size=(3, 3, 3, shape[-1], 5)).astype(np.float32)
@@ -108,6 +108,21 @@ def test_as_many_films_at_once_as_fit() -> None:
     assert fit(16, cache // 5) == 4
     assert fit(7, cache // 5) == 1
     assert fit(16, 2 * cache) == 1
+
+
+@pytest.mark.parametrize(
+    ("films", "side", "form"),
+    [(1, 28, WINOGRAD), (1, 14, IM2COL), (16, 14, WINOGRAD), (1, 7, IM2COL), (16, 7, WINOGRAD), (16, 4, IM2COL)],
+)
+def test_winograds_form_is_for_many_outputs(films: int, side: int, form: Form) -> None:
+    """Its kernel is transformed once a batch, and the tiles of some sides reach far beyond the border."""
+    assert cpu_convolution.form_of((films, side, side, 64), 3, 1, np.dtype(np.float32)) is form
+
+
+def test_small_maps_stay_in_bfloat16_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    for features, form in ((("avx512_bf16",), IM2COL), ((), WINOGRAD)):
+        monkeypatch.setattr(cpu_convolution, "_features", lambda features=features: features)
+        assert cpu_convolution.form_of((16, 7, 7, 64), 3, 1, jnp.dtype(jnp.bfloat16)) is form
 
 
 PROCESSORS = [(), ("avx512_bf16",), ("avx512_bf16", "amx_bf16")]
@@ -235,7 +250,8 @@ def test_relu_is_that_of_flax_forward_and_backward() -> None:
         np.testing.assert_array_equal(jax.jvp(f, (x,), (x,))[1], jax.jvp(expected, (x,), (x,))[1])
 
 
-def test_the_first_of_equal_maxima_has_the_gradient_of_a_pool() -> None:
+@pytest.mark.parametrize("pool", [convolution._max_pool, convolution._max_pool_on_cpu])
+def test_the_first_of_equal_maxima_has_the_gradient_of_a_pool(pool: Callable[[jax.Array], jax.Array]) -> None:
     """As XLA's own derivative, select-and-scatter, has it."""
     x = np.random.default_rng(0).integers(0, 3, (2, 9, 8, 3)).astype(np.float32)
 
@@ -243,7 +259,7 @@ def test_the_first_of_equal_maxima_has_the_gradient_of_a_pool() -> None:
         window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
         return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    (found, pull), (expected, expected_pull) = (jax.vjp(f, x) for f in (convolution._max_pool, windowed))
+    (found, pull), (expected, expected_pull) = (jax.vjp(f, x) for f in (pool, windowed))
     np.testing.assert_array_equal(found, expected)
     upstream = np.random.default_rng(1).normal(size=found.shape).astype(np.float32)
     np.testing.assert_allclose(pull(upstream)[0], expected_pull(upstream)[0], rtol=1e-6)
