@@ -13,6 +13,7 @@ film.
 import csv
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ import numpy as np
 from chexjax.data.sources import nih
 from chexjax.data.sources.entries import names_alike
 from chexjax.data.sources.nih import Entry, read_entry_file
-from chexjax.data.sources.tables import is_film_name, parse_age
+from chexjax.data.sources.tables import delimiter_of, is_film_name, parse_age
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import cell, read_text, text_of
 from chexjax.findings import FILM as NAME
 from chexjax.findings import spelled
 
+_DECIMAL_COMMA: Final = re.compile(r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$")
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
 # Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
@@ -124,7 +126,7 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
     """Reads the columns of `findings` from a predictions CSV; findings without a column are left out.
 
     Raises:
-      DataError: no such file or no UTF-8 text, separated by something else than commas, no film, no column of a finding
+      DataError: no such file or no UTF-8 text, separated by '|', no film, no column of a finding
         or one twice, a film twice, a row too short or too long, a value that is no finite number. Line and column are
         named.
     """
@@ -164,10 +166,15 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The non-blank rows of a CSV file with their line numbers; the first is the header, its names stripped.
 
+    Cells are separated by commas or, if the header has no comma, by semicolons or tabs. Numbers may then have decimal
+    commas, as spreadsheets write them in much of Europe; they are given points.
+
     Raises:
       DataError: the file cannot be read, or a row has more or fewer cells than the header.
     """
-    reader, head = csv.reader(io.StringIO(read_text(path), newline="")), None
+    text = read_text(path)
+    delimiter, head = delimiter_of(text), None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for row in reader:
             if not any(map(str.strip, row)):
@@ -176,6 +183,8 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 row = head = [name.strip() for name in row]
             elif len(row) != len(head):
                 raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}")
+            elif delimiter != ",":
+                row = [_DECIMAL_COMMA.sub(r"\1.\2", value) for value in row]
             yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}, cannot be read as CSV: {error}") from None
@@ -213,8 +222,8 @@ def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict
 
 
 def _refuse_separator(path: Path, head: list[str]) -> None:
-    if len(head) == 1 and (separators := [s for s in (";", "\t", "|") if s in head[0]]):
-        raise DataError(f"{path}, line 1: columns are separated by {separators[0]!r}; save it with commas")
+    if len(head) == 1 and "|" in head[0]:
+        raise DataError(f"{path}, line 1: columns are separated by '|'; save it with commas")
 
 
 def _name(path: Path, line: int, text: str) -> str:

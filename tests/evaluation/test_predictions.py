@@ -45,10 +45,12 @@ def test_what_is_written_is_read(tmp_path: Path, probabilities: np.ndarray) -> N
         ",".join([*reversed(FINDINGS), "Image Index"]) + f"\n{ROW},a.png\n{ROW},b.png\n",
         f",{HEADER},No Finding,n_models,\n0,a.png,{ROW},0.9,8,x\n1,b.png,{ROW},many,,\n",
         gzip.compress(f"\ufeff{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".encode(), mtime=0),
+        f"\n{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".replace(",", ";").replace("0.5", "0,5"),
+        f"{HEADER}\na.png,{ROW}\nb.png,{ROW}\n".replace(",", "\t").replace("0.5", " 5,0e-1"),
     ],
     ids=[
         "plain", "byte order mark and CRLF", "quoted names and a blank line", "prob_ and spaces", "any order",
-        "columns that are no finding", "gzip",
+        "columns that are no finding", "gzip", "semicolons and decimal commas", "tabs and decimal commas",
     ],
 )  # fmt: skip
 def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | bytes) -> None:
@@ -64,7 +66,8 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | byte
         ("", "is empty"),
         ("\n\n", "is empty"),
         (f"{HEADER}\n", "has a header and no film"),
-        (f"{HEADER}\na.png,{ROW}\n".replace(",", ";"), "line 1: columns are separated by ';'"),
+        (f"{HEADER}\na.png,{ROW}\n".replace(",", "|"), r"line 1: columns are separated by '\|'"),
+        (f'{HEADER}\na.png,"0,5"{ROW[3:]}\n', "line 2, column Atelectasis: '0,5' is no probability"),
         (f"{HEADER}\na.png,nan{ROW[3:]}\n", "line 2, column Atelectasis: 'nan' is no probability"),
         (f"{HEADER}\na.png,{ROW}\nb.png,{ROW[:-3]}1e999\n", "line 3, column Hernia: '1e999' is no probability"),
         (f"{HEADER}\na.png,{ROW[:-3]}\n", "line 2, column Hernia: '' is no probability"),

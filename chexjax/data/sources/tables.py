@@ -59,7 +59,7 @@ def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | Non
     """
     where = printable(path)
     text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     try:
         header = [name.strip() for name in next(reader, [])]
         if missing := [name for name in needed if name not in header]:
@@ -88,8 +88,9 @@ def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | Non
     return Table(path, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), lines)
 
 
-def _delimiter(text: str) -> str:
-    header = text[: text.find("\n")] if "\n" in text else text
+def delimiter_of(text: str) -> str:
+    """What separates the cells of a CSV file: commas or, if its first line has none, semicolons or tabs."""
+    header, _, _ = text.lstrip("\r\n").partition("\n")
     return next((sign for sign in (",", ";", "\t") if sign in header), ",")
 
 
