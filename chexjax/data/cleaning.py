@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chexjax import scanline
 from chexjax.data.images import SUFFIXES, read_grey
 from chexjax.errors import DataError, printable
-from chexjax.files import cell, folder_path, whole
+from chexjax.files import PARTIAL, cell, folder_path, whole
 from chexjax.runtime import progress_bar
 
 BATCH: Final = 16  # films cleaned at once
@@ -38,7 +38,8 @@ def clean_files(source: Path, out: Path, cleaning: Mapping[str, Any], compare: b
     """Cleans a film or a folder of films into `out`; returns the films that could not be read.
 
     Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
-    `sheets/NAME` for each film: before, after, difference. What an earlier `changed.csv` in `out` names is removed.
+    `sheets/NAME` for each film: before, after, difference. What an earlier run wrote into `out` is removed, even if that
+    run was interrupted.
     `cleaning` holds arguments of `scanline.remove_artifacts`, as `Recipe.cleaning` gives them.
 
     Raises:
@@ -62,6 +63,8 @@ def _clean_jobs(
 ) -> None:
     """Reads and writes in threads while the device computes; memory holds a few batches, whatever the folder's size."""
     rows: dict[Path, tuple[int, int]] = {}
+    # Should this be killed, the next run knows what to remove.
+    _write_table(out / f"{TABLE}{PARTIAL}", ((job.name, "", "") for job in jobs))
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
         for batch in _batches(jobs, pool, broken, bar):
             films = np.stack([film for _, film in batch])
@@ -75,7 +78,9 @@ def _clean_jobs(
                 writing[index].result()
                 rows[job.name] = (int(mask[index].sum()), film.size)
             bar.update(len(batch))
-    _write_table(out / TABLE, [(job.name, *rows[job.name]) for job in jobs if job.name in rows])
+    with whole(out / TABLE) as partial:
+        done = ((job.name, *rows[job.name]) for job in jobs if job.name in rows)
+        _write_table(partial, ((name, f"{changed / pixels:.6f}", str(changed)) for name, changed, pixels in done))
 
 
 def _plan(source: Path, out: Path) -> list[Job]:
@@ -110,24 +115,30 @@ def _written(name: str) -> str:
 def _remove_old(out: Path, jobs: Sequence[Job]) -> None:
     """Removes an earlier table and the pictures that it names, so that each picture in `out` has a row in the new one.
 
-    A film that is to be read stays, and so does what the table does not name.
+    A film that is to be read stays, and so does what no table names. A run that was killed has left a partial table.
     """
-    try:
-        with (out / TABLE).open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            ours = tuple(next(rows, ())) == COLUMNS
-            named = {_written(row[-1]) for row in rows if len(row) == len(COLUMNS)} if ours else set()
-    except (FileNotFoundError, ValueError, csv.Error):
-        return
-    if not ours:
+    tables = [out / TABLE, out / f"{TABLE}{PARTIAL}"]
+    named = {_written(name) for table in tables for name in _names(table)}
+    if not named:
         return
     sources = {os.path.realpath(job.source) for job in jobs}
-    for path in [path for path in out.rglob("*") if path.suffix.lower() == ".png"]:
-        name = path.relative_to(out).as_posix()
+    for path in [path for path in out.rglob("*") if path.name.lower().endswith((".png", f".png{PARTIAL}"))]:
+        name = path.relative_to(out).as_posix().removesuffix(PARTIAL)
         is_named = not named.isdisjoint(map(_cell, (name, name.removeprefix("sheets/"))))
         if is_named and os.path.realpath(path) not in sources:
             path.unlink()
-    (out / TABLE).unlink()
+    for table in tables:
+        table.unlink(missing_ok=True)
+
+
+def _names(table: Path) -> list[str]:
+    """The paths in a table of ours; none if it is absent or somebody else's."""
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = csv.reader(file)
+            return [row[-1] for row in rows if len(row) == len(COLUMNS)] if tuple(next(rows, ())) == COLUMNS else []
+    except (FileNotFoundError, ValueError, csv.Error):
+        return []
 
 
 def _check_outputs(jobs: Sequence[Job]) -> None:
@@ -180,7 +191,8 @@ def _write(job: Job, before: np.ndarray, after: np.ndarray, mask: np.ndarray, co
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet = path == job.sheet
             image = comparison(before, after, mask, printable(job.name)) if sheet else Image.fromarray(after)
-            image.save(path, format="PNG")
+            with whole(path) as partial:
+                image.save(partial, format="PNG")
 
 
 def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: str = "") -> Image.Image:
@@ -206,14 +218,11 @@ def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: s
     return sheet
 
 
-def _write_table(path: Path, rows: Iterable[tuple[Path, int, int]]) -> None:
-    with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+def _write_table(path: Path, rows: Iterable[tuple[Path, str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
-        table.writerows(
-            [_cell(name.name), f"{changed / pixels:.6f}", changed, _cell(name.as_posix())]
-            for name, changed, pixels in rows
-        )
+        table.writerows([_cell(name.name), share, changed, _cell(name.as_posix())] for name, share, changed in rows)
 
 
 def _cell(name: str) -> str:

@@ -425,6 +425,29 @@ def test_a_folder_that_is_used_again_holds_what_its_table_names(
     assert inside.read_bytes() == before
 
 
+def test_what_an_interrupted_run_wrote_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(cleaning.BATCH + 3):
+        save(tmp_path / "many" / f"{number:02}.png", wire_film(number))
+    save(tmp_path / "one" / "other.png", wire_film(0))
+    out, whole_batches = tmp_path / "out", []
+
+    def first_batch_alone(*films: np.ndarray, **options: object) -> object:
+        if whole_batches:
+            raise KeyboardInterrupt
+        whole_batches.append(films)
+        return remove_artifacts(*films, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cleaning.scanline, "remove_artifacts", first_batch_alone)
+        assert run(monkeypatch, tmp_path / "many", f"--out={out}") == 130
+    assert len(list(out.glob("*.png"))) == cleaning.BATCH
+    assert not (out / "changed.csv").exists()
+    save(out / "mine.png", wire_film(0))
+    (out / "03.png.partial").write_bytes(b"half a film")  # of a process that was killed while it wrote
+    assert run(monkeypatch, tmp_path / "one", f"--out={out}") == 0
+    assert {path.name for path in out.iterdir()} == {"other.png", "mine.png", "changed.csv"}
+
+
 def test_another_table_of_that_name_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "in" / "a.png", wire_film(0))
     save(tmp_path / "out" / "b.png", wire_film(1))
