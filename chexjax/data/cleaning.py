@@ -38,9 +38,11 @@ def clean_files(source: Path, out: Path, cleaning: Mapping[str, Any], compare: b
     """Cleans a film or a folder of films into `out`; returns the films that could not be read.
 
     Writes PNGs under the films' own names, `changed.csv` with the share of pixels changed, and with `compare` a sheet
-    `sheets/NAME` for each film: before, after, difference. What an earlier run wrote into `out` is removed, even if that
-    run was interrupted.
-    `cleaning` holds arguments of `scanline.remove_artifacts`, as `Recipe.cleaning` gives them.
+    `sheets/NAME` for each film: before, after, difference. What an earlier run wrote into `out` is removed, even if
+    that run was interrupted.
+
+    Args:
+      cleaning: arguments of `scanline.remove_artifacts`, as `Recipe.cleaning` gives them.
 
     Raises:
       DataError: the input is missing or empty, or an output would overwrite an input.

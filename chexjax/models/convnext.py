@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
-from chexjax.models.layers import Depthwise, Dtype, Patches, gelu, scaled
+from chexjax.models.layers import Dense, Depthwise, Dtype, Patches, gelu, scale_channels, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -33,13 +33,13 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         y = Depthwise(7, 1, True, KERNEL_INIT, self.dtype, name="block_0")(x)
         y = nn.LayerNorm(EPSILON, dtype=self.dtype, name="block_2")(y)
         y = gelu(dense(4 * channels, name="block_3")(y))
         y = dense(channels, name="block_5")(y)
         scale = self.param("layer_scale", nn.initializers.constant(SCALE), (channels,), jnp.float32)
-        y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3))(y * scale.astype(self.dtype), deterministic=not train)
+        y = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3))(scale_channels(y, scale), deterministic=not train)
         return x + y
 
 

@@ -52,5 +52,5 @@ def _views(x: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]
 
 
 def wide(x: Array) -> Array:
-    """To float32 where it is narrower: few CPUs compute in bfloat16."""
+    """To float32 where it is narrower."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
-from chexjax.models.layers import BatchNorm, Conv, Depthwise, Dtype, Patches, scaled
+from chexjax.models.layers import BatchNorm, Conv, Depthwise, Dtype, Patches, scale_channels, scaled
 from chexjax.models.trunk import Trunk
 
 # torchvision's choice: He et al. 2015, equation 14, counted over the outgoing connections.
@@ -57,7 +57,7 @@ class Block(nn.Module):
         y = Depthwise(self.size, self.stride, False, KERNEL_INIT, self.dtype, name=f"block_{layer}_0")(y)
         y = nn.silu(norm(name=f"block_{layer}_1")(y, train))
         gate = dense(max(1, x.shape[-1] // SQUEEZE), name=f"block_{layer + 1}_fc1")(y.mean((1, 2), keepdims=True))
-        y *= nn.sigmoid(dense(wide, name=f"block_{layer + 1}_fc2")(nn.silu(gate)))
+        y = scale_channels(y, nn.sigmoid(dense(wide, name=f"block_{layer + 1}_fc2")(nn.silu(gate))))
         y = conv(self.channels, 1, name=f"block_{layer + 2}_0")(y)
         y = norm(name=f"block_{layer + 2}_1")(y, train)
         if x.shape != y.shape:

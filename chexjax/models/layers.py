@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from chexjax.models.convolution import convolve, convolve_depthwise
+from chexjax.models.cpu_depthwise import wide
 
 Dtype = Any
 
@@ -64,7 +65,7 @@ class Depthwise(nn.Module):
         y = convolve_depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
         if not self.use_bias:
             return y
-        return y + self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32).astype(self.dtype)
+        return add_bias(y, self.param("bias", nn.initializers.zeros, x.shape[-1:], jnp.float32))
 
 
 class Patches(nn.Module):
@@ -90,7 +91,51 @@ class Patches(nn.Module):
         squares = x[:, : height * self.size, : width * self.size].astype(self.dtype)
         squares = squares.reshape(batch, height, self.size, width, self.size, -1)
         y = jnp.einsum("nhawbi,abio->nhwo", squares, kernel.astype(self.dtype))
-        return y + bias.astype(self.dtype)
+        return add_bias(y, bias)
+
+
+class Dense(nn.Module):
+    """flax's dense layer over the last axis, except for the gradient of its bias: see `add_bias`."""
+
+    features: int
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return add_bias(x.astype(self.dtype) @ kernel.astype(self.dtype), bias)
+
+
+# Each channel's bias and factor are added and multiplied in the dtype of the map: cuDNN does it inside the convolution.
+# But their gradients are sums over a batch's pixels, and those are in float32: bfloat16 has 8 bits, so that a running
+# sum of 256 equal numbers grows no further.
+
+
+@jax.custom_jvp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """`y + bias` in the dtype of `y`; `bias` is the same for many pixels or films of `y`."""
+    return y + bias.astype(y.dtype)
+
+
+@add_bias.defjvp
+def _add_bias_derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    of_y, of_bias = tangents
+    return add_bias(*primals), (of_y + wide(of_bias)).astype(of_y.dtype)
+
+
+@jax.custom_jvp
+def scale_channels(y: jax.Array, factor: jax.Array) -> jax.Array:
+    """`y * factor` in the dtype of `y`; `factor` is the same for many pixels of `y`."""
+    return y * factor.astype(y.dtype)
+
+
+@scale_channels.defjvp
+def _scale_channels_derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    (y, factor), (of_y, of_factor) = primals, tangents
+    by_factor = (wide(y) * wide(of_factor)).astype(y.dtype)
+    return scale_channels(y, factor), scale_channels(of_y, factor) + by_factor
 
 
 class BatchNorm(nn.Module):
@@ -165,7 +210,7 @@ def normalized(x: jax.Array, factor: jax.Array, offset: jax.Array) -> jax.Array:
 
     In bfloat16 the gradient of a ResNet-18's first kernel had a cosine of 0.83 with float32's; rounded once, of 0.98.
     """
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) * factor + offset
+    return wide(x) * factor + offset
 
 
 def conv_norm(conv: Conv, norm: BatchNorm, x: jax.Array, train: bool) -> jax.Array:
@@ -212,7 +257,7 @@ def normed_by_input(
     squares = (seen * _product("ij,jo->io", gram_matrix(x) / count, seen)).sum(0)
     moments = _shared(jnp.stack([_product("i,io->o", mean, seen), squares]), axis_name)
     factor, offset = fold(moments[0], variance(moments), scale, bias, epsilon)
-    return convolve(x, (kernel * factor).astype(x.dtype)) + offset.astype(x.dtype), moments
+    return add_bias(convolve(x, (kernel * factor).astype(x.dtype)), offset), moments
 
 
 _product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

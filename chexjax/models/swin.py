@@ -16,7 +16,7 @@ import numpy as np
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.attention import attend
-from chexjax.models.layers import Dtype, Patches, gelu, scaled
+from chexjax.models.layers import Dense, Dtype, Patches, gelu, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -39,7 +39,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels, (height, width) = x.shape[-1], x.shape[1:3]
-        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
         drop = nn.Dropout(self.drop, broadcast_dims=(1, 2, 3), deterministic=not train)
         y = norm(name="norm1")(x)

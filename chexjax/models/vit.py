@@ -16,7 +16,7 @@ import numpy as np
 
 from chexjax.models.architecture import Architecture, Spelling, TorchNames
 from chexjax.models.attention import attend
-from chexjax.models.layers import Dtype, Patches, gelu, scaled
+from chexjax.models.layers import Dense, Dtype, Patches, add_bias, gelu, scale_channels, scaled
 from chexjax.models.trunk import Trunk
 
 KERNEL_INIT: Final = nn.initializers.truncated_normal(0.02)
@@ -39,7 +39,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         channels = x.shape[-1]
-        dense = partial(nn.Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
+        dense = partial(Dense, kernel_init=KERNEL_INIT, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=EPSILON, dtype=self.dtype)
         drop = nn.Dropout(self.drop, broadcast_dims=(1, 2), deterministic=not train)
 
@@ -61,7 +61,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         gamma = self.param("gamma", nn.initializers.constant(self.scale), x.shape[-1:], jnp.float32)
-        return x * gamma.astype(self.dtype)
+        return scale_channels(x, gamma)
 
 
 class PatchMap(nn.Module):
@@ -99,9 +99,8 @@ class ViT(Trunk, kw_only=True):
             shape = (1, 1 + self.grid**2, channels)
             token = self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, channels), jnp.float32)
             positions = self.param("pos_embed", KERNEL_INIT, shape, jnp.float32)
-            token = (token + positions[:, :1]).astype(self.dtype)
-            patches += resampled(positions[:, 1:], patches.shape[1:3]).astype(self.dtype)
-            token = jnp.broadcast_to(token, (x.shape[0], 1, channels))
+            token = jnp.broadcast_to(token + positions[:, :1], (x.shape[0], 1, channels)).astype(self.dtype)
+            patches = add_bias(patches, resampled(positions[:, 1:], patches.shape[1:3]))
         else:
             token, patches = x
         last = sum(self.stages) - 1
