@@ -124,8 +124,8 @@ def _remove_old(out: Path, jobs: Sequence[Job]) -> None:
     if not named:
         return
     sources = {os.path.realpath(job.source) for job in jobs}
-    for path in [path for path in out.rglob("*") if path.name.lower().endswith((".png", f".png{PARTIAL}"))]:
-        name = path.relative_to(out).as_posix().removesuffix(PARTIAL)
+    for path in [path for path in out.rglob("*") if path.suffix.lower() == ".png"]:
+        name = path.relative_to(out).as_posix()
         is_named = not named.isdisjoint(map(_cell, (name, name.removeprefix("sheets/"))))
         if is_named and os.path.realpath(path) not in sources:
             path.unlink()
@@ -193,8 +193,7 @@ def _write(job: Job, before: np.ndarray, after: np.ndarray, mask: np.ndarray, co
             path.parent.mkdir(parents=True, exist_ok=True)
             sheet = path == job.sheet
             image = comparison(before, after, mask, printable(job.name)) if sheet else Image.fromarray(after)
-            with whole(path) as partial:
-                image.save(partial, format="PNG")
+            image.save(path, format="PNG")
 
 
 def comparison(before: np.ndarray, after: np.ndarray, mask: np.ndarray, title: str = "") -> Image.Image:

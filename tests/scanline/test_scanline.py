@@ -443,7 +443,7 @@ def test_what_an_interrupted_run_wrote_is_removed_by_the_next(tmp_path: Path, mo
     assert len(list(out.glob("*.png"))) == cleaning.BATCH
     assert not (out / "changed.csv").exists()
     save(out / "mine.png", wire_film(0))
-    (out / "03.png.partial").write_bytes(b"half a film")  # of a process that was killed while it wrote
+    (out / "18.png").write_bytes(b"half a film")  # of a process that was killed while it wrote
     assert run(monkeypatch, tmp_path / "one", f"--out={out}") == 0
     assert {path.name for path in out.iterdir()} == {"other.png", "mine.png", "changed.csv"}
 
