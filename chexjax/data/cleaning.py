@@ -22,6 +22,7 @@ from chexjax.runtime import progress_bar
 BATCH: Final = 16  # films cleaned at once
 WAITING: Final = 4 * BATCH  # films in memory at most
 TABLE: Final = "changed.csv"
+UNFINISHED: Final = f"{TABLE}{PARTIAL}"  # names the films of a run that has not ended
 COLUMNS: Final = ("Image Index", "changed_share", "changed_pixels", "path")
 
 
@@ -64,9 +65,9 @@ def _clean_jobs(
     jobs: list[Job], out: Path, cleaning: Mapping[str, Any], compare: bool, broken: dict[Path, str]
 ) -> None:
     """Reads and writes in threads while the device computes; memory holds a few batches, whatever the folder's size."""
-    rows: dict[Path, tuple[int, int]] = {}
+    rows: dict[Path, tuple[str, str]] = {}
     # Should this be killed, the next run knows what to remove.
-    _write_table(out / f"{TABLE}{PARTIAL}", ((job.name, "", "") for job in jobs))
+    _write_table(out / UNFINISHED, ((job.name, "", "") for job in jobs))
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar(len(jobs), "cleaning") as bar:
         for batch in _batches(jobs, pool, broken, bar):
             films = np.stack([film for _, film in batch])
@@ -78,11 +79,11 @@ def _clean_jobs(
             ]
             for index, (job, film) in enumerate(batch):
                 writing[index].result()
-                rows[job.name] = (int(mask[index].sum()), film.size)
+                changed = int(mask[index].sum())
+                rows[job.name] = (f"{changed / film.size:.6f}", str(changed))
             bar.update(len(batch))
     with whole(out / TABLE) as partial:
-        done = ((job.name, *rows[job.name]) for job in jobs if job.name in rows)
-        _write_table(partial, ((name, f"{changed / pixels:.6f}", str(changed)) for name, changed, pixels in done))
+        _write_table(partial, ((job.name, *rows[job.name]) for job in jobs if job.name in rows))
 
 
 def _plan(source: Path, out: Path) -> list[Job]:
@@ -119,7 +120,7 @@ def _remove_old(out: Path, jobs: Sequence[Job]) -> None:
 
     A film that is to be read stays, and so does what no table names. A run that was killed has left a partial table.
     """
-    tables = [out / TABLE, out / f"{TABLE}{PARTIAL}"]
+    tables = [out / TABLE, out / UNFINISHED]
     named = {_written(name) for table in tables for name in _names(table)}
     if not named:
         return

@@ -110,7 +110,8 @@ def form_of(shape: tuple[int, ...], size: int, stride: int, dtype: np.dtype) -> 
     if size != 3 or stride != 1:
         return IM2COL
     narrow = dtype == jnp.bfloat16 and multiplies_bfloat16()
-    return WINOGRAD if (_outputs(shape, 1) > SMALL_MAP if narrow else _winograd_saves(shape)) else IM2COL
+    saves = _outputs(shape, 1) > SMALL_MAP if narrow else _winograd_saves(shape)
+    return WINOGRAD if saves else IM2COL
 
 
 def _winograd_saves(shape: tuple[int, ...]) -> bool:
