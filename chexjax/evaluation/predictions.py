@@ -11,9 +11,7 @@ film.
 """
 
 import csv
-import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +22,13 @@ import numpy as np
 from chexjax.data.sources import nih
 from chexjax.data.sources.entries import names_alike
 from chexjax.data.sources.nih import Entry, read_entry_file
-from chexjax.data.sources.tables import delimiter_of, is_film_name, parse_age
+from chexjax.data.sources.tables import csv_rows, is_film_name, parse_age
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
-from chexjax.files import cell, read_text, text_of
+from chexjax.files import cell, text_of
 from chexjax.findings import FILM as NAME
 from chexjax.findings import spelled
 
-_DECIMAL_COMMA: Final = re.compile(r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$")
 _UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
 # Columns that are never findings, whatever they hold.
 _OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
@@ -166,28 +163,18 @@ def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The non-blank rows of a CSV file with their line numbers; the first is the header, its names stripped.
 
-    Cells are separated by commas or, if the header has no comma, by semicolons or tabs. Numbers may then have decimal
-    commas, as spreadsheets write them in much of Europe; they are given points.
-
     Raises:
-      DataError: the file cannot be read, or a row has more or fewer cells than the header.
+      DataError: see `csv_rows`; a row has more or fewer cells than the header.
     """
-    text = read_text(path)
-    delimiter, head = delimiter_of(text), None
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        for row in reader:
-            if not any(map(str.strip, row)):
-                continue
-            if head is None:
-                row = head = [name.strip() for name in row]
-            elif len(row) != len(head):
-                raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells where the header has {len(head)}")
-            elif delimiter != ",":
-                row = [_DECIMAL_COMMA.sub(r"\1.\2", value) for value in row]
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}, cannot be read as CSV: {error}") from None
+    head = None
+    for line, row in csv_rows(path):
+        if not any(map(str.strip, row)):
+            continue
+        if head is None:
+            row = head = [name.strip() for name in row]
+        elif len(row) != len(head):
+            raise DataError(f"{path}, line {line}: {len(row)} cells where the header has {len(head)}")
+        yield line, row
 
 
 def _columns(path: Path, head: list[str], findings: Sequence[str]) -> tuple[dict[str, int], tuple[str, ...]]:

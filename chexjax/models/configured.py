@@ -1,5 +1,6 @@
 """Networks as a config describes them, and the weights they begin with."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -76,16 +77,24 @@ def stem_of(model: str, params: PyTree) -> dict[str, Any]:
 def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_shape: tuple[int, ...]) -> PyTree:
     """New weights and statistics. The k-th branch is drawn as a whole network of the seed `network_seed + k` is."""
     # "rbg" keys: with the default ones, XLA compiles the random draws of the 60 parameters of a ResNet-18 for 24 s.
-    run_key, film = jax.random.key(run_seed, impl="rbg"), jnp.zeros((1, *film_shape))
+    run_key = jax.random.key(run_seed, impl="rbg")
     if isinstance(model, Network):
-        return jax.jit(model.init)(jax.random.fold_in(run_key, network_seed), film)
-    draw = jax.jit(model.whole(0).init)
+        return _draw(model, film_shape, jax.random.fold_in(run_key, network_seed))
     wholes = []
     for k in range(len(model.groups)):
         branch_key = jax.random.fold_in(run_key, network_seed + k)
-        whole = draw(branch_key, film)
+        whole = _draw(model.whole(0), film_shape, branch_key)
         # The trunk's draws do not depend on the head's size, so one compilation serves all; the head's do.
-        features = jnp.zeros((1, 1, 1, whole["params"]["head"]["kernel"].shape[0]))
-        head = model.whole(k).init(branch_key, features, method="classify")["params"]["head"]
+        head = _draw_head(model.whole(k), whole["params"]["head"]["kernel"].shape[0], branch_key)
         wholes.append({**whole, "params": {**whole["params"], "head": head}})
     return model.assemble(wholes, film_shape)
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # equal networks share the program, as twins do
+def _draw(model: Network, film_shape: tuple[int, ...], key: jax.Array) -> PyTree:
+    return model.init(key, jnp.zeros((1, *film_shape)))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _draw_head(model: Network, channels: int, key: jax.Array) -> PyTree:
+    return model.init(key, jnp.zeros((1, 1, 1, channels)), method="classify")["params"]["head"]

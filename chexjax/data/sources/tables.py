@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -14,12 +14,13 @@ import numpy as np
 
 from chexjax.data.labels import UNCERTAIN
 from chexjax.data.sources.entries import UNKNOWN_AGE, Box, path_below, refuse_twice
-from chexjax.errors import DataError, first_ten, printable, reason_of
+from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import read_text
 
 _NOT_KNOWN: Final = frozenset(("", "nan", "na"))
 _WORDS: Final = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 _SEXES: Final = {"m": "M", "male": "M", "f": "F", "female": "F"}
+_DECIMAL_COMMA: Final = re.compile(r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$")
 
 
 @dataclass(frozen=True)
@@ -48,50 +49,56 @@ class Table:
         return DataError(f"{printable(self.path)}, line {self.lines[row]}: {what}")
 
 
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a CSV file, the header first, each with the line of the file on which it ends.
+
+    Cells are separated by commas or, if the first line has none, by semicolons or tabs. Numbers may then have decimal
+    commas, as spreadsheets write them in much of Europe; they are given points.
+
+    Raises:
+      DataError: the file is missing, not UTF-8 text, larger than 1 GiB, or no CSV.
+    """
+    text = read_text(path)
+    first, _, _ = text.lstrip("\r\n").partition("\n")
+    delimiter = next((sign for sign in (",", ";", "\t") if sign in first), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            yield reader.line_num, row if delimiter == "," else [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in row]
+    except csv.Error as error:
+        raise DataError(f"{printable(path)}, line {reader.line_num}, cannot be read as CSV: {error}") from None
+
+
 def read_table(path: Path, needed: Sequence[str] = (), also: Sequence[str] | None = ()) -> Table:
     """Reads the columns `needed`, and those of `also` that exist; with `also` None, all columns.
 
-    Cells are separated by commas or, if the header has no comma, by semicolons or tabs.
-
     Raises:
-      DataError: the file is missing, not UTF-8 text or larger than 1 GiB, lacks a needed column, or has a row with
-        more or fewer cells than its header.
+      DataError: see `csv_rows`; the table lacks a needed column, or has a row with more or fewer cells than its header.
     """
     where = printable(path)
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if missing := [name for name in needed if name not in header]:
-            shown = first_ten([name[:40] for name in header])
-            raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; it has {shown}")
-        kept = [k for k, name in enumerate(header) if name and (also is None or name in needed or name in also)]
-        if twice := sorted({header[k] for k in kept if header.count(header[k]) > 1}):
-            raise DataError(f"{where} has two columns {', '.join(map(repr, twice))[:200]}")
-        pick: Callable[[list[str]], tuple[str, ...]]
-        pick = itemgetter(*kept) if len(kept) > 1 else lambda row: tuple(row[k] for k in kept)
-        rows, lines = [], []
-        for row in reader:
-            if len(row) != len(header):
-                if not row:
-                    continue
-                if len(row) < len(header) or any(row[len(header) :]):
-                    message = f"{len(row)} cells, where the header has {len(header)}"
-                    raise DataError(f"{where}, line {reader.line_num}: {message}")
-            rows.append(pick(row))
-            lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{where}, line {reader.line_num}: {reason_of(error)}") from None
+    source = csv_rows(path)
+    header = [name.strip() for name in next(source, (0, []))[1]]
+    if missing := [name for name in needed if name not in header]:
+        shown = first_ten([name[:40] for name in header])
+        raise DataError(f"{where} has no column {', '.join(map(repr, missing))}; it has {shown}")
+    kept = [k for k, name in enumerate(header) if name and (also is None or name in needed or name in also)]
+    if twice := sorted({header[k] for k in kept if header.count(header[k]) > 1}):
+        raise DataError(f"{where} has two columns {', '.join(map(repr, twice))[:200]}")
+    pick: Callable[[list[str]], tuple[str, ...]]
+    pick = itemgetter(*kept) if len(kept) > 1 else lambda row: tuple(row[k] for k in kept)
+    rows, lines = [], []
+    for line, row in source:
+        if len(row) != len(header):
+            if not row:
+                continue
+            if len(row) < len(header) or any(row[len(header) :]):
+                raise DataError(f"{where}, line {line}: {len(row)} cells, where the header has {len(header)}")
+        rows.append(pick(row))
+        lines.append(line)
     if not rows:
         raise DataError(f"{where} has no rows")
     names = [header[k] for k in kept]
     return Table(path, dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)), lines)
-
-
-def delimiter_of(text: str) -> str:
-    """What separates the cells of a CSV file: commas or, if its first line has none, semicolons or tabs."""
-    header, _, _ = text.lstrip("\r\n").partition("\n")
-    return next((sign for sign in (",", ";", "\t") if sign in header), ",")
 
 
 # The cells

@@ -297,6 +297,13 @@ def test_columns_of_labels_are_found_by_their_cells(tmp_path: Path) -> None:
     assert entries.patients == entries.names == ("a/x.png", "a/y.png")
 
 
+@pytest.mark.parametrize("sign", [";", "\t"])
+def test_a_table_of_a_european_spreadsheet(tmp_path: Path, sign: str) -> None:
+    entries = table(tmp_path, *(line.replace(" ", sign) for line in ("path age Cyst Stone", "x,1.png 61,5 1,0 0,25")))
+    np.testing.assert_array_equal(entries.labels, [[1, 0.25]])
+    assert (entries.names, entries.findings) == (("x,1.png",), ("Cyst", "Stone"))
+
+
 def test_a_column_that_one_cell_keeps_from_being_a_finding_is_named(tmp_path: Path) -> None:
     lines = [f"{k}.png,{'O' if k == 3 else 0},1,{'old' * (k > 1)}" for k in range(6)]
     entries = table(tmp_path, "path,Edema,Mass,note", *lines)
