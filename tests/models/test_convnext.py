@@ -13,6 +13,7 @@ from chexjax.findings import FINDINGS, SPECIALIST_GROUPS
 from chexjax.models import create_branched_model, create_model
 from chexjax.models.convnext import Block
 from chexjax.models.network import PooledNorm, by_names
+from tests.networks import drawn, make_shallow
 
 FILMS = jax.random.normal(jax.random.key(0), (2, 64, 64, 1))
 
@@ -79,12 +80,15 @@ def test_the_pooled_norm_is_a_layer_norm_and_its_places_have_its_mean() -> None:
 
 
 @pytest.mark.parametrize("shared_stages", [None, 1])
-def test_the_mean_of_a_map_through_the_norm_is_the_logit(shared_stages: int | None) -> None:
+def test_the_mean_of_a_map_through_the_norm_is_the_logit(
+    shared_stages: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_shallow(monkeypatch, "convnext_tiny")
     if shared_stages is None:
         model: Any = create_model("convnext_tiny", width=0.05)
     else:
         model = create_branched_model("convnext_tiny", by_names(SPECIALIST_GROUPS, FINDINGS), shared_stages, width=0.05)
-    variables = shaken(jax.jit(model.init)(jax.random.key(0, impl="rbg"), FILMS))
+    variables = drawn(model, *FILMS.shape[1:])
     maps, logits = class_activation_map(model, variables, FILMS), jax.jit(model.apply)(variables, FILMS)
     assert maps.shape == (2, 2, 2, 14)
     assert np.ptp(maps, axis=(1, 2)).max() > 0.1

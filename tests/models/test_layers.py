@@ -19,6 +19,7 @@ from chexjax.models.layers import (
     normed_by_output,
     scale_channels,
 )
+from tests.networks import make_shallow
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -88,8 +89,9 @@ def test_a_norm_folded_into_a_bfloat16_convolution_keeps_its_gradients() -> None
 @pytest.mark.parametrize(
     "name", ["resnet50", "densenet121", "efficientnet_b0", "convnext_tiny", "vit_small_16", "swin_t"]
 )
-def test_no_network_sums_in_bfloat16(name: str) -> None:
+def test_no_network_sums_in_bfloat16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Products apart, which accumulate in float32: no gradient is a sum over pixels or films of bfloat16 numbers."""
+    make_shallow(monkeypatch, name)
     model = create_model(name, dtype=jnp.bfloat16)
     films = jax.ShapeDtypeStruct((2, 64, 64, 1), jnp.float32)
     variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), films)

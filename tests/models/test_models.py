@@ -9,6 +9,7 @@ from chexjax.errors import ConfigError
 from chexjax.models import create_model
 from chexjax.models.convolution import max_pool
 from chexjax.models.layers import BatchNorm
+from tests.networks import drawn, make_shallow
 
 # What `sum(p.numel() for p in torchvision.models.NAME().parameters())` prints.
 TORCHVISION = {
@@ -54,10 +55,11 @@ def test_shapes_and_dtypes_in_bfloat16(name: str, channels: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "densenet121"])
-def test_logit_is_the_mean_of_its_activation_map(name: str) -> None:
+def test_logit_is_the_mean_of_its_activation_map(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shallow(monkeypatch, name)
     model = create_model(name, width=0.0625)
     films = jax.random.normal(jax.random.key(1), (2, 64, 64, 1))
-    variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), films)
+    variables = drawn(model, *films.shape[1:])
     features, logits = jax.jit(lambda v, x: (model.apply(v, x, method=model.features), model.apply(v, x)))(
         variables, films
     )

@@ -20,8 +20,8 @@ from chexjax.models.vit import Block
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
 
-from tests.models.test_convnext import shaken  # noqa: E402
 from tests.models.test_torch_weights import assert_same, logits_of, numpy_dict  # noqa: E402  # it imports torch
+from tests.networks import drawn, make_shallow  # noqa: E402
 from tests.torch_networks import create_torch_network, shake  # noqa: E402  # so does this
 
 FILMS = jax.random.normal(jax.random.key(0), (2, 32, 32, 1))
@@ -192,14 +192,15 @@ def test_a_vits_stochastic_depth_takes_or_leaves_whole_films_in_both_halves() ->
 
 
 @pytest.mark.parametrize("shared_stages", [None, 0, 2])
-def test_a_vit_is_explained_by_grad_cam(shared_stages: int | None) -> None:
+def test_a_vit_is_explained_by_grad_cam(shared_stages: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shallow(monkeypatch, "vit_small_16")
     if shared_stages is None:
         model: Any = create_model("vit_small_16", width=0.125)
     else:
         groups = by_names(SPECIALIST_GROUPS, FINDINGS)
         model = create_branched_model("vit_small_16", groups, shared_stages, width=0.125)
     x = jax.random.normal(jax.random.key(3), (2, 64, 48, 1))
-    variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), x)
+    variables = drawn(model, *x.shape[1:])
     with pytest.raises(ConfigError, match="no class activation maps"):
         class_activation_map(model, variables, x)
     maps = grad_cam(model, variables, x)
@@ -214,7 +215,7 @@ def test_a_vits_grad_cam_is_the_gradient_by_what_its_last_block_sees() -> None:
     model = create_model("vit_small_16", width=0.125)
     model = model.clone(trunk=model.trunk.clone(stages=(1, 1)))
     x = jax.random.normal(jax.random.key(3), (1, 64, 64, 1))
-    variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), x)
+    variables = drawn(model, *x.shape[1:])
     trunk = {"params": variables["params"]["trunk"]}
     token, patches = model.trunk.clone(end=1).apply(trunk, x)
     last = model.clone(trunk=model.trunk.clone(begin=1))
@@ -224,10 +225,11 @@ def test_a_vits_grad_cam_is_the_gradient_by_what_its_last_block_sees() -> None:
 
 
 @pytest.mark.parametrize("name", ["swin_t", "efficientnet_b0"])
-def test_the_mean_of_a_map_is_the_logit(name: str) -> None:
+def test_the_mean_of_a_map_is_the_logit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_shallow(monkeypatch, name)
     model = create_model(name, width=0.125)
     x = jax.random.normal(jax.random.key(3), (2, 64, 64, 1))
-    variables = shaken(jax.jit(model.init)(jax.random.key(0, impl="rbg"), x))
+    variables = drawn(model, *x.shape[1:])
     maps, logits = class_activation_map(model, variables, x), jax.jit(model.apply)(variables, x)
     assert maps.shape == (2, 2, 2, 14)
     assert np.ptp(maps, axis=(1, 2)).max() > 0.01

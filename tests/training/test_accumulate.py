@@ -21,6 +21,7 @@ from chexjax.training import loop
 from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import Context, Fixed, Teacher, create_step, in_parts
 from chexjax.workdir.checkpoints import Checkpoints
+from tests.networks import drawn
 from tests.stopped import train_until
 
 FILMS = 8
@@ -120,7 +121,7 @@ def test_a_batch_in_parts_is_the_batch_at_once(small_dml: ConfigDict, batch: dic
         others = {"targets": np.where(targets > 1.5, np.float32(np.nan), targets)}
     if kind == "networks":
         model = create_model("tiny", width=0.25)
-        variables = jax.jit(model.init)(jax.random.key(10), jnp.zeros((1, 32, 32, 1)))
+        variables = drawn(model, 32, 32, 1)
         others = {"teacher": Teacher({"net1": model.apply}, mean=0.4, std=0.5), "variables": {"net1": variables}}
     whole = run(config, batch, **others)
     assert_same(run(config, batch, accumulate=4, **others), whole, atol=1e-6)

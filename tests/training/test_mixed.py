@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -15,6 +14,7 @@ from chexjax.devices import AXIS, replicate
 from chexjax.models import create_model
 from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import Context, Fixed, Teacher, create_step
+from tests.networks import drawn
 
 FILMS = 8
 TARGETS = np.random.default_rng(5).normal(0, 2, (FILMS, 14)).astype(np.float32)
@@ -126,7 +126,7 @@ def test_a_teacher_sees_the_students_mixed_films(config: ConfigDict, batch: dict
     config.regime = "distill"
     config.distill.update({"weight": 0.3, "temperature": 3.0})
     model = create_model("tiny", width=0.25)
-    variables = jax.jit(model.init)(jax.random.key(10), jnp.zeros((1, 32, 32, 1)))
+    variables = drawn(model, 32, 32, 1)
     teacher = Teacher({"net1": model.apply}, mean=0.4, std=0.5)
     _, measured = run(config, batch, teaching=teacher, teacher={"net1": variables})
     (z,), (mask, share) = logits_of(config, batch), mixture(config)

@@ -20,6 +20,7 @@ from chexjax.models.network import by_names
 from chexjax.training.objectives import DIVERGENCES, binary_cross_entropy
 from chexjax.training.state import create_network, create_optimizer, create_state
 from chexjax.training.steps import Context, Fixed, Teacher, compiled_together, create_step, create_steps, prepare
+from tests.networks import drawn
 
 FILMS = 8
 
@@ -279,8 +280,7 @@ def test_moving_average_of_the_weights(small_baseline: ConfigDict, batch: dict) 
 def teacher() -> tuple[Teacher, dict]:
     """Two small networks that teach, and their variables."""
     model = create_model("tiny", width=0.25)
-    films = jnp.zeros((1, 32, 32, 1))
-    variables = {f"net{k}": jax.jit(model.init)(jax.random.key(10 + k, impl="rbg"), films) for k in (1, 2)}
+    variables = {f"net{k}": drawn(model, 32, 32, 1, seed=k) for k in (1, 2)}
     return Teacher(dict.fromkeys(variables, model.apply), mean=0.4, std=0.5), variables
 
 

@@ -25,6 +25,7 @@ from chexjax.training.state import create_network, create_state
 from chexjax.training.steps import AXIS, Context, Fixed, Teacher, create_step, prepare
 from chexjax.training.targets import CLIP
 from chexjax.workdir.checkpoints import Checkpoints
+from tests.networks import drawn
 from tests.stopped import train_until
 
 FILMS = 8
@@ -262,7 +263,7 @@ def test_a_table_of_a_networks_own_predictions_teaches_as_the_network_does(
     config = plain(one_network(small_dml, "distill"))
     config.distill.update({"targets": targets, "temperature": 2.0})
     model = create_model("tiny", width=0.25)
-    variables = jax.jit(model.init)(jax.random.key(3, impl="rbg"), jnp.zeros((1, 32, 32, 1)))
+    variables = drawn(model, 32, 32, 1)
     logits = model.apply(variables, normalize(batch["image"], 0.5, 0.25), train=False)
     live, measured_live = run(config, batch, networks=(Teacher({"net1": model.apply}, 0.5, 0.25), {"net1": variables}))
     table, measured_table = run(config, batch, targets=np.asarray(logits))
