@@ -37,7 +37,7 @@ def drawn(model: Any, *film_shape: int, seed: int = 0) -> Any:
 
     `film_shape` is (height, width, channels).
     """
-    random = np.random.default_rng(seed)
+    random, film = np.random.default_rng(seed), jax.ShapeDtypeStruct((1, *film_shape), jnp.float32)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
         if path[-1].key == "kernel":
@@ -47,5 +47,5 @@ def drawn(model: Any, *film_shape: int, seed: int = 0) -> Any:
             values = random.uniform(*RANGES.get(path[-1].key, (-0.3, 0.3)), leaf.shape)
         return jnp.asarray(values, leaf.dtype)
 
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *film_shape), jnp.float32))
+    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), film)
     return jax.tree_util.tree_map_with_path(draw, dict(shapes))

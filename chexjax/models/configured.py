@@ -90,11 +90,11 @@ def create_variables(model: AnyNetwork, run_seed: int, network_seed: int, film_s
     return model.assemble(wholes, film_shape)
 
 
-@partial(jax.jit, static_argnums=(0, 1))  # equal networks share the program, as twins do
+@partial(jax.jit, static_argnames=("model", "film_shape"))  # equal networks share the program, as twins do
 def _draw(model: Network, film_shape: tuple[int, ...], key: jax.Array) -> PyTree:
     return model.init(key, jnp.zeros((1, *film_shape)))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnames=("model", "channels"))
 def _draw_head(model: Network, channels: int, key: jax.Array) -> PyTree:
     return model.init(key, jnp.zeros((1, 1, 1, channels)), method="classify")["params"]["head"]

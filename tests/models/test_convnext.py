@@ -18,15 +18,6 @@ from tests.networks import drawn, make_shallow
 FILMS = jax.random.normal(jax.random.key(0), (2, 64, 64, 1))
 
 
-def shaken(variables: Any) -> Any:
-    """Vectors (norms, biases, scales) that are not those of a new network."""
-    leaves, structure = jax.tree.flatten(variables)
-    random = np.random.default_rng(0)
-    return structure.unflatten(
-        [jnp.asarray(x + random.uniform(0.1, 0.4, x.shape), jnp.float32) if x.ndim < 3 else x for x in leaves]
-    )
-
-
 def dropout_rates(name: str) -> list[float]:
     """Of the `nn.Dropout` layers, in the order in which they are called."""
     rates, model = [], create_model(name)
@@ -61,7 +52,7 @@ def test_chances_of_dropout_are_torchvisions(name: str) -> None:
 
 def test_stochastic_depth_takes_or_leaves_whole_films() -> None:
     block, x = Block(drop=0.4), jax.random.normal(jax.random.key(1), (64, 4, 4, 8))
-    variables = shaken(block.init(jax.random.key(0), x, False))
+    variables = drawn(block, *x.shape[1:])
     branch = block.apply(variables, x, False) - x
     trained = block.apply(variables, x, True, rngs={"dropout": jax.random.key(2)}) - x
     passed = np.abs(trained).max((1, 2, 3)) == 0

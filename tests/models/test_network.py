@@ -22,11 +22,8 @@ def films() -> jax.Array:
 
 def whole_networks(outputs: list[int]) -> list[tuple]:
     """Whole networks with so many outputs, and their variables."""
-    found = []
-    for k, count in enumerate(outputs):
-        model = create_model("tiny2", count, width=0.125)
-        found.append((model, drawn(model, *SHAPE, seed=k)))
-    return found
+    models = [create_model("tiny2", count, width=0.125) for count in outputs]
+    return [(model, drawn(model, *SHAPE, seed=k)) for k, model in enumerate(models)]
 
 
 def test_specialists_give_what_their_four_networks_give(films: jax.Array) -> None:

@@ -7,8 +7,6 @@ Kaggle's copies are read, too: the resized sets (all films in one folder; `train
 file whose name begins like it is used, with a warning.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,9 +28,8 @@ from chexjax.data.sources.entries import (
     names_alike,
 )
 from chexjax.data.sources.splits import FOLDS, check_patients, read_folds
-from chexjax.data.sources.tables import ages, check_unique, film_names, read_table, require, texts
+from chexjax.data.sources.tables import ages, check_unique, csv_rows, film_names, read_table, require, texts
 from chexjax.errors import DataError, first_ten, printable, warn
-from chexjax.files import read_text
 from chexjax.findings import FILM, FINDINGS, NO_FINDING
 
 SPLIT_NAMES: Final = ("official", "arnoweng", "folds")  # of `read_splits`
@@ -157,24 +154,23 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     boxes: dict[str, list[Box]] = {}
     if not path.is_file():
         return boxes
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
-    try:
-        next(rows, None)
-        for row in filter(None, rows):
-            try:
-                finding = _BOX_NAMES.get(row[1], row[1])
-                left, top, width, height = (float(number) / COORDINATES for number in row[2:6])
-                right, bottom = left + width, top + height
-                if finding not in FINDINGS or not np.isfinite([left, top, right, bottom]).all():
-                    raise ValueError("unknown finding or no finite box")
-                if not (max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)):
-                    raise ValueError("a box without area on the film")
-            except (IndexError, ValueError) as error:
-                reason = printable(error)[:80]
-                raise DataError(f"{path}, line {rows.line_num}: {reason}: {','.join(row)[:200]!r}") from None
-            boxes.setdefault(row[0], []).append(Box(finding, left, top, width, height))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: {error}") from None
+    rows = csv_rows(path)
+    next(rows, None)
+    for line, row in rows:
+        if not row:
+            continue
+        try:
+            finding = _BOX_NAMES.get(row[1], row[1])
+            left, top, width, height = (float(number) / COORDINATES for number in row[2:6])
+            right, bottom = left + width, top + height
+            if finding not in FINDINGS or not np.isfinite([left, top, right, bottom]).all():
+                raise ValueError("unknown finding or no finite box")
+            if not (max(left, 0) < min(right, 1) and max(top, 0) < min(bottom, 1)):
+                raise ValueError("a box without area on the film")
+        except (IndexError, ValueError) as error:
+            reason = printable(error)[:80]
+            raise DataError(f"{path}, line {line}: {reason}: {','.join(row)[:200]!r}") from None
+        boxes.setdefault(row[0], []).append(Box(finding, left, top, width, height))
     return boxes
 
 
@@ -297,8 +293,8 @@ def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]
     Raises:
       DataError: a table is missing or broken.
     """
-    rows = csv.reader(io.StringIO(read_text(exclude), newline="")) if exclude else ()
-    seen = {row[0] for row in rows if len(row) > 1 and row[1] in ("train", "val")}
+    rows = csv_rows(exclude) if exclude else ()
+    seen = {row[0] for _, row in rows if len(row) > 1 and row[1] in ("train", "val")}
     return {name: entry for name, entry in read_entries(folder).items() if entry.boxes and name not in seen}
 
 

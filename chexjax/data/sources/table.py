@@ -11,8 +11,8 @@
 
 `data.findings` says which columns are findings; without it, every column whose cells are all such numbers is one. In a
 column `labels`, an empty cell means that nothing is known of the film, and `No Finding` that it has no finding. Films
-may be PNG, JPEG or DICOM. Column names are not case-sensitive. Columns may also be separated
-by semicolons or tabs; numbers may then have decimal commas.
+may be PNG, JPEG or DICOM. Column names are not case-sensitive. Columns may also be separated by
+semicolons or tabs; numbers may then have decimal commas.
 """
 
 from collections.abc import Sequence
