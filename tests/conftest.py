@@ -60,6 +60,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         count = min(os.cpu_count() or 1, memory // MEMORY_A_PROCESS)
         if count > 1:
             config.option.numprocesses, config.option.dist = count, "loadfile"
+            # One that dies ends the suite: pytest-xdist would start another, and may wait for ever for what is lost.
+            config.option.maxworkerrestart = "0"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -87,6 +89,14 @@ def forget_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_before() -> Iterator[None]:
+    """A command that ends, called by a test, leaves Ctrl-C to end the process at once: the tests' process here."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
