@@ -1,10 +1,10 @@
-"""Runs all benchmarks one after the other and writes one JSON; or compares two such files.
+"""Runs the benchmarks that need nothing else, one after the other, and writes one JSON; or compares two such files.
 
     python -m benchmarks --out=FILE [--only=scanline,train_step] [--quick]
     python -m benchmarks --compare BEFORE AFTER
 
 Each runs in its own process, with its defaults (`--quick`: a few rounds on small films, to check that all run).
-`twin`, `spurious_cue`, `localization` and `eight_bits` need films or a trained network, and are run separately.
+The others, which need films, a trained network, a compiler or an accelerator, are run by their own names.
 """
 
 import argparse

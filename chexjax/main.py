@@ -1,4 +1,4 @@
-"""The training entry: a config in, two trained networks (or one, or more) and their table out.
+"""Trains the networks of a config (one, two or more), evaluates them, and writes their report.
 
 python -m chexjax.main --config=configs/dml.py --workdir=DIR
 python -m chexjax.main --workdir=DIR                 goes on with the run in DIR, by its own config
@@ -17,9 +17,9 @@ from chexjax.files import folder_path, local_path
 from chexjax.runtime import keep_compilations, keep_freed_memory
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/dml.py, configs/dml.py:VARIANT, RUN/config.json ...")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints and results go; a run in it goes on.")
+WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints and results; a run in it is resumed.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run (SLURM, TPU pod, ...).")
-PROFILE = flags.DEFINE_integer("profile", 0, "Trace so many steps for TensorBoard's Profile tab; 0: none.", 0)
+PROFILE = flags.DEFINE_integer("profile", 0, "Number of steps to trace for TensorBoard's Profile tab; 0: none.", 0)
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "Train, then evaluate; or evaluate alone.")
 SPLIT = flags.DEFINE_enum("split", "test", ["train", "val", "test"], "The films that are evaluated.")
 

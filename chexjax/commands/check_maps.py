@@ -14,8 +14,8 @@ A case is a finding on a test film, with its boxes if it has any. Each kind of m
   attribution methods", ICML 2022: ROAD).
 
 The cases are findings on the run's own test films or, with --boxes, those of another folder in the NIH's layout that
-have boxes. CSV lists films and, second, the part of the run's split that each film's patient was in: those of train and
-val are left out.
+have boxes. CSV names a film in its first column and, in its second, the part of the run's split that the film's
+patient was in; films of train and val are left out.
 
 The table is printed and saved as WORKDIR/maps.json; the report of the run's next evaluation shows it. With 50 boxes or
 more, predict and the window show by default the kind of map that hits most boxes, if that is significantly more than

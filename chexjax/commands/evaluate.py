@@ -38,7 +38,7 @@ def main() -> None:
     flags.DEFINE_enum("split", "all", list(SPLITS), "All films, or a part by the source's lists.", flag_values=values)
     flags.DEFINE_string("lists", "", "The folder of these lists; --dir by default.", flag_values=values)
     flags.DEFINE_string(
-        "uncertain", "", "What -1 means: ignore, zero, one, a number; else as the run has it.", flag_values=values
+        "uncertain", "", "What -1 means: ignore, zero, one or a number; by default as in the run.", flag_values=values
     )
     flags.DEFINE_enum("films", "frontal", ["frontal", "all"], "Which views.", flag_values=values)
     flags.DEFINE_string("cache", "", "Where prepared films are kept.", flag_values=values)

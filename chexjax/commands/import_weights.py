@@ -38,10 +38,16 @@ def main() -> None:
     )
     flags.DEFINE_string("key", "", "Which of several networks in the file, as model_ema.", flag_values=values)
     flags.DEFINE_list(
-        "source_mean", ["0.485", "0.456", "0.406"], "The file's normalisation, a channel each.", flag_values=values
+        "source_mean",
+        ["0.485", "0.456", "0.406"],
+        "The means, per channel, that were subtracted from its films.",
+        flag_values=values,
     )
     flags.DEFINE_list(
-        "source_std", ["0.229", "0.224", "0.225"], "The file's normalisation, a channel each.", flag_values=values
+        "source_std",
+        ["0.229", "0.224", "0.225"],
+        "The standard deviations, per channel, by which they were divided.",
+        flag_values=values,
     )
     rest = parse(sys.argv, values, __doc__)
     if len(rest) != 1 or not values.out or not values.model:

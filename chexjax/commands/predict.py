@@ -28,11 +28,11 @@ ABOUT: Final = """Predicts findings and their locations from films.
     python -m chexjax.predict --checkpoint=WORKDIR FILE_OR_FOLDER... --out=DIR
 
 In DIR: predictions.csv (Image Index, a probability a finding, status and reasons), boxes.csv, overlays/, and
-index.html, which sorts the films by finding. A film that cannot be read is a row of errors.csv, and the rest goes on.
-Interrupted, the same command goes on where it was. No table and no message holds a path or a DICOM header's text,
+index.html, which sorts the films by finding. A film that cannot be read gets a row in errors.csv; the rest are scored.
+After an interruption, the same command resumes the work. No table and no message holds a path or a DICOM header's text,
 unless --paths or --uids asks; text that is burnt into the pixels stays there.
 
-Of a job array each job takes --shard=K/N, and python -m chexjax.predict.join DIR makes the tables of all.
+In a job array, give each job --shard=K/N; then python -m chexjax.predict.join DIR writes the tables of all jobs.
 
 Exit status: 0 all films scored, 1 some not, 2 none, 64 usage or checkpoint, 130 interrupted.
 """
@@ -42,7 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The flags of the command."""
     flags.DEFINE_string("checkpoint", None, "The workdir of a training run, or imported weights.", flag_values=values)
     flags.DEFINE_string("out", None, "The folder for the tables, the overlays and the page.", flag_values=values)
-    flags.DEFINE_string("network", "ensemble", "One of several networks, as net1; all, averaged.", flag_values=values)
+    flags.DEFINE_string("network", "ensemble", "One network (net1, ...); by default all, averaged.", flag_values=values)
     flags.DEFINE_string(
         "maps", "best",
         f"{MAPS}; best: the kind that chexjax check-maps found to point best, cam where it was not run.",
@@ -55,7 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )  # fmt: skip
     flags.DEFINE_boolean("raw", False, "Leaves out the calibration that the run fitted.", flag_values=values)
     flags.DEFINE_string(
-        "prevalence", None, "A CSV, finding,prevalence: calibrates for a site where findings are as frequent as that.",
+        "prevalence", None, "A CSV with the columns finding,prevalence: calibrates for a site with these prevalences.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_boolean("strict", False, "Refuses doubtful films: no probabilities in their rows.", flag_values=values)

@@ -1,6 +1,6 @@
 """Prepares films once: reads and checks a source's tables, cleans and shrinks its films, writes them as ArrayRecord.
 
-`prepare` handles a folder in the NIH's layout with its own lists, `prepare_source` anything else in `config.data`.
+A folder in the NIH's layout is the default; --source, --table and --sources read other data sets.
 
     python -m chexjax.data.prepared --source=chestxray14 --dir=NIH_FOLDER --out=DIR --size=256 --clean
 """

@@ -132,7 +132,7 @@ def check(config: ConfigDict, fields: Fields, tables: Mapping[str, Collection[st
 
     Args:
       tables: what the fields' `keys_of` name.
-      where: how the config is called in messages.
+      where: what the config is called in messages.
 
     Raises:
       ConfigError: names the field, what it holds and what it may hold.

@@ -202,7 +202,7 @@ def _layout(header: Header, where: str) -> _Layout:
     high = header.word("HighBit")
     high = stored - 1 if high is None else high
     if allocated not in (8, 16, 32) or not stored - 1 <= high < allocated:
-        raise DataError(f"{where}: {stored} bits up to bit {high} of {allocated} cannot be told apart")
+        raise DataError(f"{where}: no valid layout of bits: {stored} stored, high bit {high}, {allocated} allocated")
     return _Layout(rows, columns, samples, allocated, stored, high, header.word("PixelRepresentation") == 1, kind)
 
 

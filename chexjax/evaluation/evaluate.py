@@ -178,7 +178,9 @@ def predict_films(best: Restored, films: Prepared, threads: int, progress: bool 
         predictions = predict_split(predictor, variables, batches, part, bar.update, columns)
     broken = [name for name, values in predictions.probabilities.items() if not np.isfinite(values).all()]
     if broken:
-        raise CheckpointError(f"{best.workdir}: the predictions of {', '.join(broken)} are not finite: it diverged")
+        raise CheckpointError(
+            f"{best.workdir}: the predictions of {', '.join(broken)} are not finite: training diverged"
+        )
     return predictions
 
 

@@ -24,7 +24,7 @@ SCALE: Final = 1e-6  # of a new block's branch
 class Block(nn.Module):
     """A depthwise 7x7 convolution, a layer norm, and two dense layers over the channels, added to the block's input.
 
-    In training, with the chance of `drop`, a film goes past the block.
+    In training, a film skips the block with probability `drop` (stochastic depth).
     """
 
     drop: float

@@ -284,7 +284,7 @@ def fold_stem(
     wide = np.asarray(kernel, np.float64)
     means, stds = (np.asarray(values, np.float64)[:, None] for values in (source_mean, source_std))
     if not wide.shape[2] == len(means) == len(stds):
-        raise ConfigError(f"the stem has {wide.shape[2]} channels, but {len(means)} means and {len(stds)} spreads")
+        raise ConfigError(f"the stem has {wide.shape[2]} channels, but {len(means)} means and {len(stds)} stds")
     gain = (wide / stds).sum(axis=2, keepdims=True)
     constant = mean * gain - (wide * means / stds).sum(axis=2, keepdims=True)
     if offset is not None:

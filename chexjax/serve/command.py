@@ -43,8 +43,8 @@ POST /predict takes a PNG, JPEG or DICOM film and answers in JSON; /predict?maps
 to drop a film on, /docs describes the routes, /healthz and /metrics are for machines. With --stow-to or --dicom-to,
 POST /studies (STOW-RS) and --dicom-port (C-STORE) take DICOM films, and DICOM results of each are sent there.
 
-It answers this machine alone. --host opens it to others, and then it asks for a token: of --token-file, or the variable
-CHEXJAX_TOKEN. DICOM knows no tokens: --dicom-ca asks its callers for certificates. Nothing is written to disk; logs
+It answers only this machine. --host opens it to others and requires a token, from --token-file or from the variable
+CHEXJAX_TOKEN. DICOM has no tokens: --dicom-ca requires certificates of its callers. Nothing is written to disk; logs
 hold no names and no header text. SIGTERM finishes what is under way.
 
 Exit status: 0 ended by SIGTERM, 1 the device fails, 64 usage or checkpoint, 130 interrupted.
@@ -74,7 +74,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text("token-file", None, f"A file with the token that callers must know; else the variable {TOKEN}.")
     text("tls-cert", None, "The certificate chain, PEM; with it, HTTP and DICOM are encrypted.")
     text("tls-key", None, "Its key, PEM.")
-    text("dicom-ca", None, "Authorities, PEM: callers of the DICOM port must show a certificate by one of them.")
+    text("dicom-ca", None, "CA certificates, PEM: callers of the DICOM port must present a certificate signed by one.")
     count("max-batch", 8, 1, "Films that go through the networks at once.")
     number("max-wait-ms", 5.0, 0.0, "Milliseconds that a film waits for others, at most.")
     count("queue", 64, 1, "Requests under way, at most; more are answered 429.")
@@ -148,7 +148,7 @@ def read_token(values: flags.FlagValues) -> str:
             else f"--token-file={printable(file)} is empty"
         )
     if token and (len(token) < _LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
-        raise ConfigError(f"the token must have {_LEAST_TOKEN} printable characters of ASCII at least, and no blanks")
+        raise ConfigError(f"the token must have at least {_LEAST_TOKEN} printable ASCII characters and no spaces")
     return token
 
 

@@ -1,4 +1,4 @@
-"""Who may ask, and what is said of it afterwards: plain ASGI, before any route is looked for.
+"""Who may call, and what is logged: plain ASGI middleware, before any route is looked for.
 
 Logs and metrics hold the method, one of our own routes, the status and the time; nothing that came with the request.
 """

@@ -115,4 +115,4 @@ def check_groups(config: ConfigDict) -> None:
       ConfigError: names the field, what it holds and what it may hold.
     """
     if config.groups.by == "embeddings" and not config.groups.network:
-        raise ConfigError("config.groups.by is embeddings, of which network? add --config.groups.network=WORKDIR")
+        raise ConfigError("config.groups.by is embeddings without a network; add --config.groups.network=WORKDIR")

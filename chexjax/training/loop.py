@@ -57,7 +57,7 @@ Teaches = Restored | Targets | None
 def train(config: ConfigDict, workdir: Path, profile: int = 0) -> None:
     """Trains the networks of `config`, from where `workdir` stands, to the last step.
 
-    Of so many steps as `profile` says, after the first call, JAX's profiler writes a trace that TensorBoard shows.
+    After the first call, JAX's profiler traces `profile` steps and writes a trace that TensorBoard shows.
 
     The order in which a state is found: the workdir's latest checkpoint, else `init_from`, else new weights. The same
     command therefore goes on where it was stopped, and ends with the same weights as if it never had been.
@@ -257,7 +257,9 @@ def predict(
         if not np.isfinite(predictions.probabilities[name]).all() or (known and not math.isfinite(loss))
     ]
     if broken:
-        raise TrainingError(f"the predictions of {', '.join(broken)} on the {split} split are not finite: it diverged")
+        raise TrainingError(
+            f"the predictions of {', '.join(broken)} on the {split} split are not finite: training diverged"
+        )
     return predictions
 
 

@@ -9,8 +9,8 @@ Files, as BIMCV gives them:
 
 `Labels` is the text of a Python list, `['pleural effusion', 'scoliosis']`: the terms in it are present, all others
 absent. It is parsed, never evaluated. Films with the term `exclude` or without a list are left out; empty terms are
-ignored. The terms `normal`, `unchanged` and `suboptimal study` are not findings. `data.labels` maps narrower terms
-("laminar atelectasis") onto wider ones.
+ignored. The terms `normal`, `unchanged` and `suboptimal study` are not findings. `chexjax.data.labels` maps narrower
+terms ("laminar atelectasis") onto wider ones.
 """
 
 import re
