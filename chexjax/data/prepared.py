@@ -454,7 +454,11 @@ def write_set(
                 )
         total = sum(map(len, names.values()))
         with progress_bar(total, f"preparing {recipe.size} px", shown=progress) as bar:
-            films = {split: _read_films(listed, found, recipe, skipped, bar.update) for split, listed in names.items()}
+            refused: dict[str, str] = {}
+            films = {
+                split: _read_films(listed, found, recipe, skipped, refused, bar.update)
+                for split, listed in names.items()
+            }
             records = {split: _records(entries, pairs) for split, pairs in films.items()}
             built = _build(work, findings, records, recipe.size)
         broken = [f"{name} ({reason})" for name, reason in skipped.items() if name in found]
@@ -463,6 +467,9 @@ def write_set(
                 f"films do not decode, {first_ten(broken)}\n"
                 "replace them, or go on without them with --skip-unreadable (data.skip_unreadable)"
             )
+        if refused:
+            shown = first_ten([f"{name} ({reasons})" for name, reasons in refused.items()])
+            warn(f"films are kept that `predict` would refuse for what their files say, {shown}")
         written = {split: [name for name in listed if name not in skipped] for split, listed in names.items()}
         _write_tables(built, findings, entries, written, skipped)
         _verify(built, written)
@@ -490,9 +497,13 @@ class Placed(NamedTuple):
 
 
 def _read_films(
-    names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], done: Callable[[int], Any]
-) -> Iterator[tuple[str, bytes, Placed]]:
-    """Names, prepared PNG bytes, and where boxes lie, in order; films that do not decode go to `skipped`."""
+    names: Sequence[str], found: Mapping[str, Path], recipe: Recipe, skipped: dict[str, str], refused: dict[str, str],
+    done: Callable[[int], Any],
+) -> Iterator[tuple[str, bytes, Placed]]:  # fmt: skip
+    """Names, prepared PNG bytes, and where boxes lie, in order; films that do not decode go to `skipped`.
+
+    What is no frontal chest film by its own header goes to `refused` with the reasons, and is kept: the table is right.
+    """
 
     def read(name: str) -> JudgedFilm | DataError:
         try:
@@ -518,6 +529,8 @@ def _read_films(
             judged = {name: film for name, film in films.items() if isinstance(film, JudgedFilm)}
             good = {name: film.pixels for name, film in judged.items()}
             skipped |= {name: str(error) for name, error in films.items() if isinstance(error, DataError)}
+            worst = {name: film.verdict for name, film in judged.items() if film.verdict.status == "refused"}
+            refused |= {name: "; ".join(verdict.reasons) for name, verdict in worst.items()}
             if recipe.clean and good:
                 good = dict(zip(good, clean_films(list(good.values()), recipe), strict=True))
             placed = [Placed(film.placement, *film.pixels.shape) for film in judged.values()]

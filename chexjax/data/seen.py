@@ -13,6 +13,7 @@ from typing import Final
 from ml_collections import ConfigDict
 
 from chexjax.data.recipe import find_prepared
+from chexjax.data.sources.entries import AGREEMENT, is_same_film, patient_number
 from chexjax.data.sources.gather import named_sources
 from chexjax.data.sources.merge import Collection
 from chexjax.data.sources.splits import FOLDS
@@ -23,9 +24,6 @@ from chexjax.findings import FILM
 
 TABLE: Final = "films.csv"  # of a prepared set
 _FACTS: Final = ("sex", "age", "view")
-_UNKNOWN: Final = ("", "-1")
-_YEARS: Final = 1
-_AGREEMENT: Final = 0.9  # views of one film, too, differ in a few rows between the editions of the NIH's table
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def read_seen(workdir: Path, config: ConfigDict, digest: str) -> Seen | None:
     names = [text_of(name) for name in table[FILM]]
     facts = zip(*(table.get(fact) for fact in _FACTS), strict=True)
     return Seen(
-        patients=dict(zip(names, map(_number, map(text_of, table["Patient ID"])), strict=True)),
+        patients=dict(zip(names, map(patient_number, map(text_of, table["Patient ID"])), strict=True)),
         parts=dict(zip(names, table["split" if "split" in table else "fold"], strict=True)),
         facts=dict(zip(names, (tuple(map(text_of, row)) for row in facts), strict=True)),
         populations=_populations(config),
@@ -87,28 +85,42 @@ def find_seen(films: Collection, rows: Sequence[int], seen: Seen) -> tuple[list[
         own, theirs = {films.names[row]: films.names[row] for row in rows}, {name: name for name in seen.patients}
     named = {theirs[key]: row for row, key in zip(rows, own, strict=True) if key in theirs}
     agreeing = [name for name, row in named.items() if _agrees(seen, name, films, row)]
-    if named and len(agreeing) < _AGREEMENT * len(named):
+    if named and len(agreeing) < AGREEMENT * len(named):
         notes = [
             f"{len(named):,} films have the names of films of the run, but by sex, age and view they show other "
             "patients: they are kept"
         ]
         return [], notes
-    populations = {entries.population for entries in films.parts.values()}
-    if not named and not populations & seen.populations:
-        return [], []
     learned = seen.learned
     patients = {seen.patients[name] for name in learned}
+    shared = {entries.population for entries in films.parts.values()} & seen.populations
+    by_number_alone = not named and shared <= {"table"}  # two tables may be two hospitals', which both count from 1
+    if by_number_alone and not (shared and _have_their_sexes(seen, films, rows)):
+        return [], []
     out = []
     for row, key in zip(rows, own, strict=True):
         is_own_patient = films.patients[row] == films.names[row]  # a table without patients
-        known = not is_own_patient and _number(films.patients[row]) in patients
+        known = not is_own_patient and patient_number(films.patients[row]) in patients
         if known or theirs.get(key) in learned:
             out.append(row)
     if not out:
         return [], []
-    return out, [
-        f"{len(out):,} films are left out: they show patients whose films trained the run or chose its best checkpoint"
-    ]
+    if by_number_alone:
+        why = (
+            "their patients have the numbers of patients whose films trained the run or chose its best checkpoint; "
+            "if they are other people, give them other numbers in the table, such as B-12"
+        )
+    else:
+        why = "they show patients whose films trained the run or chose its best checkpoint"
+    return out, [f"{len(out):,} films are left out: {why}"]
+
+
+def _have_their_sexes(seen: Seen, films: Collection, rows: Sequence[int]) -> bool:
+    """Whether patients that have the number of one of the run's are of the same sex, as far as both are known."""
+    sex_of = {seen.patients[name]: facts[0] for name, facts in seen.facts.items() if facts and facts[0]}
+    pairs = [(sex_of.get(patient_number(films.patients[row]), ""), films.sexes[row]) for row in rows]
+    known = [(theirs, ours) for theirs, ours in pairs if theirs and ours]
+    return sum(theirs == ours for theirs, ours in known) >= AGREEMENT * len(known)
 
 
 def _keys(names: Sequence[str]) -> dict[str, str] | None:
@@ -117,20 +129,10 @@ def _keys(names: Sequence[str]) -> dict[str, str] | None:
     return keys if len(keys) == len(names) else None
 
 
-def _number(patient: str) -> str:
-    """A patient's number without its population and leading zeros."""
-    return patient.rpartition(":")[2].lstrip("0") or "0"
-
-
 def _agrees(seen: Seen, name: str, films: Collection, row: int) -> bool:
-    """Whether nothing that both tables know of a film differs, save its age by a year."""
+    """Whether a film of the run and one to be tested are the same; see `entries.is_same_film`."""
     ours = (films.sexes[row], str(int(films.ages[row])), films.views[row])
     pairs = dict(zip(_FACTS, zip(seen.facts.get(name, ()), ours, strict=False), strict=False))
     if films.patients[row] != films.names[row]:
-        pairs["patient"] = (seen.patients[name], _number(films.patients[row]))
-    known = {fact: pair for fact, pair in pairs.items() if not set(pair) & set(_UNKNOWN)}
-    return all(a == b or (fact == "age" and _near(a, b)) for fact, (a, b) in known.items())
-
-
-def _near(age: str, other: str) -> bool:
-    return age.isdecimal() and other.isdecimal() and abs(int(age) - int(other)) <= _YEARS
+        pairs["patient"] = (seen.patients[name], patient_number(films.patients[row]))
+    return is_same_film(pairs)

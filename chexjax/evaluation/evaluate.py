@@ -147,7 +147,8 @@ def choose_films(best: Restored, data: ConfigDict, split: str) -> tuple[Collecti
     if split == "all":
         rows = [row for row, part in enumerate(films.splits) if part != LEFT_OUT]
     else:
-        rows = divide(films, "official", Path(data.lists).expanduser() if data.lists else None)[split]
+        lists = Path(data.lists).expanduser() if data.lists else None
+        rows = divide(films, "official", lists, needed=(split,))[split]
     seen = read_seen(best.workdir, best.config.data, best.metadata.get("data", ""))
     own = [name for name, entry in common.items() if not entry.origin]
     notes = [f"{len(own)} of the run's {len(best.findings)} findings are labelled here: {', '.join(own)}".rstrip(": ")]

@@ -19,20 +19,29 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from chexjax.data.labels import UNCERTAIN
 from chexjax.data.sources import nih
 from chexjax.data.sources.entries import names_alike
 from chexjax.data.sources.nih import Entry, read_entry_file
-from chexjax.data.sources.tables import csv_rows, is_film_name, parse_age
+from chexjax.data.sources.tables import csv_rows, parse_age, parse_label
 from chexjax.data.verdict import COLUMNS
 from chexjax.errors import DataError, first_ten, printable
 from chexjax.files import cell, text_of
 from chexjax.findings import FILM as NAME
 from chexjax.findings import spelled
 
-_UNKNOWN: Final = {"", "nan"}  # cells of a table of labels, in lower case
-# Columns that are never findings, whatever they hold.
-_OF_PATIENTS: Final = {"Patient ID", "Patient Age", "Patient Sex", "Patient Gender", "View Position"}
-_NO_FINDINGS: Final = {"", NAME, "Finding Labels", "No Finding", "Follow-up #", *COLUMNS, *_OF_PATIENTS}
+# What a table of labels may say of a film's patient, under any of these names, in lower case.
+_OF_PATIENTS: Final = {
+    "patient": ("patient id", "patient"),
+    "age": ("patient age", "age"),
+    "sex": ("patient sex", "patient gender", "sex"),
+    "view": ("view position", "view"),
+}
+# Columns that are never findings, whatever they hold, in lower case.
+_NO_FINDINGS: Final = {
+    "", NAME.lower(), "finding labels", "no finding", "follow-up #", "split", "fold",
+    *COLUMNS, *(name for names in _OF_PATIENTS.values() for name in names),
+}  # fmt: skip
 # What other tables call the column of film names, in lower case, likeliest first; pandas's index comes last.
 _NAMES: Final = (
     NAME.lower(), "image_index", "image_id", "imageid", "image", "image_name", "filename", "file_name", "file",
@@ -116,7 +125,8 @@ def columns_of(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path} is empty; it should have the column {NAME} and one a finding")
     _refuse_separator(path, head)
     names = [text_of(column).removeprefix("prob_") for column in head]
-    return tuple(dict.fromkeys(name for name in names if name not in _NO_FINDINGS and not name.startswith("Unnamed:")))
+    named = (name for name in names if name.lower() not in _NO_FINDINGS and not name.startswith("Unnamed:"))
+    return tuple(dict.fromkeys(named))
 
 
 def read_predictions(path: Path, findings: Sequence[str]) -> PredictionFile:
@@ -242,20 +252,24 @@ def read_labels(path: Path, predicted: Sequence[str]) -> Labels:
     """The labels to score against.
 
     Either the NIH's entry file, with its column `Finding Labels`; or a table with the column `Image Index` and one for
-    some of the findings that are `predicted`, whose cells are 0, 1, a number between (soft), empty or NaN (not known),
-    or -1 (uncertain: not known). It may have `Patient ID` (else each film is a patient of its own), `Patient Age`,
-    `Patient Sex`, `View Position`.
+    some of the findings that are `predicted`, whose cells are 0, 1, yes, no, a number between 0 and 1 (soft), empty or
+    NaN (not known), or -1 (uncertain: not known). It may have `Patient ID` (else each film is a patient of its own),
+    `Patient Age`, `Patient Sex`, `View Position`. Of a table with both kinds, the columns of the findings count.
 
     Raises:
       DataError: see `nih.read_entry_file`; a cell that is no label, with its line and column.
     """
     lines = _lines(path)
     _, head = next(lines, (0, None))
-    labelled = {text_of(name).removeprefix("prob_") for name in head or ()}
-    findings = tuple(finding for finding in predicted if finding in labelled)
-    if head is None or "Finding Labels" in head or not findings:
+    labelled = {spelled(text_of(name).removeprefix("prob_")) for name in head or ()}
+    findings = tuple(finding for finding in predicted if spelled(finding) in labelled)
+    if head is None or not findings:
         return Labels(read_entry_file(path), nih.FINDINGS, [])
-    return _read_label_table(path, head, lines, findings)
+    labels = _read_label_table(path, head, lines, findings)
+    if "Finding Labels" in head:
+        columns = f"the columns of findings, {first_ten(findings)}"
+        labels.notes.append(f"{printable(path.name)}: the labels are {columns}; 'Finding Labels' is passed over")
+    return labels
 
 
 def _read_label_table(
@@ -263,41 +277,41 @@ def _read_label_table(
 ) -> Labels:
     """A table with one column per finding; see `read_labels`."""
     columns, _ = _columns(path, head, findings)
-    position = {name: head.index(name) for name in reversed(head)}
+    position = {name.lower(): column for column, name in reversed(list(enumerate(head)))}
 
-    def text(row: list[str], *names: str) -> str:
-        return next((printable(row[position[name]].strip()) for name in names if name in position), "")
+    def text(row: list[str], what: str) -> str:
+        names = (name for name in _OF_PATIENTS[what] if name in position)
+        return next((printable(row[position[name]].strip()) for name in names), "")
 
     entries: dict[str, Entry] = {}
     names: list[str] = []
     uncertain = 0
     for line, row in lines:
         name = _name(path, line, row[columns[NAME]])
-        if not is_film_name(name):
+        if ".." in name.replace("\\", "/").split("/"):
             raise DataError(f"{path}, line {line}, column {NAME}: {short(name)} is no film name")
         labels = np.full(len(findings), np.nan, np.float32)
         for k, finding in enumerate(findings):
-            written = row[columns[finding]].strip()
-            value = math.nan if written.lower() in _UNKNOWN else _number(written)
-            if value == -1:
-                uncertain += 1
-            elif 0 <= value <= 1:
-                labels[k] = value
-            elif written.lower() not in _UNKNOWN:
+            written = row[columns[finding]]
+            value = parse_label(written, words=True)
+            if value is None:
                 raise DataError(
                     f"{path}, line {line}, column {finding}: {short(written)} is no label; a label is 0, 1, a number "
                     "between, -1 (uncertain), or empty (not known)"
                 )
-        age = parse_age(text(row, "Patient Age"))
-        sex, view = text(row, "Patient Sex", "Patient Gender"), text(row, "View Position")
-        entries[name] = Entry(name, labels, text(row, "Patient ID") or f"film {name}", age, sex, view)
+            if value == UNCERTAIN:
+                uncertain += 1
+            else:
+                labels[k] = value
+        age, sex, view = parse_age(text(row, "age")), text(row, "sex"), text(row, "view")
+        entries[name] = Entry(name, labels, text(row, "patient") or f"film {name}", age, sex, view)
         names.append(name)
     _refuse_twice(path, names, "films")
     if not any(((entry.labels == 0) | (entry.labels == 1)).any() for entry in entries.values()):
         raise DataError(f"{path} has no column 'Finding Labels', and no label of 0 or 1 in a column of a finding")
     shown = printable(path.name)
     notes = [f"{shown}: {uncertain:,} uncertain labels (-1) are taken as not known"] if uncertain else []
-    if "Patient ID" not in position:
+    if not position.keys() & set(_OF_PATIENTS["patient"]):
         notes.append(f"{shown} has no column 'Patient ID': each film is taken for a patient of its own")
     return Labels(entries, findings, notes)
 

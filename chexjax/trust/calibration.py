@@ -6,8 +6,6 @@ ICML 2017), Platt scaling (Platt, "Probabilistic outputs for support vector mach
 thresholds stay the same.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +17,6 @@ import numpy as np
 import scipy
 
 from chexjax.errors import ConfigError, DataError, first_ten, printable
-from chexjax.files import read_text
 
 FOLDS: Final = 5
 LEAST: Final = 10  # films with a finding, and films without: with fewer, no curve is fitted
@@ -230,14 +227,13 @@ def read_prevalence(path: Path) -> dict[str, float]:
     Raises:
       DataError: it cannot be read, or holds something else.
     """
-    try:
-        rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
-    except csv.Error as error:
-        raise DataError(f"{printable(path)} cannot be read as CSV: {error}") from None
-    if not rows or [cell.strip().lower() for cell in rows[0]] != ["finding", "prevalence"]:
+    from chexjax.data.sources.tables import csv_rows  # here: `predict` starts without it
+
+    rows = [(line, row) for line, row in csv_rows(path) if row]
+    if not rows or [cell.strip().lower() for cell in rows[0][1]] != ["finding", "prevalence"]:
         raise DataError(f"{printable(path)}: its first line is not `finding,prevalence`")
     found: dict[str, float] = {}
-    for number, row in enumerate(rows[1:], start=2):
+    for number, row in rows[1:]:
         try:
             finding, share = row[0].strip(), float(row[1])
         except (ValueError, IndexError):

@@ -14,11 +14,14 @@ from chexjax.predict import Classifier
 from tests.untrained import save_untrained
 
 
-def test_a_folder_is_judged_without_the_films_seen_in_training(
+def test_a_folder_is_judged_without_the_patients_seen_in_training(
     phantom_folder: Path, small_baseline: ConfigDict, tmp_path: Path
 ) -> None:
-    boxed = [name for name, entry in read_entries(phantom_folder).items() if entry.boxes]
-    seen, kept = boxed[:5], boxed[5:]
+    whole = read_entries(phantom_folder)
+    boxed = [name for name, entry in whole.items() if entry.boxes]
+    seen = boxed[:5]
+    kept = [name for name in boxed if whole[name].patient not in {whole[film].patient for film in seen}]
+    assert len(kept) < len(boxed) - len(seen)  # some of the patients have other films
     parts = [*(f"{name},{part}" for name, part in zip(seen, ("train", "val") * 3, strict=False)), f"{kept[0]},test"]
     (tmp_path / "seen.csv").write_text("\n".join(["Image Index,part", *parts]))
     entries = boxed_entries(phantom_folder, tmp_path / "seen.csv")
@@ -37,6 +40,18 @@ def test_a_folder_is_judged_without_the_films_seen_in_training(
     source = found["groups"]["all"]["sources"]["cam"]
     assert source["pointing"] == pytest.approx(expected.pointing.mean())
     assert source["iou"]["0.1"] == pytest.approx((expected.iou >= 0.1).mean())
+
+
+def test_patients_are_known_by_films_that_the_folder_lacks(phantom_folder: Path, tmp_path: Path) -> None:
+    """A run's `folds.csv` lists its own films: the NIH's names begin with the patient's number."""
+    boxed = {name: entry for name, entry in read_entries(phantom_folder).items() if entry.boxes}
+    patient = next(iter(boxed.values())).patient
+    (tmp_path / "folds.csv").write_text(f"Image Index,fold\n{int(patient):08}_999.png,val\n")
+    expected = [name for name, entry in boxed.items() if entry.patient != patient]
+    assert list(boxed_entries(phantom_folder, tmp_path / "folds.csv")) == expected != list(boxed)
+    (tmp_path / "folds.csv").write_text(f"Image Index,age\n{next(iter(boxed))},50\n")
+    with pytest.raises(DataError, match="the second column names no part of a split"):
+        boxed_entries(phantom_folder, tmp_path / "folds.csv")
 
 
 def test_a_film_that_is_missing_is_named(phantom_folder: Path, tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ def test_command_line(phantom_folder: Path, tmp_path: Path) -> None:
     assert "Traceback" not in failed.stderr
 
 
-def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> None:
+def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("pydicom")
     from chexjax.predict import as_film
     from tests.dicom_files import write_dicom
@@ -440,6 +440,7 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
         pixels = random.integers(0, 4096, (40, 64)).astype(np.uint16)
         lying = {"PatientOrientation": ["R", "F"], "PixelAspectRatio": [2, 1]}
         fields = {"PhotometricInterpretation": "MONOCHROME1", **lying} if film % 2 else {}
+        fields |= {"Modality": "CT"} if film == 4 else {}
         write_dicom(tmp_path / "train" / f"f{film}.dicom", pixels, BitsStored=12, **fields)
         rows.append(f"f{film},Cardiomegaly,3,R1,8,10,48,30" if film % 3 else f"f{film},No finding,14,R1,,,,")
     (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
@@ -448,6 +449,8 @@ def test_dicom_films_are_prepared_as_prediction_sees_them(tmp_path: Path) -> Non
     found = prepare_source(config, tmp_path / "out", Recipe(size=16), progress=False)
     assert found.findings == ("Cardiomegaly",)
     assert sum(len(part.names) for part in found.parts.values()) == 20
+    message = capsys.readouterr().err
+    assert "warning: films are kept that `predict` would refuse for what their files say, 1: f4 (modality CT" in message
     source, part = found.source("train"), found.parts["train"]
     for row, name in enumerate(part.names):
         record = source[row]

@@ -206,6 +206,31 @@ def test_other_patients_under_the_same_names_are_kept(run: Path, home: Path, tmp
     assert any("show other patients: they are kept" in note for note in notes)
 
 
+def test_another_hospitals_patients_may_have_the_same_numbers(run: Path, home: Path, tmp_path: Path) -> None:
+    rows = [row.split(",") for row in (home / "labels.csv").read_text().splitlines()]
+    (tmp_path / "films").mkdir()
+
+    def chosen(sex: dict[str, str]) -> tuple[int, str]:
+        others = [rows[0]] + [[f"other-{row[0]}", *row[1:5], sex[row[5]], row[6]] for row in rows[1:]]
+        (tmp_path / "labels.csv").write_text("\n".join(map(",".join, others)))
+        _, kept, notes = choose_films(restore_best(run), data_at(tmp_path, run), "all")
+        return len(kept), notes[-1]
+
+    assert chosen({"F": "M", "M": "F"})[0] == 60
+    kept, note = chosen({"F": "F", "M": "M"})
+    assert 0 < kept < 60
+    assert "if they are other people, give them other numbers in the table, such as B-12" in note
+
+
+def test_a_table_of_test_films_alone(run: Path, home: Path, tmp_path: Path) -> None:
+    rows = (home / "labels.csv").read_text().splitlines()
+    tested = [f"{rows[0]},split", *(f"new-{row.replace(',p', ',q')},test" for row in rows[1:])]
+    (tmp_path / "films").mkdir()
+    (tmp_path / "labels.csv").write_text("\n".join(tested))
+    _, kept, _ = choose_films(restore_best(run), data_at(tmp_path, run), "test")
+    assert len(kept) == 60
+
+
 def test_the_other_edition_of_a_table_names_the_same_films(run: Path, home: Path, tmp_path: Path) -> None:
     """Google's table has the NIH's films with ages that differ by a year from those of 2020, for two films in five."""
     rows = [row.split(",") for row in (home / "labels.csv").read_text().splitlines()]

@@ -75,7 +75,7 @@ def test_every_way_to_write_a_table_reads_alike(tmp_path: Path, text: str | byte
         (f"{HEADER}\na.png,-inf{ROW[3:]}\n", "'-inf' is no probability, nor any other finite number"),
         (f"{HEADER}\na.png,0.5\n", "line 2: 2 cells where the header has 15"),
         (f"{HEADER}\na.png,{ROW},1\n", "line 2: 16 cells"),
-        (f'{HEADER}\n"a.png,{ROW}\n', "line 2: 1 cells"),
+        (f'{HEADER}\n"a.png,{ROW}\n', "line 2, cannot be read as CSV: unexpected end of data"),
         (f"{HEADER}\na.png,{ROW}\nb.png,{ROW}\na.png,{ROW}\n", "films more than once, 1: a.png"),
         (f"{HEADER},prob_Mass\na.png,{ROW},1\n", "columns that stand more than once, 1: Mass"),
         (f"{HEADER},Image Index\na.png,{ROW},1\n", "more than once, 1: Image Index"),
@@ -291,6 +291,36 @@ def test_a_table_of_labels_in_all_its_cells(tmp_path: Path) -> None:
     assert notes == ["labels.csv has no column 'Patient ID': each film is taken for a patient of its own"]
 
 
+def test_a_runs_own_table_is_read_as_labels(tmp_path: Path) -> None:
+    """Other spellings of findings, paths of films, the columns of a source `table`; and words for labels."""
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "Image Index,pleural thickening,Mass,patient,split,sex,age,view\n"
+        "train/p1/a.png,yes,0,p1,train,F,61,PA\ntrain/p1/b.png,NO,1,p1,test,F,61,AP\n"
+    )
+    table = written(tmp_path, "Image Index,Pleural_Thickening,Mass,patient,view\na.png,0.5,0.25,p1,PA\n")
+    assert columns_of(table) == ("Pleural_Thickening", "Mass")
+    entries, findings, notes = read_labels(path, columns_of(table))
+    assert (findings, notes) == (("Pleural_Thickening", "Mass"), [])
+    first = entries["train/p1/a.png"]
+    assert (first.labels.tolist(), first.patient, first.sex, first.age, first.view) == ([1, 0], "p1", "F", 61, "PA")
+    found, _ = match(entries, [read_predictions(table, findings)], findings)
+    assert found.names == ("train/p1/a.png",)
+
+
+def test_columns_of_findings_come_before_the_one_of_labels(tmp_path: Path) -> None:
+    """Google's tables have the readers' findings beside the NIH's labels."""
+    path = tmp_path / "labels.csv"
+    path.write_text("Image Index,Finding Labels,Patient ID,Pneumothorax\na.png,No Finding,7,NO\nb.png,Mass,8,YES\n")
+    entries, findings, notes = read_labels(path, FINDINGS)
+    assert findings == ("Pneumothorax",)
+    assert [entry.labels.tolist() for entry in entries.values()] == [[0], [1]]
+    said = "labels.csv: the labels are the columns of findings, 1: Pneumothorax; 'Finding Labels' is passed over"
+    assert notes == [said]
+    entries, findings, _ = read_labels(path, ("Mass", "Nodule"))
+    assert findings == FINDINGS
+
+
 def test_any_findings_that_both_tables_have_are_scored(tmp_path: Path) -> None:
     """By names that no list holds; what is no finding in either table, and what only one has, is not scored."""
     labels, table = tmp_path / "labels.csv", tmp_path / "p.csv"
@@ -325,7 +355,7 @@ def test_the_entry_file_is_read_as_ever_gzip_or_not(tmp_path: Path, entry_file: 
     ("text", "message"),
     [
         ("", "has no column 'Image Index', 'Finding Labels'"),
-        ("Image Index,Mass\na.png,yes\n", "line 2, column Mass: 'yes' is no label; a label is 0, 1, a number between"),
+        ("Image Index,Mass\na.png,maybe\n", "line 2, column Mass: 'maybe' is no label; a label is 0, 1, a number"),
         ("Image Index,Mass\na.png,1\nb.png,2\n", "line 3, column Mass: '2' is no label"),
         ("Image Index,Mass\na.png,inf\n", "'inf' is no label"),
         ("Image Index,Mass\na.png,-0.5\n", "'-0.5' is no label"),

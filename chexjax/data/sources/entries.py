@@ -5,11 +5,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from chexjax.data import dicom
 from chexjax.data.images import SUFFIXES
 from chexjax.errors import DataError, first_ten, warn
 
@@ -17,6 +18,10 @@ SPLITS: Final = ("train", "val", "test")
 TRAIN_VAL: Final = "train_val"  # the training part, from which validation patients are still to be held out
 LEFT_OUT: Final = "none"  # in no part
 UNKNOWN_AGE: Final = -1
+AGREEMENT: Final = 0.9  # of films: what is known of one film, too, differs in a few rows between the NIH's two tables
+_UNKNOWN: Final = ("", str(UNKNOWN_AGE))
+_YEARS: Final = 1  # ages differ by one between the NIH's two tables, for two films in five
+_PICTURES: Final = (*SUFFIXES, *dicom.SUFFIXES, ".tif", ".tiff", ".bmp", ".gif")
 _MOST_FILES: Final = 1_000_000  # searched for films that are not where they should be
 
 
@@ -211,14 +216,14 @@ def _alike(subfolders: Iterable[Path], names: Set[str]) -> dict[str, Path]:
 
 def _pictures_alike(subfolders: Iterable[Path], names: Set[str]) -> dict[str, dict[str, Path]]:
     """The pictures in `subfolders` that have a film's name but for suffix or case, by that name and their own."""
-    stems = {Path(name).stem.casefold() for name in names}
+    stems = {bare_name(name) for name in names}
     pictures: dict[str, dict[str, Path]] = {}
     for subfolder in subfolders if stems else ():
         for path in subfolder.iterdir():
-            stem = path.stem.casefold()
+            stem = bare_name(path.name)
             if stem in stems and path.suffix.lower() in SUFFIXES and path.is_file():
                 pictures.setdefault(stem, {}).setdefault(path.name, path)
-    return {name: pictures.get(Path(name).stem.casefold(), {}) for name in names}
+    return {name: pictures.get(bare_name(name), {}) for name in names}
 
 
 def _tell_alike(alike: Mapping[str, Path]) -> None:
@@ -230,14 +235,22 @@ def _tell_alike(alike: Mapping[str, Path]) -> None:
         )
 
 
+def bare_name(name: str) -> str:
+    """A film's name without folders (by / or \\) and without the suffix of a picture, in lower case.
+
+    The last number of a DICOM identifier, `1.2.840.7.1`, is no suffix.
+    """
+    file = name.replace("\\", "/").rpartition("/")[2].casefold()
+    stem, _, suffix = file.rpartition(".")
+    return stem if stem and f".{suffix}" in _PICTURES else file
+
+
 def names_alike(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """For each name, the only one of `known` that differs from it in folder, suffix or case alone."""
     stems: dict[str, list[str]] = {}
     for name in known:
-        stems.setdefault(Path(name).stem.casefold(), []).append(name)
-    each = {
-        name: stems.get(PureWindowsPath(name).stem.casefold(), []) for name in names
-    }  # takes / and \ for separators
+        stems.setdefault(bare_name(name), []).append(name)
+    each = {name: stems.get(bare_name(name), []) for name in names}
     return {name: found[0] for name, found in each.items() if len(found) == 1}
 
 
@@ -256,7 +269,7 @@ def why_missing(folder: Path, subfolders: Sequence[Path], files: Iterable[str]) 
         name, paths = min(several.items())
         which = " and ".join(sorted(paths))
         lines.append(f"of {len(several):,} there are several files, such as {which} for {name}; keep one of each")
-    elsewhere = Counter(_folders_of(folder, {Path(name).stem.casefold() for name in files}, set(subfolders)))
+    elsewhere = Counter(_folders_of(folder, {bare_name(name) for name in files}, set(subfolders)))
     for subfolder, count in elsewhere.most_common(3):
         lines.append(f"{count:,} lie in {_below(folder, subfolder)}" + ("; rename it to images" if subfolders else ""))
     packed = sorted(
@@ -286,7 +299,7 @@ def _folders_of(folder: Path, stems: Set[str], searched: Set[Path]) -> Iterator[
             return
         if Path(subfolder) not in searched:
             pictures = (Path(name) for name in listed)
-            alike = (path.stem.casefold() in stems and path.suffix.lower() in SUFFIXES for path in pictures)
+            alike = (bare_name(path.name) in stems and path.suffix.lower() in SUFFIXES for path in pictures)
             yield from (Path(subfolder) for is_one in alike if is_one)
 
 
@@ -327,6 +340,24 @@ def path_below(folder: Path, text: str) -> str:
     if path.startswith("/") or ".." in parts or parts[0].endswith(":"):
         raise ValueError("a path that leaves the folder of the films")
     return "/".join(parts)
+
+
+def is_same_film(facts: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether nothing that two tables both know of a film differs, except for its age by a year.
+
+    `facts` holds the text of each table under "sex", "age", "view" and "patient"; empty, or -1, where not known.
+    """
+    known = {fact: pair for fact, pair in facts.items() if not set(pair) & set(_UNKNOWN)}
+    return all(a == b or (fact == "age" and _is_near(a, b)) for fact, (a, b) in known.items())
+
+
+def _is_near(age: str, other: str) -> bool:
+    return age.isdecimal() and other.isdecimal() and abs(int(age) - int(other)) <= _YEARS
+
+
+def patient_number(patient: str) -> str:
+    """A patient's number without its population and leading zeros: 61 of `nih:00000061`."""
+    return patient.rpartition(":")[2].lstrip("0") or "0"
 
 
 def check_folder(folder: Path, source: str, what: str) -> None:

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
@@ -17,7 +17,7 @@ from chexjax.data.labels import (
     match_findings,
     preferred_name,
 )
-from chexjax.data.sources.entries import Box, Entries
+from chexjax.data.sources.entries import AGREEMENT, Box, Entries, is_same_film, patient_number
 from chexjax.errors import ConfigError, DataError, first_ten, printable
 from chexjax.findings import spelled
 
@@ -120,6 +120,7 @@ def combine(
             )
         notes += [f"{label}: {note}" for note in entries.notes]
         kept[label] = _frontal(label, entries, notes) if frontal else entries
+    kept = _with_shared_patients(kept, notes)
     for finding in findings:
         if not any(match_findings(entries.findings, (finding,))[finding] for entries in kept.values()):
             known = choose_findings([entries.findings for entries in kept.values()])
@@ -179,6 +180,45 @@ def _frontal(label: str, entries: Entries, notes: list[str]) -> Entries:
     others = len(entries) - len(rows)
     notes.append(f"{label}: {others} films of other views than PA and AP are left out (data.films=all keeps them)")
     return entries.take(rows)
+
+
+def _with_shared_patients(sources: Mapping[str, Entries], notes: list[str]) -> dict[str, Entries]:
+    """The sources, a table of another's films with the patients of that other: none may be on both sides of a split."""
+    found = dict(sources)
+    for label, entries in sources.items():
+        for other, its in sources.items():
+            if entries.source == "table" and its.source != "table" and (same := _with_patients_of(entries, its)):
+                found[label] = same
+                notes.append(
+                    f"{label}: its films are films of {other}, too, so their patients are taken to be the same"
+                )
+                break
+    return found
+
+
+def _with_patients_of(table: Entries, other: Entries) -> Entries | None:
+    """The table's films with the other source's patients, if films of one name show the same person; else None."""
+    row_of = {PurePosixPath(name).name: row for row, name in enumerate(other.names)}
+    common = {row: row_of[key] for row, name in enumerate(table.names) if (key := PurePosixPath(name).name) in row_of}
+
+    def is_same(row: int, its: int) -> bool:
+        facts = {
+            "sex": (table.sexes[row], other.sexes[its]),
+            "age": (str(int(table.ages[row])), str(int(other.ages[its]))),
+            "view": (table.views[row], other.views[its]),
+        }
+        if table.patients[row] != table.names[row]:  # a table without patients has film names there
+            facts["patient"] = (patient_number(table.patients[row]), patient_number(other.patients[its]))
+        return is_same_film(facts)
+
+    same = {row: its for row, its in common.items() if is_same(row, its)}
+    if not common or len(same) < AGREEMENT * len(common):
+        return None
+    by_number = {patient_number(patient): patient for patient in other.patients}
+    patients = [by_number.get(patient_number(patient), patient) for patient in table.patients]
+    for row, its in same.items():
+        patients[row] = other.patients[its]
+    return replace(table, patients=tuple(patients), population=other.population)
 
 
 def _one_class(findings: Sequence[str], labels: np.ndarray) -> list[str]:

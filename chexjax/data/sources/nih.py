@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from chexjax.data.sources.entries import (
+    LEFT_OUT,
     SPLITS,
     TRAIN_VAL,
     Box,
@@ -26,6 +27,7 @@ from chexjax.data.sources.entries import (
     find_in_folders,
     folders_below,
     names_alike,
+    patient_number,
 )
 from chexjax.data.sources.splits import FOLDS, check_patients, read_folds
 from chexjax.data.sources.tables import ages, check_unique, csv_rows, film_names, read_table, require, texts
@@ -286,16 +288,22 @@ def is_sample(folder: Path, lists: Path | None = None) -> bool:
 
 
 def boxed_entries(folder: Path, exclude: Path | None = None) -> dict[str, Entry]:
-    """The films of a folder that have boxes, without those that the CSV `exclude` assigns to training or validation.
+    """The films of a folder that have boxes, without patients that the CSV `exclude` assigns to training or validation.
 
-    Its first two columns are a film and the part of a run's split that the film's patient was in.
+    Its first two columns are a film and the part of a run's split that the film's patient was in, as in `folds.csv`.
+    Whose film it is follows from the folder's table or, as its name begins with the patient's number, from its name.
 
     Raises:
-      DataError: a table is missing or broken.
+      DataError: a table is missing or broken, or the second column of `exclude` names no part of a split.
     """
-    rows = csv_rows(exclude) if exclude else ()
-    seen = {row[0] for _, row in rows if len(row) > 1 and row[1] in ("train", "val")}
-    return {name: entry for name, entry in read_entries(folder).items() if entry.boxes and name not in seen}
+    entries = read_entries(folder)
+    rows = [row for _, row in csv_rows(exclude) if len(row) > 1] if exclude else []
+    parts = {part for _, part, *_ in rows}
+    if exclude and not parts & {*SPLITS, LEFT_OUT}:
+        raise DataError(f"{printable(exclude)}: the second column names no part of a split ({', '.join(SPLITS)})")
+    learned = [name for name, part, *_ in rows if part in ("train", "val")]
+    seen = {patient_number(entries[name].patient if name in entries else name.partition("_")[0]) for name in learned}
+    return {name: entry for name, entry in entries.items() if entry.boxes and patient_number(entry.patient) not in seen}
 
 
 def boxes_by_case(entries: Iterable[Entry]) -> dict[tuple[str, str], list[list[float]]]:
@@ -368,8 +376,3 @@ def read(request: Request) -> Entries:
         film_folders=FILM_FOLDERS,
         notes=tuple(notes),
     )
-
-
-def patient_number(text: str) -> str:
-    """`00000061` as `61`: the entry file has the one form, the film names the other."""
-    return text.lstrip("0") or "0"

@@ -8,7 +8,8 @@ Files, as BIMCV gives them:
 | `0/`, `1/` ... `54/`, or one folder | the films, PNG of 16 bits; `images-224/` in the resized set |
 
 `Labels` is the text of a Python list, `['pleural effusion', 'scoliosis']`: the terms in it are present, all others
-absent. It is parsed, never evaluated. Films with the term `exclude` or without a list are left out; empty terms are
+absent. It is parsed, never evaluated. Left out are films with the term `exclude`, without a list, or with no other term
+than `unchanged` (since an earlier film) and `suboptimal study`, which say nothing of the findings. Empty terms are
 ignored. The terms `normal`, `unchanged` and `suboptimal study` are not findings. `chexjax.data.labels` maps narrower
 terms ("laminar atelectasis") onto wider ones.
 """
@@ -34,6 +35,7 @@ from chexjax.errors import DataError
 
 FILE: Final = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 NO_FINDINGS: Final = frozenset(("", "normal", "unchanged", "suboptimal study", "exclude"))
+_SILENT: Final = frozenset(("unchanged", "suboptimal study"))
 _TERM: Final = r"'[^'\\]*'|\"[^\"\\]*\""
 _LIST: Final = re.compile(rf"\[\s*(?:(?:{_TERM})\s*(?:,\s*(?:{_TERM})\s*)*)?\]")
 _VIEWS: Final = {"AP_horizontal": "AP", "UNK": ""}
@@ -61,7 +63,8 @@ def read(request: Request) -> Entries:
                 raise table.error(row, f"column 'Labels' is not a list of terms: {printable(text[:80])!r}")
             terms_of[text] = tuple(term[1:-1].strip() for term in re.findall(_TERM, text))
     lists = [terms_of[text] for text in table["Labels"]]
-    kept = [row for row, terms in enumerate(lists) if "exclude" not in terms]
+    silent = {terms for terms in set(lists) if "exclude" in terms or set() < set(terms) - {""} <= _SILENT}
+    kept = [row for row, terms in enumerate(lists) if terms not in silent]
     counts = Counter(term for row in kept for term in lists[row] if term not in NO_FINDINGS)
     findings = tuple(sorted(counts))
     if not findings:
@@ -88,7 +91,7 @@ def read(request: Request) -> Entries:
         ages=_ages(table.get("StudyDate_DICOM"), table.get("PatientBirth"))[kept],
         views=tuple(_VIEWS.get(views[row], views[row]) for row in kept),
         film_folders=("[0-9]", "[0-9][0-9]", "images*", ""),
-        notes=(f"{left_out} films marked 'exclude', or without labels, are left out",) if left_out else (),
+        notes=(f"{left_out} films marked 'exclude', or without labels of findings, are left out",) if left_out else (),
     )
 
 

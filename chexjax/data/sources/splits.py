@@ -24,8 +24,9 @@ Parts = dict[str, list[int]]
 
 
 def divide(
-    films: Collection, way: str = "official", lists: Path | None = None, val_fraction: float = 0.1, seed: int = 0
-) -> Parts:
+    films: Collection, way: str = "official", lists: Path | None = None, val_fraction: float = 0.1, seed: int = 0,
+    needed: Sequence[str] = SPLITS,
+) -> Parts:  # fmt: skip
     """The rows of "train", "val" and "test".
 
     Args:
@@ -35,12 +36,13 @@ def divide(
         "folds": `folds.csv` in `lists`, with the columns `Image Index` and `fold`.
         "random": by `seed` alone, ignoring the sources' parts.
       lists: the folder of `folds.csv`.
+      needed: the parts that must not be empty.
 
     A patient that one source assigns to a part stays in it when another source of the same population is divided.
 
     Raises:
       ConfigError: `way` is unknown.
-      DataError: `folds.csv` is missing or broken, a part is empty, or a patient has films in two parts.
+      DataError: `folds.csv` is missing or broken, a needed part is empty, or a patient has films in two parts.
     """
     if way not in WAYS:
         raise ConfigError(f"no split is called {printable(way)[:80]!r}; there are {', '.join(WAYS)}")
@@ -49,8 +51,8 @@ def divide(
     else:
         parts = _by_patient(films, way, val_fraction, seed)
     check_patients({part: [(films.names[row], films.patients[row]) for row in rows] for part, rows in parts.items()})
-    for part, rows in parts.items():
-        if not rows:
+    for part in needed:
+        if not parts[part]:
             raise DataError(f"the {part} part of the {way!r} split is empty")
     return parts
 

@@ -118,7 +118,13 @@ def _labels(
             return tuple(named), label_columns(table, tuple(named), words=True), []
     joined = column["labels"]
     if joined is not None:
-        return *_joined(table, joined), []
+        findings, labels = _joined(table, joined)
+        unused = [name for names in match_findings(free, findings).values() for name in names]
+        note = (
+            f"labels are taken from the column {joined!r}, and not from those of findings, {first_ten(unused)}; "
+            "to use these, name them: --config.data.findings=A,B,C (--findings)"
+        )
+        return findings, labels, [note] if unused else []
     if wanted:
         raise DataError(f"{printable(table.path)} has no column {' or '.join(map(repr, wanted))[:200]}; it has "
                         f"{first_ten([name[:40] for name in free])}")  # fmt: skip

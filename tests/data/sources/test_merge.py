@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from chexjax.configs import common
 from chexjax.data.labels import Uncertain
 from chexjax.data.pipeline import epoch_slots
-from chexjax.data.sources.entries import TRAIN_VAL, Box, Entries
+from chexjax.data.sources.entries import TRAIN_VAL, Box, Entries, bare_name, names_alike
 from chexjax.data.sources.gather import gather, named_sources
 from chexjax.data.sources.merge import combine
 from chexjax.data.sources.splits import divide, folds_csv
@@ -59,6 +59,26 @@ def test_patients_of_one_population_are_the_same_people() -> None:
         assert sum(map(len, homes.values())) == len(set.union(*homes.values())) == 30  # each in one part alone
         assert homes["test"] >= {f"p{k}" for k in range(10, 20)}
         assert not homes["test"] & {f"p{k}" for k in range(10)}  # the NIH trains with them, whoever is named first
+
+
+@pytest.mark.parametrize("with_patients", [True, False])
+def test_a_table_of_another_sources_films_has_its_patients(with_patients: bool) -> None:
+    """Such as Google's labels of the NIH's films: otherwise one film would train and test."""
+    people = [k // 2 for k in range(20)]
+    about = {"sexes": tuple("FM"[k % 2] for k in people), "ages": np.array(people, np.int16) + 40}
+    nih = entries("nih", "Mass", [[k % 2] for k in range(20)], " ".join(map(str, people)), **about)
+    numbers = [f"{k:04}" for k in people] if with_patients else nih.names
+    table = entries("table", "Fracture", [[k % 2] for k in range(20)], " ".join(numbers), **about)
+    films = combine({"nih": nih, "table": table})
+    assert films.patients == nih.patients * 2
+    assert "table: its films are films of nih, too, so their patients are taken to be the same" in films.notes
+    for way in ("official", "random"):
+        parts = divide(films, way, val_fraction=0.2)
+        home = {row: part for part, rows in parts.items() for row in rows}
+        assert all(home[row] == home[row + 20] for row in range(20))
+    others = replace(table, sexes=tuple("MF"[k % 2] for k in people), patients=tuple(f"q{k}" for k in people))
+    films = combine({"nih": nih, "table": others})  # other people's films that have the same names
+    assert films.patients[20:] == tuple(f"table:q{k}" for k in people)
 
 
 def test_a_division_by_seed_and_its_table(tmp_path: Path) -> None:
@@ -117,6 +137,22 @@ def test_lateral_films_are_left_out_unless_asked_for() -> None:
     assert films.names == ("0.png", "2.png")
     assert "1 films of other views" in films.notes[0]
     assert len(combine({"a": one}, frontal=False).names) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [
+        ("a.PNG", "a"), ("x/y/B.dcm", "b"), ("c:\\films\\f.jpeg", "f"), ("scan.2", "scan.2"), (".png", ".png"),
+        ("1.2.840.7.1", "1.2.840.7.1"), ("1.2.840.7.1.dcm", "1.2.840.7.1"), ("plain", "plain"),
+    ],
+)  # fmt: skip
+def test_the_bare_name_of_a_film(name: str, bare: str) -> None:
+    assert bare_name(name) == bare
+
+
+def test_the_next_image_of_a_study_is_not_the_same_film() -> None:
+    assert names_alike(["1.2.840.7.2"], ["1.2.840.7.1"]) == {}
+    assert names_alike(["1.2.840.7.1"], ["1.2.840.7.1.dcm", "1.2.840.7.2.dcm"]) == {"1.2.840.7.1": "1.2.840.7.1.dcm"}
 
 
 def test_how_often_an_epoch_shows_a_film() -> None:

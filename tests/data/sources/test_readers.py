@@ -154,6 +154,21 @@ def test_padchest(tmp_path: Path) -> None:
     assert is_whole(entries)
 
 
+def test_padchest_reports_that_say_nothing_of_the_findings_are_left_out(tmp_path: Path) -> None:
+    path = padchest(tmp_path) / PADCHEST
+    lists = [
+        "['unchanged']",
+        "['suboptimal study', 'unchanged']",
+        "['unchanged', 'scoliosis']",
+        "['normal', 'unchanged']",
+    ]
+    rows = [f'{4 + k},n{k}.png,0,20140915,s{k},q{k},1930,F,PA,"{text}"' for k, text in enumerate(lists)]
+    path.write_text("\n".join([path.read_text().rstrip("\n"), *rows]) + "\n")
+    entries = read_source("padchest", Request(tmp_path))
+    assert entries.names == ("a.png", "b.png", "n2.png", "n3.png")
+    assert entries.notes == ("4 films marked 'exclude', or without labels of findings, are left out",)
+
+
 def test_padchest_labels_are_parsed_and_never_run(tmp_path: Path) -> None:
     path = padchest(tmp_path) / PADCHEST
     path.write_text(path.read_text().replace("\"['normal']\"", "__import__('os').abort()"))
@@ -323,6 +338,23 @@ def test_one_column_of_labels(tmp_path: Path) -> None:
     entries = table(tmp_path, "path,labels,split", "a.png,Cyst|Stone,train", "b.png,No Finding,valid", "c.png,,test")
     np.testing.assert_array_equal(entries.labels, [[1, 1], [0, 0], [NAN, NAN]])
     assert entries.splits == ("train", "val", "test")
+
+
+def test_columns_of_findings_beside_one_of_labels_are_told(tmp_path: Path) -> None:
+    lines = ("Image Index,Finding Labels,Pneumothorax,Fracture", "a.png,No Finding,YES,NO", "b.png,Pneumothorax,NO,NO")
+    entries = table(tmp_path, *lines)
+    assert labels_of(entries, "b.png") == {"Pneumothorax": 1}
+    assert any("taken from the column 'Finding Labels', and not from those of findings, 1: Pneumothorax" in note
+               for note in entries.notes)  # fmt: skip
+    assert table(tmp_path, *lines, findings=("Pneumothorax",)).labels.tolist() == [[1], [0]]
+
+
+def test_a_quote_that_is_never_closed_is_refused(tmp_path: Path) -> None:
+    """It would take all rows below it into its cell."""
+    rows = [f"{k}.png,1,fine" for k in range(20)]
+    with pytest.raises(DataError, match="cannot be read as CSV: unexpected end of data"):
+        table(tmp_path, "path,Mass,note", *rows[:10], '10.png,1,"5 cm', *rows[11:])
+    assert len(table(tmp_path, "path,Mass,note", *rows[:10], '10.png,1,"5"" tube"', *rows[11:])) == 20
 
 
 @pytest.mark.parametrize(
