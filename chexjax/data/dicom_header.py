@@ -76,6 +76,16 @@ _UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 @functools.cache
+def silence(modules: str) -> None:
+    """Silences the warnings of the modules that a regular expression matches, for the rest of the process.
+
+    Not by `warnings.catch_warnings`: of two threads that enter it, one puts the other's filters back.
+    """
+    known = {getattr(module, "pattern", module) for _, _, _, module, _ in warnings.filters}
+    if modules not in known:
+        warnings.filterwarnings("ignore", module=modules)
+
+
 def silent_pydicom() -> Any:
     """pydicom, with its warnings silenced: they quote values of the header.
 
@@ -86,7 +96,7 @@ def silent_pydicom() -> Any:
     import pydicom.filereader
     import pydicom.pixels
 
-    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    silence(r"pydicom(\.|$)")
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     return pydicom

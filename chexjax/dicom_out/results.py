@@ -6,9 +6,7 @@ more about the patient than the film's own header. All are marked as unverified.
 
 import io
 import math
-import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
@@ -16,6 +14,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import numpy as np
 
 import chexjax
+from chexjax.data.dicom_header import silence, silent_pydicom
 from chexjax.data.verdict import Verdict
 from chexjax.dicom_out.codes import code_of
 from chexjax.errors import ConfigError, DataError, printable
@@ -85,14 +84,6 @@ def check_installed() -> None:
         raise ConfigError("DICOM results need highdicom; pip install 'chexjax[dicom-out]'") from None
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Silences the warnings of pydicom and highdicom, which quote patients' names."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def write_results(
     source: Path, result: Result, extent: tuple[int, int], algorithm: Algorithm, folder: Path
 ) -> list[Path]:
@@ -123,7 +114,6 @@ def write_results(
     return [folder / name for name in files]
 
 
-@_silence()
 def encode_results(
     source: Path | BinaryIO, where: str, result: Result, extent: tuple[int, int], algorithm: Algorithm
 ) -> dict[str, bytes]:
@@ -136,7 +126,8 @@ def encode_results(
     if result.verdict.status == "refused":
         return {}
     check_installed()
-    import pydicom
+    pydicom = silent_pydicom()
+    silence(r"(highdicom|chexjax\.dicom_out)(\.|$)")  # warnings that quote patients' names; ours where it counts us in
 
     try:
         header = pydicom.dcmread(source, stop_before_pixels=True)

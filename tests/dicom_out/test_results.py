@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from chexjax.dicom_out.results import Algorithm, write_results
 from chexjax.errors import DataError
 from chexjax.findings import FINDINGS
 from chexjax.predict import Prediction
+from tests.conftest import REPOSITORY
 from tests.untrained import save_untrained
 
 pydicom = pytest.importorskip("pydicom")
@@ -194,6 +196,30 @@ def test_what_cannot_be_referred_to_is_told_without_the_patient(tmp_path: Path, 
     assert "its header lacks StudyInstanceUID" in str(error.value)
     assert SECRET not in str(error.value) + "".join(capsys.readouterr()) + "".join(str(each.message) for each in heard)
     assert not (tmp_path / "out").exists()
+
+
+def test_threads_warn_of_no_patients_name(tmp_path: Path) -> None:
+    """highdicom warns of a name without ^, and quotes it. A process of its own has the filters that users have."""
+    for film in range(8):
+        (tmp_path / f"{film}").mkdir()
+        a_film(tmp_path / f"{film}", PatientName="SECRET JOHN", SOPInstanceUID=f"1.2.3.4.5.{film}")
+    program = """
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        from pathlib import Path
+        from tests.dicom_out.test_results import a_prediction, write
+
+        def one(film):
+            return len(write(Path(sys.argv[1]) / str(film) / "film.dcm", a_prediction(), Path(sys.argv[1]) / "out"))
+
+        with ThreadPoolExecutor(4) as pool:
+            print(sum(pool.map(one, list(range(8)) * 2)))
+        """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.returncode) == ("48\n", 0), done.stderr
+    assert "SECRET" not in done.stderr
+    assert "UserWarning" not in done.stderr
 
 
 CHECKS = {"dciodvfy": ("report", "boxes", "overlay"), "dsrdump": ("report",), "dcmpschk": ("boxes",)}
