@@ -102,7 +102,12 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
     with usage():
         find_devices()
         found = find_films(rest)
-        check_out(out, [*map(Path, rest), *found.files.values()])
+        wanted = values["dicom-out"].value
+        folder = Path(wanted).expanduser() if wanted else None
+        inputs = [*map(Path, rest), *found.files.values()]
+        check_out(out, inputs)
+        if folder:
+            check_out(folder, inputs, "--dicom-out")
         count = max(len(found.files), 1)
         classifier = Classifier.from_checkpoint(
             values.checkpoint,
@@ -112,8 +117,6 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
             values.raw,
             read_prevalence(Path(values.prevalence).expanduser()) if values.prevalence else None,
         )
-        wanted = values["dicom-out"].value
-        folder = Path(wanted).expanduser() if wanted else None
         if folder:
             check_installed()
             if not values.overlays:

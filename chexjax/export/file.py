@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from chexjax.errors import CheckpointError
+from chexjax.errors import CheckpointError, ConfigError
 from chexjax.export.networks import have_maps
 from chexjax.export.onnx_file import OPSET, to_int8, to_onnx
 from chexjax.files import whole
@@ -38,6 +38,8 @@ def write_onnx(restored: Restored, network: str, out: Path, films: str | None, r
     model = to_onnx(restored, network, raw)
     if films:
         found = list(find_films([films]).files.values())
+        if not found:
+            raise ConfigError(f"--int8={films} holds no film to take ranges from")
         step = max(len(found) // CALIBRATION, 1)  # spread over the whole folder
         model = to_int8(model, (as_film(path) for path in found[::step][:CALIBRATION]))
     write(out, lambda path: path.write_bytes(model))

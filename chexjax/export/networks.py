@@ -5,13 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from chexjax.data.augment import normalize
 from chexjax.explain.maps import average_maps
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork
 from chexjax.models.network import group_columns
-from chexjax.predict.classifier import choose_network
+from chexjax.predict.classifier import choose_network, judged_as, read_thresholds
+from chexjax.trust.calibration import Calibration
+from chexjax.trust.kept import read_trust
 from chexjax.workdir.restore import Restored
 
 PyTree = Any
@@ -24,6 +27,31 @@ def chosen(restored: Restored, network: str) -> list[str]:
       ConfigError: no network has that name.
     """
     return list(choose_network(restored, network).models)
+
+
+def calibration_of(restored: Restored) -> Calibration | None:
+    """The calibration of the single network, or of the ensemble of several; None if there is none.
+
+    Raises:
+      CheckpointError: the workdir's calibration is broken.
+    """
+    return read_trust(restored).calibrations.get(judged_as(restored))
+
+
+def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]:
+    """The metadata: findings in order, their thresholds (null if unknown), and the checkpoint."""
+    thresholds = read_thresholds(restored)
+    if calibration is not None:
+        thresholds = calibration.apply(thresholds)
+    return {
+        "findings": list(restored.findings),
+        "thresholds": [None if np.isnan(threshold) else float(threshold) for threshold in thresholds],
+        "calibrated": calibration is not None,
+        "networks": list(restored.models),
+        "step": restored.step,
+        "size": restored.config.data.size,
+        "clean": restored.config.data.clean,
+    }
 
 
 def have_maps(restored: Restored) -> bool:

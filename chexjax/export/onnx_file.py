@@ -12,14 +12,12 @@ from jax import export as jax_export
 from chexjax.data.recipe import recipe_of
 from chexjax.devices import at_precision
 from chexjax.errors import ConfigError
-from chexjax.export.networks import create_explainer
+from chexjax.export.networks import about, calibration_of, create_explainer
 from chexjax.export.onnx_film import prepare
 from chexjax.export.onnx_graph import Graph, convert
 from chexjax.export.onnx_probabilities import probabilities_of
 from chexjax.models.network import ENSEMBLE
-from chexjax.predict.classifier import choose_network, judged_as, read_thresholds
-from chexjax.trust.calibration import Calibration
-from chexjax.trust.kept import read_trust
+from chexjax.predict.classifier import choose_network
 from chexjax.workdir.restore import Restored
 
 OPSET: Final = 17  # the oldest with all operators used here; runtimes since 2022 read it
@@ -87,31 +85,6 @@ def to_onnx(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> b
         )
     checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
-
-
-def calibration_of(restored: Restored) -> Calibration | None:
-    """The calibration of the single network, or of the ensemble of several; None if there is none.
-
-    Raises:
-      CheckpointError: the workdir's calibration is broken.
-    """
-    return read_trust(restored).calibrations.get(judged_as(restored))
-
-
-def about(restored: Restored, calibration: Calibration | None) -> dict[str, Any]:
-    """The metadata: findings in order, their thresholds (null if unknown), and the checkpoint."""
-    thresholds = read_thresholds(restored)
-    if calibration is not None:
-        thresholds = calibration.apply(thresholds)
-    return {
-        "findings": list(restored.findings),
-        "thresholds": [None if np.isnan(threshold) else float(threshold) for threshold in thresholds],
-        "calibrated": calibration is not None,
-        "networks": list(restored.models),
-        "step": restored.step,
-        "size": restored.config.data.size,
-        "clean": restored.config.data.clean,
-    }
 
 
 def to_int8(model: bytes, films: Iterable[np.ndarray]) -> bytes:

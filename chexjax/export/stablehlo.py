@@ -11,8 +11,9 @@ from jax import export
 from chexjax.data.augment import normalize
 from chexjax.data.recipe import recipe_of
 from chexjax.devices import at_precision
-from chexjax.export.networks import chosen
+from chexjax.export.networks import calibration_of
 from chexjax.models.network import ENSEMBLE
+from chexjax.predict.classifier import choose_network
 from chexjax.scanline import remove_artifacts
 from chexjax.workdir.restore import Restored
 
@@ -20,12 +21,14 @@ PLATFORMS: Final = ("cpu", "cuda", "tpu")
 PRECISION: Final = 22  # fractional bits of Pillow's coefficients for 8-bit images
 
 
-def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax.Array], jax.Array]:
+def create_program(restored: Restored, network: str = ENSEMBLE, raw: bool = False) -> Callable[[jax.Array], jax.Array]:
     """The path from films to probabilities for `restored`, as one jittable function.
 
     Args:
       restored: the networks, and the config that says how their films are prepared.
       network: one of them by name; "ensemble" is the mean of the probabilities of all.
+      raw: leaves the probabilities as the networks give them. By default they are calibrated, in float32, where the
+        workdir's evaluation found a calibration.
 
     Returns:
       A function of uint8 (batch, height, width) -> float32 (batch, findings).
@@ -33,8 +36,8 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     Raises:
       ConfigError: no network has that name.
     """
-    names = chosen(restored, network)
-    data = restored.config.data
+    restored = choose_network(restored, network)
+    data, calibration = restored.config.data, None if raw else calibration_of(restored)
     recipe = recipe_of(data)
 
     def prepare(film: jax.Array) -> jax.Array:
@@ -46,9 +49,10 @@ def create_program(restored: Restored, network: str = ENSEMBLE) -> Callable[[jax
     def program(films: jax.Array) -> jax.Array:
         x = normalize(jax.lax.map(prepare, films)[..., None], data.mean, data.std)
         # As JAX arrays: NumPy constants cannot be lowered inside the rule of a branch.
-        variables = {name: jax.tree.map(jnp.asarray, restored.variables[name]) for name in names}
-        logits: list[Any] = [restored.models[name].apply(variables[name], x) for name in names]
-        return jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(axis=0)
+        variables = {name: jax.tree.map(jnp.asarray, restored.variables[name]) for name in restored.models}
+        logits: list[Any] = [model.apply(variables[name], x) for name, model in restored.models.items()]
+        probabilities = jnp.stack([jax.nn.sigmoid(each) for each in logits]).mean(axis=0)
+        return calibration.apply(probabilities, jnp) if calibration else probabilities
 
     return at_precision("highest", program)
 
@@ -108,10 +112,11 @@ def pillow_coefficients(width: int, size: int, kernel: str) -> tuple[np.ndarray,
 
 
 def to_stablehlo(
-    restored: Restored, film: tuple[int, int], network: str = ENSEMBLE, platforms: Sequence[str] = PLATFORMS
-) -> bytes:
+    restored: Restored, film: tuple[int, int], network: str = ENSEMBLE, platforms: Sequence[str] = PLATFORMS,
+    raw: bool = False,
+) -> bytes:  # fmt: skip
     """The serialised artefact of `create_program`, for any number of films of height and width `film`."""
     (batch,) = export.symbolic_shape("batch")
     films = jax.ShapeDtypeStruct((batch, *film), jnp.uint8)
-    program = jax.jit(create_program(restored, network))
+    program = jax.jit(create_program(restored, network, raw))
     return bytes(export.export(program, platforms=platforms)(films).serialize())

@@ -30,7 +30,7 @@ from chexjax.formats import format_figure, format_name, format_threshold
 from chexjax.predict.classifier import Classifier, Prediction, Ready, Scores
 from chexjax.predict.drawing import cores, drawing
 from chexjax.predict.films import as_judged, without_path
-from chexjax.predict.journal import Journal, Record, fingerprint, remove_journals
+from chexjax.predict.journal import Journal, Record, digest_of, fingerprint, remove_journals
 from chexjax.predict.tables import OVERLAYS, write_tables
 from chexjax.runtime import progress_bar
 
@@ -108,7 +108,7 @@ def score_films(
       ConfigError: another process writes to `out`.
       Interrupted: by Ctrl-C; what is done is kept.
     """
-    stems = _stems(files)
+    stems, whole = _stems(files), [len(files), digest_of(*files)]
     number, count = options.shard
     start, stop = (len(files) * shard // count for shard in (number - 1, number))
     files = dict(list(files.items())[start:stop])
@@ -127,7 +127,7 @@ def score_films(
                 if tell:
                     tell({key: value for key, value in record.items() if key != "seen"})
                 bar.update()
-        journal.complete(about or {})
+        journal.complete({**(about or {}), "films": whole})
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; what is done is kept in {printable(out)}, and the same command goes on"
@@ -155,7 +155,7 @@ def head_of(classifier: Classifier, options: Options) -> Record:
         "strict": options.strict,
         "uids": options.uids,
         "paths": options.paths,
-        "dicom_out": options.dicom_out is not None,
+        "dicom_out": options.dicom_out and digest_of(str(options.dicom_out)),
         "shard": list(options.shard),
     }
 

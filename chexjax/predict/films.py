@@ -120,10 +120,11 @@ def find_films(patterns: Sequence[str]) -> Found:
     """Finds the films in files, folders and globs.
 
     In folders, at any depth, a file counts as a film if it begins like one: PNG, JPEG or DICOM with pixels, whatever
-    its suffix. A file named explicitly always counts, even if it does not exist (reading it will report that), unless
-    it is DICOM without a film, such as a report. Links to folders are followed only if named explicitly. A film has its
-    file's name; equal names are numbered, `a.png (2)`, because a folder may be named after a patient. Characters that
-    do not print are shown as codes.
+    its suffix. What cannot be reached counts as one, too, so that reading it reports it: a link with a film's name to
+    nothing, and a folder that may not be read. A file named explicitly always counts, even if it does not exist
+    (reading it will report that), unless it is DICOM without a film, such as a report. Links to folders are followed
+    only if named explicitly. A film has its file's name; equal names are numbered, `a.png (2)`, because a folder may be
+    named after a patient. Characters that do not print are shown as codes.
 
     Raises:
       ConfigError: there is no file at all.
@@ -134,9 +135,9 @@ def find_films(patterns: Sequence[str]) -> Found:
         path = Path(pattern).expanduser()
         for match in [path] if path.exists() else _matching(path) or [path]:
             inside = match.is_dir()
-            for file in filter(is_shown, sorted(match.rglob("*"))) if inside else [match]:
+            for file in _below(match) if inside else [match]:
                 kind = classify(file)
-                if kind.kind == "no film" and (inside or dicom.is_dicom(file)):
+                if kind.kind == "no film" and (inside or dicom.is_dicom(file)) and not file.is_dir():
                     passed_over[kind.what] += 1
                 else:
                     paths.append(file)
@@ -161,7 +162,15 @@ def find_files(patterns: Sequence[str]) -> dict[str, Path]:
 
 def is_shown(path: Path) -> bool:
     """A plain file that is not hidden."""
-    return not path.name.startswith(".") and path.is_file()
+    return not path.name.startswith(".") and os.path.isfile(path)
+
+
+def _below(folder: Path) -> list[Path]:
+    """What is not hidden in a folder, at any depth: files, links to nothing, and folders that may not be read."""
+    locked: list[OSError] = []
+    files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=locked.append) for name in names]
+    found = [path for path in files if is_shown(path) or not (path.name.startswith(".") or os.path.exists(path))]
+    return sorted([*found, *(Path(error.filename) for error in locked)])
 
 
 def looks_like_film(path: Path) -> bool:
@@ -177,18 +186,18 @@ def _matching(pattern: Path) -> list[Path]:
         return []
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> None:
+def check_out(out: Path, inputs: Sequence[Path], flag: str = "--out") -> None:
     """Refuses to write where films are read: overlays could be read as films the next time, or overwrite one.
 
     Raises:
       ConfigError: `out` is a file or called like one, or lies in one of the folders, or a film lies in its overlays.
     """
-    folder_path(out, "--out")
+    folder_path(out, flag)
     target = Path(os.path.realpath(out))
     for path in map(os.path.realpath, inputs):
         if target.is_relative_to(path) or Path(path).is_relative_to(target / "overlays"):
             raise ConfigError(
-                f"--out={printable(out)} lies among the films, in {printable(path)}; choose another folder"
+                f"{flag}={printable(out)} lies among the films, in {printable(path)}; choose another folder"
             )
 
 

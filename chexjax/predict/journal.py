@@ -93,8 +93,12 @@ def fingerprint(path: Path) -> str:
         about = path.stat()
     except (OSError, ValueError):
         return ""
-    text = f"{absolute}\0{about.st_size}\0{about.st_mtime_ns}".encode(errors="surrogatepass")
-    return hashlib.sha256(text).hexdigest()[:16]
+    return digest_of(absolute, str(about.st_size), str(about.st_mtime_ns))
+
+
+def digest_of(*texts: str) -> str:
+    """16 hexadecimal digits by which to compare texts that are not to be written down, such as paths."""
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def read_head(path: Path) -> Record:
@@ -123,7 +127,7 @@ def find_journals(out: Path) -> tuple[list[Path], list[Record]]:
     """The complete journals of all shards in `out`, in order, and what each says at its end.
 
     Raises:
-      DataError: shards are missing, unfinished or of different requests; the message names them.
+      DataError: shards are missing, unfinished or of different requests or films; the message names them.
     """
     paths = sorted((out / FOLDER).glob("*-of-*.jsonl"), key=lambda path: int(path.name.split("-")[0]))
     where = printable(out / FOLDER)
@@ -142,6 +146,12 @@ def find_journals(out: Path) -> tuple[list[Path], list[Record]]:
     if missing := [number for number in range(1, count + 1) if number not in ends]:
         listed = ", ".join(f"{number}/{count}" for number in missing[:20])
         raise DataError(f"{where}: not done yet, --shard={listed}{', ...' if len(missing) > 20 else ''}")
+    for number, end in sorted(ends.items()):
+        if end["films"] != ends[1]["films"]:
+            raise DataError(
+                f"{where}: shards 1 and {number} of {count} saw different films, {ends[1]['films'][0]:,} and "
+                f"{end['films'][0]:,}: each takes its part of the same folders; give all shards again"
+            )
     return paths, [ends[number] for number in range(1, count + 1)]
 
 

@@ -328,14 +328,30 @@ def create_server(app: Any, limits: "Limits", context: ssl.SSLContext | None) ->
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """Closes connections on which nothing is asked; uvicorn has no limit for a first request's head."""
+        """Closes connections on which a request's head is not complete in time; uvicorn has no limit for it."""
+
+        head_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(_SILENT, self._end_silence)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def _watch(self) -> None:
+            """Starts the clock with the first byte after an answer, and stops it with a head's last."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self.head_timer:
+                    self.head_timer.cancel()
+                self.head_timer = None
+            elif self.head_timer is None:
+                self.head_timer = self.loop.call_later(_SILENT, self._end_silence)
 
         def _end_silence(self) -> None:
-            if self.cycle is None and not self.transport.is_closing():
+            self.head_timer = None
+            if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
                 self.transport.close()
 
     class Server(uvicorn.Server):

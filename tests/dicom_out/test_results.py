@@ -296,6 +296,15 @@ def test_the_command_writes_them_for_dicom_films_alone(
         command.main()
     assert end.value.code == 64
     assert "--dicom-out needs maps" in capfd.readouterr().err
+    (tmp_path / "taken").touch()
+    for folder, message in ((films / "results", "lies among the films"), (tmp_path / "taken", "is a file")):
+        monkeypatch.setattr(sys, "argv", ["predict", *flags, f"--dicom-out={folder}"])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        assert end.value.code == 64
+        complaint = capfd.readouterr().err
+        assert f"--dicom-out={folder}" in complaint
+        assert message in complaint
 
 
 def test_without_highdicom_the_extra_is_named(small_baseline: ConfigDict, tmp_path: Path, monkeypatch, capsys) -> None:

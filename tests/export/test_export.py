@@ -81,6 +81,26 @@ def test_the_artefact_runs_without_chexjax(pair: Path, tmp_path: Path, monkeypat
     assert np.ptp(found, axis=0).max() > 1e-4  # films differ
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--out=a.bin", "--platforms=gpu"), "--platforms=gpu; choose among cpu, cuda, tpu"),
+        (("--out=a.bin", "--platforms="), "choose among cpu, cuda, tpu"),
+        (("--out=a.onnx",), "add --to=onnx"),
+        (("--out=a.onnx", "--to=torch"), "add --to=onnx"),
+        (("--out=a.safetensors", "--to=onnx"), "add --to=torch"),
+        (("--out=a.bin", "--int8=films"), "--int8 is for --to=onnx, not for --to=stablehlo"),
+        (("--out=a", "--to=torch", "--raw"), "--raw is for --to=stablehlo or onnx, not for --to=torch"),
+        (("--out=a", "--to=onnx", "--film=8x8"), "--film is for --to=stablehlo"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(flags: tuple[str, ...], message: str, monkeypatch, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_command(monkeypatch, "--checkpoint=nowhere", *flags)
+    assert end.value.code == 1
+    assert message in capsys.readouterr().err
+
+
 def test_one_network_of_a_pair(pair: Path) -> None:
     films = np.random.default_rng(2).integers(0, 256, (3, 40, 50), np.uint8)
     expected = expected_probabilities(pair, films)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import export as jax_export
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -17,7 +18,7 @@ from chexjax.commands import export as command
 from chexjax.configs import baseline
 from chexjax.data.recipe import Recipe, shrink
 from chexjax.errors import ConfigError
-from chexjax.export import onnx_film, onnx_graph, to_onnx
+from chexjax.export import create_program, onnx_film, onnx_graph, to_onnx, to_stablehlo
 from chexjax.export.onnx_file import IR, OPSET, to_int8
 from chexjax.findings import FINDINGS
 from chexjax.models import NETWORKS, architecture_of
@@ -191,6 +192,9 @@ def test_probabilities_are_calibrated_by_every_kind_of_curve(small_dml: ConfigDi
     raw, _ = open_session(to_onnx(restored, raw=True)).run(None, {"films": films})
     np.testing.assert_allclose(found, calibration.apply(raw.astype(np.float64)), atol=1e-5, rtol=0)
     assert np.abs(found - raw).max() > 0.1
+    stablehlo = jax_export.deserialize(bytearray(to_stablehlo(restored, (50, 50), platforms=["cpu"]))).call(films)
+    np.testing.assert_allclose(stablehlo, found, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(jax.jit(create_program(restored, raw=True))(films), raw, atol=1e-5, rtol=0)
     one, _ = open_session(to_onnx(restored, "net1")).run(None, {"films": films})
     assert np.abs(one - found).max() > 0.1  # a single network has no calibration of the ensemble
 

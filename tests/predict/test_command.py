@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -274,6 +275,48 @@ def test_shards_are_joined_to_what_one_job_would_have_written(
         assert run(monkeypatch, *same, f"--out={out}", f"--shard={k}/9") == 0
     assert join_command(monkeypatch, out) == 0
     assert content(out) == content(tmp_path / "one")
+
+
+def test_shards_that_saw_different_films_are_not_joined(
+    workdir: Path, films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name, path in films.items():
+        (folder / name).write_bytes(path.read_bytes())
+    same = (f"--checkpoint={workdir}", folder, f"--out={out}", "--overlays=0")
+    assert run(monkeypatch, *same, "--shard=1/2") == 0
+    (folder / "0.png").rename(folder / "9.png")  # as many as before
+    assert run(monkeypatch, *same, "--shard=2/2") == 0
+    capsys.readouterr()
+    assert join_command(monkeypatch, out) == 64
+    assert "shards 1 and 2 of 2 saw different films" in capsys.readouterr().err
+    assert not (out / "predictions.csv").exists()
+    assert run(monkeypatch, *same, "--shard=1/2") == 0
+    assert join_command(monkeypatch, out) == 0
+    assert {row["Image Index"] for row in rows(out / "predictions.csv")} == {path.name for path in folder.iterdir()}
+
+
+def test_what_cannot_be_reached_in_a_folder_is_an_error_and_not_skipped(
+    workdir: Path, films: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "locked").mkdir(parents=True)
+    (folder / "good.png").write_bytes(next(iter(films.values())).read_bytes())
+    (folder / "lost.png").symlink_to(tmp_path / "not mounted" / "lost.png")
+    (folder / "lost.txt").symlink_to(tmp_path / "not mounted" / "lost.txt")
+    scan = os.scandir
+
+    def refused(path: str) -> object:  # the tests may run as root, who may read all
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    assert run(monkeypatch, f"--checkpoint={workdir}", folder, f"--out={out}", "--overlays=0") == 1
+    assert [row["Image Index"] for row in rows(out / "predictions.csv")] == ["good.png"]
+    assert {row["Image Index"] for row in rows(out / "errors.csv")} == {"lost.png", "locked"}
 
 
 def test_tables_alone_take_no_maps(

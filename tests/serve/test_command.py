@@ -150,6 +150,12 @@ def test_a_connection_without_a_request_is_closed(run: Path, monkeypatch) -> Non
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as silent:
             silent.sendall(b"POST /predict HTTP/1.1\r\nHost:")
             assert silent.recv(100) == b""
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as again:
+            again.sendall(b"GET /healthz/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert again.recv(1000).startswith(b"HTTP/1.1 200")
+            again.sendall(b"G")  # whoever has been answered may not wait for ever either
+            while received := again.recv(1000):
+                assert b"HTTP" not in received
         for _ in range(2):  # one that asks may ask again
             assert client.get("/healthz/live").status_code == 200
             time.sleep(0.3)
@@ -175,7 +181,7 @@ def end_of(monkeypatch, capsys, *flags: str) -> tuple[int, str]:
         (["--checkpoint=RUN", "--host=::"], "there is no token"),
         (["--checkpoint=RUN", "--host=films.example"], "there is no token"),
         (["--checkpoint=RUN", "--token-file=RUN/none"], "--token-file=RUN/none cannot be read: No such file"),
-        (["--checkpoint=RUN", "--token-file=RUN/short"], "16 printable characters"),
+        (["--checkpoint=RUN", "--token-file=RUN/short"], "16 printable ASCII characters"),
         (["--checkpoint=RUN", "--token-file=RUN/empty"], "is empty"),
         (["--checkpoint=RUN", "--tls-cert=RUN/config.json"], "go together"),
         (["--checkpoint=RUN", "--tls-cert=RUN/config.json", "--tls-key=RUN/config.json"], "cannot be used"),
