@@ -169,8 +169,19 @@ def _below(folder: Path) -> list[Path]:
     """What is not hidden in a folder, at any depth: files, links to nothing, and folders that may not be read."""
     locked: list[OSError] = []
     files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=locked.append) for name in names]
-    found = [path for path in files if is_shown(path) or not (path.name.startswith(".") or os.path.exists(path))]
+    found = [path for path in files if is_shown(path) or (not path.name.startswith(".") and _is_lost(path))]
     return sorted([*found, *(Path(error.filename) for error in locked)])
+
+
+def _is_lost(path: Path) -> bool:
+    """Whether a listed file is a link to nothing, or may not be looked at; links that go round are nobody's films."""
+    try:
+        path.stat()
+    except (FileNotFoundError, PermissionError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def looks_like_film(path: Path) -> bool:
