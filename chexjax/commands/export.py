@@ -73,7 +73,7 @@ def main() -> None:
         )
     film = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", values.film)
     if not film:
-        raise ConfigError(f"--film is {values.film!r}; it takes HEIGHTxWIDTH, as 1024x1024")
+        raise ConfigError(f"--film is {values.film!r}; it takes HEIGHTxWIDTH, such as 1024x1024")
     if not set(values.platforms) or set(values.platforms) - set(PLATFORMS):
         raise ConfigError(f"--platforms={','.join(values.platforms)}; choose among {', '.join(PLATFORMS)}")
     out = Path(values.out)

@@ -36,7 +36,7 @@ def main() -> None:
     flags.DEFINE_list(
         "fresh", [], "Patterns of arrays to leave out, for a run to draw anew, as 'layer4.*'.", flag_values=values
     )
-    flags.DEFINE_string("key", "", "Which of several networks in the file, as model_ema.", flag_values=values)
+    flags.DEFINE_string("key", "", "Which of several networks in the file, such as model_ema.", flag_values=values)
     flags.DEFINE_list(
         "source_mean",
         ["0.485", "0.456", "0.406"],

@@ -177,7 +177,7 @@ def read_shard(text: str) -> tuple[int, int]:
     """
     number, _, count = text.partition("/")
     if not (_is_count(number) and _is_count(count) and 1 <= int(number) <= int(count)):
-        raise ConfigError(f"--shard={printable(text)}; it takes K/N with K from 1 to N, as 1/8")
+        raise ConfigError(f"--shard={printable(text)}; it takes K/N with K from 1 to N, such as 1/8")
     return int(number), int(count)
 
 

@@ -157,15 +157,13 @@ def read_state_dict(path: Path) -> Any:
         raise CheckpointError(f"{path} is {kind}")
     try:
         if kind == "safetensors":
-            from safetensors import SafetensorError
-
             return _safetensors(path)
         import torch
         from torch.serialization import safe_globals
     except ImportError as error:
         raise ConfigError(f"{path} cannot be read without {error.name}; install 'chexjax[torch]'") from None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is a broken safetensors file: {reason_of(error)}") from None
+    except OSError as error:  # a library that torch needs
+        raise ConfigError(f"{path} cannot be read, for torch cannot be loaded: {reason_of(error)}") from None
     try:
         with safe_globals(_stand_ins()), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")  # torch's own, of a pickle's protocol
@@ -177,17 +175,20 @@ def read_state_dict(path: Path) -> Any:
 
 def _safetensors(path: Path) -> Tensors:
     """NumPy arrays where NumPy has the type; torch's where it has not (bfloat16, float8)."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="numpy") as file:
-        types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no mapping
-    if any(name.startswith(("BF", "F8")) for name in types):
-        from safetensors.torch import load_file as load_tensors
+    try:
+        with safe_open(path, framework="numpy") as file:
+            types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  # it is no mapping
+        if any(name.startswith(("BF", "F8")) for name in types):
+            from safetensors.torch import load_file as load_tensors
 
-        return load_tensors(path)
-    from safetensors.numpy import load_file
+            return load_tensors(path)
+        from safetensors.numpy import load_file
 
-    return load_file(path)
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is a broken safetensors file: {reason_of(error)}") from None
 
 
 def kind_of(path: Path) -> str:

@@ -64,7 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
         flags.DEFINE_integer(name, default, about, lower_bound=least, upper_bound=most, flag_values=values)
 
     text("checkpoint", None, "The workdir of a training run, or imported weights.")
-    text("network", "ensemble", "One of several networks, as net1; all, averaged.")
+    text("network", "ensemble", "One network (net1, ...); by default all, averaged.")
     text("maps", "cam", "As for chexjax.predict.")
     flags.DEFINE_boolean("raw", False, "Leaves out the calibration that the run fitted.", flag_values=values)
     text("prevalence", None, "As for chexjax.predict.")
