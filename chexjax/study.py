@@ -10,12 +10,14 @@ import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from chexjax.configs.study import get_config
 from chexjax.data.films import open_films
 from chexjax.errors import ChexjaxError, ConfigError, DataError
 from chexjax.evaluation.metrics import compare_runs
@@ -26,6 +28,14 @@ from chexjax.evaluation.tables import Table, as_markdown
 from chexjax.files import write_whole
 from chexjax.formats import UNDEFINED, format_difference, format_figure, format_p_value
 
+# What each cell has for itself, and where.
+OF_CELLS: Final = {
+    "every.seed": "seeds",
+    "every.regime": "cells.NAME.regime",
+    "network.model": "cells.NAME.models",
+    "network.seed": "seeds",
+    "network.shared_stages": "cells.NAME.shared_stages",
+}
 Results = dict[str, Any]  # what `metrics.json` holds
 Comparison = dict[tuple[str, str], dict[str, Any]]  # by cell and network: see `compare`
 
@@ -51,11 +61,20 @@ def chosen(study: ConfigDict) -> list[str]:
 
 
 def compose(study: ConfigDict, name: str, seed: int, out: Path) -> ConfigDict:
-    """The config of one run: what every run shares, and the cell's own."""
+    """The config of one run: what every run shares, and the cell's own.
+
+    Raises:
+      ConfigError: a field is set for all runs that each cell has for itself.
+    """
     cell = study.cells[name]
+    fields, usual = flatten_dict(study.to_dict(), sep="."), flatten_dict(get_config().to_dict(), sep=".")
+    own = OF_CELLS | ({"every.teacher": f"cells.{name}.teacher"} if cell.teacher else {})
+    for field, place in own.items():
+        if fields[field] != usual[field]:
+            raise ConfigError(f"config.{field}={fields[field]!r} changes nothing: config.{place} counts")
     config = ConfigDict(study.every.to_dict())
     config.seed, config.regime = seed, cell.regime
-    config.data.clean = cell.clean
+    config.data.clean = study.every.data.clean or cell.clean
     if cell.teacher:
         config.teacher = str(out / cell.teacher / f"seed-{seed}")
     for k, model in enumerate(cell.models, start=1):
@@ -81,13 +100,25 @@ def run(study: ConfigDict, name: str, seed: int, out: Path) -> Results:
     try:
         if metrics.exists():
             check_config(workdir, config)
-        else:
+        if not is_finished(workdir, config):
             loop.train(config, workdir)
             loop.evaluate(config, workdir)
             jax.clear_caches()  # the next cell's networks are others; a long study would fill the memory
     except ChexjaxError as error:
         raise type(error)(f"{name}, seed {seed}: {error}") from error
     return json.loads(metrics.read_text())
+
+
+def is_finished(workdir: Path, config: ConfigDict) -> bool:
+    """Whether a run of this config has been trained as long, and evaluated in these views of the films."""
+    from chexjax.workdir.config import LENGTH, read_config
+
+    try:
+        found = json.loads((workdir / "metrics.json").read_text())
+    except FileNotFoundError:
+        return False
+    trained = read_config(workdir)
+    return found.get("views", "one") == config.views and all(trained.get(name) == config.get(name) for name in LENGTH)
 
 
 def rows(study: ConfigDict, found: dict[str, list[Results]]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The study runner: what it composes, its table against figures by hand, and a small study run twice."""
 
+import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +34,33 @@ def test_a_cell_is_the_run_that_its_own_config_file_describes(tmp_path: Path) ->
     assert compose(config, "specialists", 1, tmp_path).networks.net1.shared_stages == 0
     assert compose(config, "cleaned", 1, tmp_path).data.clean
     assert compose(config, "distilled", 3, tmp_path).teacher == str(tmp_path / "resnet50" / "seed-3")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("every.seed", 3, "config.seeds"),
+        ("every.regime", "mutual", "config.cells.NAME.regime"),
+        ("network.model", "resnet50", "config.cells.NAME.models"),
+        ("network.shared_stages", 2, "config.cells.NAME.shared_stages"),
+        ("every.teacher", "t.csv", "config.cells.distilled.teacher"),
+    ],
+)
+def test_what_each_cell_has_for_itself_is_refused_for_all(
+    field: str, value: object, place: str, tmp_path: Path
+) -> None:
+    config = study.get_config()
+    part, name = field.split(".")
+    with config[part].ignore_type():
+        config[part][name] = value
+    with pytest.raises(ConfigError, match=rf"config\.{field}=.* changes nothing: {place} counts"):
+        compose(config, "distilled", 1, tmp_path)
+
+
+def test_all_cells_may_be_cleaned(tmp_path: Path) -> None:
+    config = study.get_config()
+    config.every.data.clean = True
+    assert compose(config, "resnet18", 1, tmp_path).data.clean
 
 
 def test_teachers_run_before_their_students() -> None:
@@ -145,7 +173,7 @@ def test_a_small_study_runs_once_and_is_read_the_second_time(
     config.every.data.update({"source": "chestxray14", "dir": str(phantom_folder), "cache": str(tmp_path / "cache")})
     config.every.data.update({"size": 32, "val_fraction": 0.3})
     config.every.update({"batch_size": 8, "max_steps": 1})
-    config.network.width = 0.125
+    config.network.update({"width": 0.125, "schedule": "constant"})
     config.cells.resnet18.models = ("tiny",)
     found = run(config, "resnet18", 2, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "resnet18" / "seed-2" / "config.json").read_text())["seed"] == 2
@@ -161,6 +189,15 @@ def test_a_small_study_runs_once_and_is_read_the_second_time(
         (tmp_path / "out" / cell / "seed-1").symlink_to(tmp_path / "out" / "resnet18" / "seed-2")
     twice = {"resnet18": [found], "cleaned": [found]}
     assert compare(config, twice, tmp_path / "out")["cleaned", "net1"]["difference"] == 0
+    for name, value in {"views": "flip", "max_steps": 2}.items():  # which may change: then the run goes on
+        other = copy.deepcopy(config)
+        other.every[name] = value
+        again = []
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "train", lambda *args, again=again: again.append("trained"))
+            patched.setattr(loop, "evaluate", lambda *args, again=again: again.append("evaluated"))
+            run(other, "resnet18", 2, tmp_path / "out")
+        assert again == ["trained", "evaluated"]
     config.every.batch_size = 4
     with pytest.raises(ChexjaxError, match=r"resnet18, seed 2: .*batch_size: 8 then, 4 now"):
         run(config, "resnet18", 2, tmp_path / "out")

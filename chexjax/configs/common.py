@@ -124,7 +124,8 @@ NETWORK: Final[Fields] = {
     "restart_steps": number(0, 0, MOST_STEPS, since="0.2"),  # schedule and warm-up begin anew after so many; 0: never
     "weight_decay": number(1e-4, 0, 1000),
     "momentum": number(0.9, 0, 0.999999),  # sgd
-    "clip_norm": number(0.0, 0, 1e9),  # of the gradient over all parameters; 0: none
+    # Of the gradient over all parameters (heads and trunk apart with freeze_trunk_epochs, each branch apart); 0: none.
+    "clip_norm": number(0.0, 0, 1e9),
     "average_decay": number(0.0, 0, 0.999999),  # of the moving average that evaluation then uses; 0: none
 }
 

@@ -27,7 +27,7 @@ class Scalars:
     def __init__(self, workdir: Path, step: int):
         self._writer = None
         if jax.process_index() == 0:
-            self._writer = _summary_writer()(str(workdir / TENSORBOARD), purge_step=step)
+            self._writer = _summary_writer()(str(workdir / TENSORBOARD), purge_step=step + 1 if step else 0)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Adds a point to each named curve."""

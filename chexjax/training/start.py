@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from chexjax.errors import CheckpointError, ChexjaxError, first_ten
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork, source_of, stem_of
+from chexjax.models.network import BranchedNetwork, Groups
 from chexjax.models.torch_weights import ABOUT, Key, fold_stem, load_weights, torch_names
 from chexjax.training.logging import say
 from chexjax.training.state import TrainState
@@ -34,18 +35,30 @@ def start_from(
     whole network, copied into each branch, or from another with the same branches.
 
     Raises:
-      CheckpointError: there are no weights, or they do not fit the network; all keys that differ are listed.
+      CheckpointError: there are no weights, or they do not fit the network (all keys that differ are listed), or their
+        branches are for other groups of the same findings.
     """
     source = source_of(config, name)
     if not source:
         return state
     try:
-        variables, mean, std, theirs, missing = read(Path(source).expanduser(), name)
+        variables, mean, std, theirs, missing, groups = read(Path(source).expanduser(), name)
     except ChexjaxError as error:
         raise CheckpointError(f"init_from of {name}: {error}") from error
     fresh = {"params": state.params, **state.collections}
     description = "new head" if not has_head(variables) else "head included"
-    variables = renormalize(variables, mean, std, config, config.networks[name].model)
+    kind = config.networks[name].model
+    try:
+        variables = renormalize(variables, mean, std, config, kind)
+    except KeyError as error:
+        raise CheckpointError(f"init_from of {name}: {source} holds no {kind}: it lacks {error}") from None
+    if groups and isinstance(model, BranchedNetwork) and sorted(theirs) == sorted(findings):
+        ours = [{findings[k] for k in group} for group in model.groups]
+        if [{theirs[k] for k in group} for group in groups] != ours:
+            raise CheckpointError(
+                f"init_from of {name}: the branches of {source} are for other groups of findings than this run's; "
+                "both print theirs as they begin"
+            )
     if has_head(variables) and tuple(theirs) != tuple(findings):
         if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
             variables = in_order(variables, [theirs.index(finding) for finding in findings])
@@ -73,8 +86,8 @@ def start_from(
     return state.replace(params=variables["params"], collections=collections, average=average)
 
 
-def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], set[Key]]:
-    """Variables, mean and std of their films, the findings of their head, the paths of arrays that are left out.
+def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], set[Key], Groups | None]:
+    """Variables, mean and std of their films, the findings of their head, the paths of arrays left out, their groups.
 
     If a workdir holds several networks, the one called `name`.
 
@@ -85,13 +98,15 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], 
         variables, about = load_weights(path)
         arrays = torch_names(about.model) if about.fresh else {}
         missing = {path for path, slot in arrays.items() if slot.name in about.fresh}
-        return variables, about.mean, about.std, about.findings, missing
+        return variables, about.mean, about.std, about.findings, missing, None
     best = restore_best(path)
     names = list(best.variables)
     if name not in names and len(names) > 1:
         raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
     data = best.config.data
-    return best.variables[name if name in names else names[0]], data.mean, data.std, best.findings, set()
+    name = name if name in names else names[0]
+    groups = getattr(best.models[name], "groups", None)
+    return best.variables[name], data.mean, data.std, best.findings, set(), groups
 
 
 def fill(variables: PyTree, missing: set[Key], other: PyTree) -> tuple[PyTree, list[Key]]:

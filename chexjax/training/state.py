@@ -97,11 +97,14 @@ def part_of(path: tuple[Any, ...], leaf: Any = None) -> str:
 def create_schedule(network: ConfigDict, steps: int) -> optax.Schedule:
     """The learning rate at each step: a linear warm-up to its peak, then the decay that the config names.
 
-    With `restart_steps` this is one cycle, and the next begins at its end: Loshchilov & Hutter, "SGDR: stochastic
-    gradient descent with warm restarts", ICLR 2017, with cycles of equal length. `steps` then changes nothing.
+    A constant rate does not depend on `steps`; the warm-up of other schedules ends before they do. With `restart_steps`
+    this is one cycle, and the next begins at its end: Loshchilov & Hutter, "SGDR: stochastic gradient descent with warm
+    restarts", ICLR 2017, with cycles of equal length. `steps` then changes nothing.
     """
     steps = network.restart_steps or steps
-    peak, warmup = network.learning_rate, min(network.warmup_steps, max(steps - 1, 0))
+    peak, warmup = network.learning_rate, network.warmup_steps
+    if network.schedule != "constant" or network.restart_steps:
+        warmup = min(warmup, max(steps - 1, 0))
     rest = max(steps - warmup, 1)
     decays: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),
@@ -182,7 +185,12 @@ def create_optimizer(
         raise ConfigError(f"no optimizer is called {network.optimizer!r}; there are {', '.join(rules)}")
     clip = optax.clip_by_global_norm(network.clip_norm) if network.clip_norm else optax.identity()
     rate = network.head_learning_rate
-    head = scale_head(rate / network.learning_rate) if rate and network.learning_rate else optax.identity()
+    if rate and not network.learning_rate:
+        raise ConfigError(
+            "a head_learning_rate is a multiple of the learning_rate, which is 0; to train heads alone, give both and "
+            "add --config.freeze_trunk_epochs=N"
+        )
+    head = scale_head(rate / network.learning_rate) if rate else optax.identity()
     depth = [scale_by_depth(factors)] if factors else []
     return optax.chain(clip, rules[network.optimizer](), head, *depth)
 

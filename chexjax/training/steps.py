@@ -159,10 +159,12 @@ def distill_step(states: States, batch: Batch, fixed: Fixed, context: Context) -
     """The students learn from the labels and from a teacher that does not move (Hinton et al. 2015, section 2).
 
     The objective is (1 - weight) times the labels' part, a mean over what is known, and `weight` times the teacher's, a
-    mean over all films and findings. A teacher of networks sees the same augmented films as the student; several teach
-    by the mean of their softened probabilities. A table (`Fixed.targets`) gives a film the same target however it is
-    augmented, and mixed films the mixture of their softened probabilities. Where a film and finding has no target, the
-    label alone counts, with weight 1; with no target at all this is supervised training.
+    mean over all films and findings. Specialists and branches sum their groups' means of the labels' part, which
+    therefore weighs more there beside the teacher's: as many times as there are groups, on average. A teacher of
+    networks sees the same augmented films as the student; several teach by the mean of their softened probabilities. A
+    table (`Fixed.targets`) gives a film the same target however it is augmented, and mixed films the mixture of their
+    softened probabilities. Where a film and finding has no target, the label alone counts, with weight 1; with no
+    target at all this is supervised training.
     """
     distill, teacher = context.config.distill, context.teacher
     batch, mixture = augmented(batch, states[0].step, fixed.seed, context.config)

@@ -110,3 +110,18 @@ def test_pace_counts_what_was_trained_between_points(monkeypatch: pytest.MonkeyP
     pace.restart(20)  # after a validation of 48 seconds
     assert pace.point(21) == {"train/films_per_second": 2.0}
     assert pace.point(21) == {}
+
+
+def test_a_resumed_run_keeps_the_point_of_the_step_that_it_resumes_from(tmp_path: Path) -> None:
+    for start, points in ((0, (2, 4, 6)), (4, (6, 8))):
+        curves = logging.Scalars(tmp_path, start)
+        for step in points:
+            curves.write(step, {"auroc": 0.5 + start})
+        curves.close()
+    starts = [
+        event.step
+        for file in sorted((tmp_path / "tensorboard").glob("events.out*"))
+        for event in map(Event.FromString, records(file))
+        if event.session_log.status == 1  # START: TensorBoard hides what came before it at this step and later
+    ]
+    assert starts == [5]

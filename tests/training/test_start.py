@@ -233,6 +233,26 @@ def test_the_head_has_a_learning_rate_of_its_own(optimizer: str) -> None:
     np.testing.assert_allclose(both["head"]["kernel"], moved(0.1, 0.0)["head"]["kernel"], rtol=1e-5)
 
 
+def test_another_kind_of_network_is_refused(small_baseline: ConfigDict, earlier: Path) -> None:
+    small_baseline.init_from = str(earlier)
+    small_baseline.networks.net1.model = "densenet121"
+    with pytest.raises(CheckpointError, match=f"init_from of net1: {earlier} holds no densenet121: it lacks 'conv0'"):
+        started(small_baseline, "net1")
+
+
+def test_branches_for_other_groups_are_refused(small_baseline: ConfigDict, tmp_path: Path) -> None:
+    """Heads of equal shape would otherwise predict findings that they never learned."""
+    small_baseline.networks.net1.shared_stages = 0
+    groups = by_names(SPECIALIST_GROUPS, FINDINGS)
+    source = save_untrained(copy.deepcopy(small_baseline), tmp_path / "source")
+    small_baseline.init_from = str(source)
+    started(small_baseline, "net1", groups)
+    swap = {groups[0][0]: groups[1][0], groups[1][0]: groups[0][0]}
+    others = tuple(tuple(swap.get(output, output) for output in group) for group in groups)
+    with pytest.raises(CheckpointError, match="are for other groups of findings than this run's"):
+        started(small_baseline, "net1", others)
+
+
 def test_the_heads_of_branches_have_it_too() -> None:
     network = common.network("resnet18", seed=1)
     network.update({"optimizer": "sgd", "learning_rate": 0.01, "head_learning_rate": 0.1, "momentum": 0.0})

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from chexjax.configs import common
+from chexjax.errors import ConfigError
 from chexjax.models import create_model
 from chexjax.training.depths import depth_groups
 from chexjax.training.state import create_network, create_optimizer, create_schedule, create_state
@@ -45,6 +46,18 @@ def test_a_warm_restart_begins_schedule_and_warm_up_anew(warmup: int, steps: int
     rate = create_schedule(network(schedule="cosine", warmup_steps=warmup, restart_steps=8), steps)
     np.testing.assert_allclose([rate(step) for step in range(20)], expected, atol=1e-6)
     np.testing.assert_allclose(jax.jit(rate)(jnp.int32(17)), expected[17], atol=1e-6)
+
+
+def test_a_constant_rate_does_not_depend_on_the_length_of_the_run() -> None:
+    """Such a run may be made longer (`check_config`), also during its warm-up."""
+    short, long = (create_schedule(network(schedule="constant", warmup_steps=10), steps) for steps in (4, 400))
+    np.testing.assert_allclose([short(step) for step in range(4)], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert [float(short(step)) for step in range(4)] == [float(long(step)) for step in range(4)]
+
+
+def test_a_rate_of_the_head_needs_one_of_the_trunk() -> None:
+    with pytest.raises(ConfigError, match="a multiple of the learning_rate, which is 0"):
+        create_optimizer(network(learning_rate=0.0, head_learning_rate=0.1), 10)
 
 
 @pytest.mark.parametrize("steps", [10, 25, 200])
