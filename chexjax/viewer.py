@@ -215,6 +215,7 @@ class Viewer(tk.Tk):
         self._boxes: dict[str, tuple[MapBox, ...]] = {}
         self._request = 0  # of films asked for; what comes for an earlier one is dropped
         self._waiting = 0
+        self._without = NO_CHECKPOINT  # why films are only shown
         self._dragged: tuple[int, int] | None = None
         self._drawing = False
         self.worker = Worker()
@@ -448,6 +449,9 @@ class Viewer(tk.Tk):
         if isinstance(value, Exception):
             known = isinstance(value, ChexjaxError | OSError)
             message = str(value) if known else f"{type(value).__name__}: {value}"
+            if tag == "load":
+                self._without = f"Films are only shown, for the networks could not be loaded:\n{message}"
+                message = self._without
             self.say(printable_lines(message)[:LONGEST])
             self._retitle("cannot be read" if tag[0] == "film" else "failed")
         elif tag == "load":
@@ -463,7 +467,7 @@ class Viewer(tk.Tk):
             if self.classifier is not None:
                 self._predict()
             elif not self._waiting:
-                self.say(NO_CHECKPOINT)
+                self.say(printable_lines(self._without)[:LONGEST])
                 self._retitle("shown")
         elif tag[0] == "cleaned":
             self.cleaned = value

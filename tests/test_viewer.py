@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ pytest.importorskip("tkinter")
 from chexjax.configs import baseline
 from chexjax.data.sources.phantom import plan_films, render_film
 from chexjax.data.verdict import Verdict
+from chexjax.errors import CheckpointError
 from chexjax.explain import overlay
 from chexjax.explain.maps import MapBox
 from chexjax.findings import FINDINGS
 from chexjax.predict import Prediction
 from chexjax.training.state import create_network, create_state
-from chexjax.viewer import View, list_rows, neighbour, render, status_line
+from chexjax.viewer import View, Viewer, list_rows, neighbour, render, status_line
 from chexjax.workdir.checkpoints import Checkpoints
 from chexjax.workdir.config import claim_workdir
 
@@ -398,3 +400,21 @@ def test_without_a_display_it_says_so() -> None:
     assert done.returncode == 1
     assert "error: there is no display" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_tkinter_it_says_what_to_install() -> None:
+    program = "import sys; sys.modules['tkinter'] = None; sys.argv = ['view']; from chexjax.commands.view import main"
+    done = subprocess.run([sys.executable, "-c", f"{program}; main()"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a window needs tkinter")
+    assert "Traceback" not in done.stderr
+
+
+def test_why_the_networks_could_not_be_loaded_stays_in_sight() -> None:
+    """The film that comes after them must not be shown with the words for no checkpoint at all."""
+    said: list[str] = []
+    window = MagicMock(_request=1, _waiting=0, classifier=None, say=said.append)
+    Viewer._take(window, "load", CheckpointError("runs/frist holds no checkpoint"))
+    Viewer._take(window, ("film", 1), MagicMock())
+    assert len(said) == 2
+    assert all("runs/frist holds no checkpoint" in text for text in said)

@@ -94,7 +94,7 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
     from chexjax.predict.classifier import NO_THRESHOLDS, Classifier
     from chexjax.predict.drawing import cores
     from chexjax.predict.films import check_out, find_films
-    from chexjax.predict.journal import remove_journals
+    from chexjax.predict.journal import check_shards, remove_journals
     from chexjax.predict.tables import summarize, write_tables
     from chexjax.trust.calibration import read_prevalence
 
@@ -106,6 +106,7 @@ def run(values: flags.FlagValues, rest: list[str], shard: tuple[int, int]) -> No
         folder = Path(wanted).expanduser() if wanted else None
         inputs = [*map(Path, rest), *found.files.values()]
         check_out(out, inputs)
+        check_shards(out, shard[1])
         if folder:
             check_out(folder, inputs, "--dicom-out")
         count = max(len(found.files), 1)

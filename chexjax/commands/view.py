@@ -28,7 +28,12 @@ def main() -> None:
     if len(rest) > 1:
         raise ConfigError("usage: python -m chexjax.viewer --checkpoint=WORKDIR [FILE]")
 
-    import tkinter as tk
+    try:
+        import tkinter as tk
+    except ImportError:
+        raise ConfigError(
+            "a window needs tkinter, which this Python lacks; on Debian and Ubuntu: apt install python3-tk"
+        ) from None
 
     from chexjax.devices import find_devices
     from chexjax.trust.calibration import read_prevalence

@@ -311,7 +311,8 @@ def _stage(model: nn.Module, variables: PyTree, x: jax.Array, stride: int | None
     strides = {path: 2 ** round(math.log2(x.shape[1] / output.shape[1])) for path, output in outputs.items()}
     if not _has_map(model):  # what the trunk hands over is no map then
         strides = {path: own for path, own in strides.items() if path[-1] != "trunk"}
-    stride = max(strides.values()) if stride is None else stride
+    if stride is None:  # not what gates and windows inside the trunk compute, which has fewer rows
+        stride = max([own for path, own in strides.items() if path[-1] == "trunk"] or strides.values())
     below = {path: len(path) - 1 - (path.index("trunk") if "trunk" in path else 0) for path in strides}
     # The shallowest modules of that stride are the trunk itself or its stages, not the layers inside them.
     shallowest = min((below[path] for path in strides if strides[path] == stride), default=0)

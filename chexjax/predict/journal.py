@@ -34,10 +34,11 @@ class Journal:
             read, are dropped.
 
         Raises:
-          ConfigError: another process writes it.
+          ConfigError: another process writes it, or there are journals of a division into another number of shards.
         """
         number, count = head["shard"]
         self.path = out / FOLDER / f"{number}-of-{count}.jsonl"
+        check_shards(out, count)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: set[str] = set()
         self._lock = self._claim()
@@ -80,6 +81,20 @@ class Journal:
         except OSError:  # a file system without locks
             pass
         return file
+
+
+def check_shards(out: Path, count: int) -> None:
+    """Refuses a division into `count` shards where shards of another division wait in `out` to be joined.
+
+    Raises:
+      ConfigError: there are such shards.
+    """
+    counts = {path.stem.partition("-of-")[2] for path in (out / FOLDER).glob("*-of-*.jsonl")}
+    if others := sorted(counts - {str(count)}):
+        raise ConfigError(
+            f"{printable(out / FOLDER)} holds shards of {others[0]}, not of {count}, that are not joined yet\n"
+            f"give --shard=K/{others[0]}, or remove that folder"
+        )
 
 
 def _write(file: TextIO, record: Record) -> None:

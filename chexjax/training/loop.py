@@ -19,7 +19,7 @@ from chexjax.data.pipeline import batch_films, evaluation_batches
 from chexjax.data.prepared import Prepared
 from chexjax.data.sources import SOURCES
 from chexjax.data.sources.gather import named_sources
-from chexjax.devices import AXIS, let_end, replicate, unreplicate
+from chexjax.devices import AXIS, let_end, meet, replicate, unreplicate
 from chexjax.errors import CheckpointError, ConfigError, DataError, Interrupted, Stopped, TrainingError, first_ten
 from chexjax.evaluation.evaluator import Predictions, create_predictor, predict_split
 from chexjax.evaluation.localization import evaluate_localization
@@ -239,6 +239,7 @@ def evaluate(config: ConfigDict, workdir: Path, split: str = "test") -> Predicti
         out.mkdir(exist_ok=True)
         write_run(out, results, predictions, history, page, findings)
         print(auroc_text(results, findings))
+    meet("the report is written")  # at its end JAX would wait for the first process for five minutes alone
     return predictions
 
 

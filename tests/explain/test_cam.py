@@ -12,7 +12,7 @@ import pytest
 
 from chexjax.errors import ConfigError
 from chexjax.explain import cam
-from chexjax.models import Network
+from chexjax.models import Network, create_model
 from chexjax.models.network import BranchedNetwork
 from chexjax.models.resnet import BasicBlock, ResNet
 
@@ -167,6 +167,18 @@ def test_gradient_maps_of_an_earlier_stage(
     found = method(model, variables[name], FILMS, stride=4)
     assert expected.max() > 0
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "densenet121", "mobilenet_v2", "efficientnet_b0", "convnext_tiny", "swin_t"]
+)
+def test_the_last_maps_are_the_trunks_and_not_a_gates(model: str) -> None:
+    """EfficientNet's gates have maps of one place, Swin's windows of 49."""
+    network = create_model(model, 2)
+    film = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), film)
+    maps = jax.eval_shape(lambda variables, film: cam.grad_cam(network, variables, film), variables, film)
+    assert maps.shape == (1, 2, 2, 2)
 
 
 @pytest.mark.parametrize("shared", [False, True])

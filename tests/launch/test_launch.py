@@ -209,12 +209,20 @@ def test_an_array_of_two_tasks_scores_what_one_process_does(phantom_folder: Path
     workdir = save_untrained(config, tmp_path / "run")
     films = sorted((phantom_folder / "images").glob("*.png"))[:7]
     flags = [f"--checkpoint={workdir}", *map(str, films), "--overlays=0", "--batch_size=2"]
-    for task in ("6", "5"):
-        slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": "5", "SLURM_ARRAY_TASK_MAX": "6"}
+
+    def submitted(task: str, first: str, last: str, **more: str) -> subprocess.CompletedProcess[str]:
+        slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": first, "SLURM_ARRAY_TASK_MAX": last, **more}
         command = ["bash", "launch/predict_array.sbatch", *flags, f"--out={tmp_path / 'out'}"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(**slurm))
+        return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment(**slurm))
+
+    for task in ("6", "5"):
+        done = submitted(task, "5", "6")
         assert done.returncode == 0, done.stderr
         assert not (tmp_path / "out" / "predictions.csv").exists()
+    alone = submitted("2", "2", "2")  # `--array=2`, as of one task: it would remove what the others did
+    assert alone.returncode == 64
+    assert "holds shards of 2, not of 1, that are not joined yet" in alone.stderr
+    assert submitted("2", "2", "2", CHEXJAX_SHARDS="2").returncode == 0
     assert run(sys.executable, "-m", "chexjax.predict.join", str(tmp_path / "out")).returncode == 0
     assert run(sys.executable, "-m", "chexjax.predict", *flags, f"--out={tmp_path / 'one'}").returncode == 0
     names, probabilities = {}, {}
