@@ -79,11 +79,15 @@ _UIDS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 def silence(modules: str) -> None:
     """Silences the warnings of the modules that a regular expression matches, for the rest of the process.
 
-    Not by `warnings.catch_warnings`: of two threads that enter it, one puts the other's filters back.
+    Not by `warnings.catch_warnings`: of two threads that enter it, one puts the other's filters back. Nor anew in each
+    call, which takes the filter away for a moment; only if someone has put one for all modules before it.
     """
-    known = {getattr(module, "pattern", module) for _, _, _, module, _ in warnings.filters}
-    if modules not in known:
-        warnings.filterwarnings("ignore", module=modules)
+    for action, _, category, module, _ in warnings.filters:
+        if getattr(module, "pattern", module) == modules:
+            return
+        if module is None and action != "ignore" and issubclass(UserWarning, category):
+            break
+    warnings.filterwarnings("ignore", module=modules)
 
 
 def silent_pydicom() -> Any:

@@ -1,6 +1,5 @@
 """What the files of a folder are: films, other things, or unreadable. Their content says so, not their names."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -46,8 +45,8 @@ def classify(path: Path) -> FileKind:
     """
     ours = path.suffix.lower() in _SUFFIXES
     try:
-        if not os.path.isfile(path):
-            return FileKind("unreadable" if ours and not os.path.exists(path) else "no film", "no file")
+        if not path.is_file():
+            return FileKind("no film", "no file")
         with path.open("rb") as file:
             start = file.read(132)
     except (OSError, ValueError):

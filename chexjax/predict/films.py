@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from chexjax.data import dicom
-from chexjax.data.images import JudgedFilm, check_size, judge_colour, judge_size, upright
+from chexjax.data.images import SUFFIXES, JudgedFilm, check_size, judge_colour, judge_size, upright
 from chexjax.data.kinds import classify
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
@@ -137,7 +137,7 @@ def find_films(patterns: Sequence[str]) -> Found:
             inside = match.is_dir()
             for file in _below(match) if inside else [match]:
                 kind = classify(file)
-                if kind.kind == "no film" and (inside or dicom.is_dicom(file)) and not file.is_dir():
+                if kind.kind == "no film" and (_says_no_film(file) if inside else dicom.is_dicom(file)):
                     passed_over[kind.what] += 1
                 else:
                     paths.append(file)
@@ -171,6 +171,11 @@ def _below(folder: Path) -> list[Path]:
     files = [Path(parent, name) for parent, _, names in os.walk(folder, onerror=locked.append) for name in names]
     found = [path for path in files if is_shown(path) or (not path.name.startswith(".") and _is_lost(path))]
     return sorted([*found, *(Path(error.filename) for error in locked)])
+
+
+def _says_no_film(path: Path) -> bool:
+    """Whether something in a folder is no film, and not one that cannot be reached either."""
+    return os.path.isfile(path) or not (path.is_dir() or path.suffix.lower() in (*SUFFIXES, *dicom.SUFFIXES))
 
 
 def _is_lost(path: Path) -> bool:
