@@ -15,7 +15,7 @@ A case is a finding on a test film, with its boxes if it has any. Each kind of m
 
 The cases are findings on the run's own test films or, with --boxes, those of another folder in the NIH's layout that
 have boxes. CSV names a film in its first column and, in its second, the part of the run's split that the film's
-patient was in; films of train and val are left out.
+patient was in; patients of train and val are left out.
 
 The table is printed and saved as WORKDIR/maps.json; the report of the run's next evaluation shows it. With 50 boxes or
 more, predict and the window show by default the kind of map that hits most boxes, if that is significantly more than
