@@ -10,7 +10,7 @@ from chexjax.errors import DataError
 
 Kind = Literal["film", "no film", "unreadable"]
 _STARTS: Final = ((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG"))
-_SUFFIXES: Final = (*images.SUFFIXES, *dicom.SUFFIXES)
+SUFFIXES: Final = (*images.SUFFIXES, *dicom.SUFFIXES)  # of films
 _CLASSES: Final = "1.2.840.10008.5.1.4.1.1."
 # SOP classes without a picture that could be a film, by how they begin. Source: DICOM PS3.4, B.5, and PS3.6, A.
 _NO_FILMS: Final = {
@@ -43,7 +43,7 @@ def classify(path: Path) -> FileKind:
 
     A film may turn out to be broken when it is read; of a DICOM file the pixels are not looked at.
     """
-    ours = path.suffix.lower() in _SUFFIXES
+    ours = path.suffix.lower() in SUFFIXES
     try:
         if not path.is_file():
             return FileKind("no film", "no file")

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from chexjax.data import dicom
-from chexjax.data.images import SUFFIXES, JudgedFilm, check_size, judge_colour, judge_size, upright
-from chexjax.data.kinds import classify
+from chexjax.data.images import JudgedFilm, check_size, judge_colour, judge_size, upright
+from chexjax.data.kinds import SUFFIXES, classify
 from chexjax.data.verdict import Verdict
 from chexjax.errors import ConfigError, DataError, printable
 from chexjax.files import folder_path
@@ -175,7 +175,7 @@ def _below(folder: Path) -> list[Path]:
 
 def _says_no_film(path: Path) -> bool:
     """Whether something in a folder is no film, and not one that cannot be reached either."""
-    return os.path.isfile(path) or not (path.is_dir() or path.suffix.lower() in (*SUFFIXES, *dicom.SUFFIXES))
+    return os.path.isfile(path) or not (path.is_dir() or path.suffix.lower() in SUFFIXES)
 
 
 def _is_lost(path: Path) -> bool:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from chexjax.errors import CheckpointError, ChexjaxError, first_ten
 from chexjax.models import Network
 from chexjax.models.configured import AnyNetwork, source_of, stem_of
-from chexjax.models.network import BranchedNetwork, Groups
+from chexjax.models.network import BranchedNetwork, Groups, names
 from chexjax.models.torch_weights import ABOUT, Key, fold_stem, load_weights, torch_names
 from chexjax.training.logging import say
 from chexjax.training.state import TrainState
@@ -52,13 +52,16 @@ def start_from(
         variables = renormalize(variables, mean, std, config, kind)
     except KeyError as error:
         raise CheckpointError(f"init_from of {name}: {source} holds no {kind}: it lacks {error}") from None
-    if groups and isinstance(model, BranchedNetwork) and sorted(theirs) == sorted(findings):
-        ours = [{findings[k] for k in group} for group in model.groups]
-        if [{theirs[k] for k in group} for group in groups] != ours:
-            raise CheckpointError(
-                f"init_from of {name}: the branches of {source} are for other groups of findings than this run's; "
-                "both print theirs as they begin"
-            )
+    if (
+        groups
+        and isinstance(model, BranchedNetwork)
+        and sorted(theirs) == sorted(findings)
+        and list(map(set, names(groups, theirs))) != list(map(set, names(model.groups, findings)))
+    ):
+        raise CheckpointError(
+            f"init_from of {name}: the branches of {source} are for other groups of findings than this run's; "
+            "both print theirs as they begin"
+        )
     if has_head(variables) and tuple(theirs) != tuple(findings):
         if sorted(theirs) == sorted(findings) and "head" in variables["params"]:
             variables = in_order(variables, [theirs.index(finding) for finding in findings])
@@ -100,11 +103,11 @@ def read(path: Path, name: str) -> tuple[PyTree, float, float, tuple[str, ...], 
         missing = {path for path, slot in arrays.items() if slot.name in about.fresh}
         return variables, about.mean, about.std, about.findings, missing, None
     best = restore_best(path)
-    names = list(best.variables)
-    if name not in names and len(names) > 1:
-        raise CheckpointError(f"{path} holds {', '.join(names)}, and none is called {name}")
+    held = list(best.variables)
+    if name not in held and len(held) > 1:
+        raise CheckpointError(f"{path} holds {', '.join(held)}, and none is called {name}")
     data = best.config.data
-    name = name if name in names else names[0]
+    name = name if name in held else held[0]
     groups = getattr(best.models[name], "groups", None)
     return best.variables[name], data.mean, data.std, best.findings, set(), groups
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from chexjax.data import dicom
+from chexjax.data import kinds
 from chexjax.data.images import SUFFIXES
 from chexjax.errors import DataError, first_ten, warn
 
@@ -21,7 +21,7 @@ UNKNOWN_AGE: Final = -1
 AGREEMENT: Final = 0.9  # of films: what is known of one film, too, differs in a few rows between the NIH's two tables
 _UNKNOWN: Final = ("", str(UNKNOWN_AGE))
 _YEARS: Final = 1  # ages differ by one between the NIH's two tables, for two films in five
-_PICTURES: Final = (*SUFFIXES, *dicom.SUFFIXES, ".tif", ".tiff", ".bmp", ".gif")
+_PICTURES: Final = (*kinds.SUFFIXES, ".tif", ".tiff", ".bmp", ".gif")
 _MOST_FILES: Final = 1_000_000  # searched for films that are not where they should be
 
 

@@ -61,9 +61,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     text = read_text(path)
     first, _, _ = text.lstrip("\r\n").partition("\n")
     delimiter = next((sign for sign in (",", ";", "\t") if sign in first), ",")
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True
-    )  # an open quote would take rows
+    # Strictly: a quote that is never closed would take all rows below it into its cell.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         for row in reader:
             yield reader.line_num, row if delimiter == "," else [_DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in row]
